@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Answers `kcmp(KCMP_EPOLL_TFD)` in Rust.
+//!
+//! An epoll set watches pairs of an open file and the number that its descriptor had when it was
+//! added. `kcmp(pid1, pid2, KCMP_EPOLL_TFD, fd, &slot)` tells which file is behind an entry, by
+//! comparing it with one that has a descriptor. See `Documentation/kcmp_epoll.2` for the interface.
+//!
+//! This handler gives the answers of the one in `kernel/kcmp.c`, except that
+//!
+//! - it finds the entry in O(log n + toff), where that one visits the whole set;
+//! - it lets go of the set's mutex every few entries, and a caller that waits for it can be killed;
+//! - it compares two files that both exist, so that 'equal' means that they are the same. The other
+//!   compares an address with that of a file which it has let go of before.
+
+use core::{
+    cmp::Ordering,
+    ops::ControlFlow, //
+};
+use kernel::{
+    epoll::{
+        Cursor,
+        Epitem,
+        Eventpoll, //
+    },
+    fs::{
+        FileIdentity,
+        RemoteFile, //
+    },
+    kcmp::{
+        file_order,
+        EpollHandler,
+        EpollQuestion,
+        EpollRegistration, //
+    },
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+module! {
+    type: KcmpEpoll,
+    name: "kcmp_epoll",
+    authors: ["The rust-epoll developers"],
+    description: "kcmp(KCMP_EPOLL_TFD) handler",
+    license: "GPL",
+}
+
+/// Finds the `toff`-th entry of `ep` that was added as number `tfd`, and calls `found` on it.
+///
+/// Entries of one number are counted in the order of the set. If some come or go meanwhile, then
+/// the count is that of the entries which were there when they were passed.
+fn ep_find_tfd<R>(
+    ep: &Eventpoll,
+    tfd: i32,
+    mut toff: u32,
+    found: impl Fn(&Epitem) -> R,
+) -> Result<R> {
+    ep.walk(Cursor::before_fd(tfd), |epi| {
+        if epi.fd() != tfd {
+            return ControlFlow::Break(None);
+        }
+        if toff == 0 {
+            return ControlFlow::Break(Some(found(epi)));
+        }
+        toff -= 1;
+
+        ControlFlow::Continue(())
+    })?
+    .flatten()
+    .ok_or(ENOENT)
+}
+
+/// Compares `file` with the target that is the `toff`-th entry numbered `tfd` of an epoll file.
+///
+/// The comparison is made while the mutex of the set is held. So the target cannot be freed, and
+/// `file` is borrowed from its reference, until it is done.
+fn compare_with_tfile(
+    file: FileIdentity<'_>,
+    epoll_file: &RemoteFile,
+    tfd: i32,
+    toff: u32,
+) -> Result<Ordering> {
+    let ep = Eventpoll::from_file(epoll_file)?;
+
+    ep_find_tfd(ep, tfd, toff, |epi| file_order(file, epi.file()))
+}
+
+struct Handler;
+
+#[vtable]
+impl EpollHandler for Handler {
+    fn compare(question: &EpollQuestion<'_>) -> Result<Ordering> {
+        let file: ARef<RemoteFile> = RemoteFile::fget_task(question.task1, question.fd)?;
+        let epoll_file = RemoteFile::fget_task(question.task2, question.efd)?;
+
+        // As in C, a number that no descriptor can have is one that no entry has.
+        let tfd = question.tfd.cast_signed();
+
+        compare_with_tfile(file.identity(), &epoll_file, tfd, question.toff)
+    }
+}
+
+struct KcmpEpoll {
+    _registration: EpollRegistration<Handler>,
+}
+
+impl kernel::Module for KcmpEpoll {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self {
+            _registration: EpollRegistration::new()?,
+        })
+    }
+}
+
+#[kernel::macros::kunit_tests(kcmp_epoll)]
+mod tests {
+    use super::*;
+    use kernel::epoll::{
+        kunit::TestSet,
+        WALK_BATCH, //
+    };
+
+    /// `count` entries of one number, for as many files.
+    fn same_number(fd: i32, count: usize) -> Result<TestSet> {
+        let mut set = TestSet::new(&[(fd, count - 1)])?;
+        for file in 0..count - 1 {
+            set.insert(fd, file)?;
+        }
+
+        Ok(set)
+    }
+
+    /// Whether the `toff`-th entry numbered `tfd` is the one for `file`.
+    fn finds(set: &TestSet, tfd: i32, toff: u32, file: usize) -> bool {
+        ep_find_tfd(set.eventpoll(), tfd, toff, |epi| {
+            epi.fd() == tfd && epi.file() == set.file(file)
+        }) == Ok(true)
+    }
+
+    fn finds_nothing(set: &TestSet, tfd: i32, toff: u32) -> bool {
+        ep_find_tfd(set.eventpoll(), tfd, toff, |_| ()) == Err(ENOENT)
+    }
+
+    #[test]
+    fn empty() -> Result {
+        let set = TestSet::new(&[])?;
+
+        for tfd in [i32::MIN, -1, 0, 1, i32::MAX] {
+            assert!(finds_nothing(&set, tfd, 0));
+        }
+        assert!(set.eventpoll().lock_killable()?.items().next().is_none());
+
+        Ok(())
+    }
+
+    #[test]
+    fn one() -> Result {
+        let set = TestSet::new(&[(5, 0)])?;
+
+        assert!(finds(&set, 5, 0, 0));
+        assert!(finds_nothing(&set, 5, 1));
+        assert!(finds_nothing(&set, 5, u32::MAX));
+        assert!(finds_nothing(&set, 4, 0));
+        assert!(finds_nothing(&set, 6, 0));
+
+        Ok(())
+    }
+
+    #[test]
+    fn many() -> Result {
+        // Odd numbers only, added in an order that is not sorted, files in the opposite order.
+        let mut set = TestSet::new(&[(1, 999)])?;
+        for i in 1..1000 {
+            let i = (i * 7) % 1000;
+            if i != 0 {
+                set.insert(2 * i as i32 + 1, 999 - i)?;
+            }
+        }
+
+        for i in 0..1000 {
+            assert!(finds(&set, 2 * i as i32 + 1, 0, 999 - i));
+            assert!(finds_nothing(&set, 2 * i as i32 + 1, 1));
+            assert!(finds_nothing(&set, 2 * i as i32, 0));
+        }
+
+        Ok(())
+    }
+
+    #[test]
+    fn duplicates() -> Result {
+        // The number of entries is such that the walk stops before, at and behind an entry.
+        let count = 3 * WALK_BATCH + 1;
+        let mut set = same_number(702, count)?;
+        set.insert(701, 3)?;
+        set.insert(703, 4)?;
+
+        for toff in 0..count {
+            assert!(finds(&set, 702, toff as u32, toff));
+        }
+        assert!(finds_nothing(&set, 702, count as u32));
+        assert!(finds_nothing(&set, 702, u32::MAX));
+        assert!(finds(&set, 701, 0, 3));
+        assert!(finds_nothing(&set, 701, 1));
+        assert!(finds(&set, 703, 0, 4));
+        assert!(finds_nothing(&set, 703, 1));
+
+        Ok(())
+    }
+
+    #[test]
+    fn number_at_both_ends() -> Result {
+        let set = TestSet::new(&[(0, 1), (i32::MAX, 0), (0, 2), (17, 1)])?;
+
+        assert!(finds(&set, 0, 0, 1));
+        assert!(finds(&set, 0, 1, 2));
+        assert!(finds_nothing(&set, 0, 2));
+        assert!(finds(&set, i32::MAX, 0, 0));
+        assert!(finds_nothing(&set, i32::MAX, 1));
+
+        // Numbers that no descriptor has, as `u32::MAX` and the like are taken for.
+        assert!(finds_nothing(&set, -1, 0));
+        assert!(finds_nothing(&set, i32::MIN, 0));
+
+        Ok(())
+    }
+
+    #[test]
+    fn exact_entry() -> Result {
+        let set = TestSet::new(&[(3, 0), (3, 2), (4, 1)])?;
+        let guard = set.eventpoll().lock_killable()?;
+
+        assert!(guard.find(3, set.file(0)).is_some());
+        assert!(guard.find(3, set.file(1)).is_none());
+        assert!(guard
+            .find(3, set.file(2))
+            .is_some_and(|epi| epi.file() == set.file(2)));
+        assert!(guard.find(4, set.file(1)).is_some());
+        assert!(guard.find(4, set.file(2)).is_none());
+
+        Ok(())
+    }
+
+    #[test]
+    fn resume_at_a_key_that_is_gone() -> Result {
+        let mut set = TestSet::new(&[(1, 0), (2, 0), (2, 1), (2, 2), (9, 0)])?;
+        let cursor = set
+            .eventpoll()
+            .lock_killable()?
+            .find(2, set.file(1))
+            .ok_or(ENOENT)?
+            .cursor();
+        let next = |set: &TestSet, fd, file| -> Result<bool> {
+            let guard = set.eventpoll().lock_killable()?;
+            let epi = guard.items_after(cursor).next().ok_or(ENOENT)?;
+
+            Ok(epi.fd() == fd && epi.file() == set.file(file))
+        };
+
+        // The entry itself is gone, and what follows it, and what precedes it.
+        assert!(next(&set, 2, 2)?);
+        assert!(set.remove(2, 1));
+        assert!(next(&set, 2, 2)?);
+        assert!(set.remove(2, 2));
+        assert!(next(&set, 9, 0)?);
+        assert!(set.remove(2, 0));
+        assert!(set.remove(1, 0));
+        assert!(next(&set, 9, 0)?);
+
+        // It is back, with one on either side.
+        set.insert(2, 0)?;
+        set.insert(2, 1)?;
+        set.insert(2, 2)?;
+        assert!(next(&set, 2, 2)?);
+
+        // Nothing is left behind it.
+        assert!(set.remove(2, 2));
+        assert!(set.remove(9, 0));
+        let guard = set.eventpoll().lock_killable()?;
+        assert!(guard.items_after(cursor).next().is_none());
+
+        Ok(())
+    }
+
+    #[test]
+    fn walk_visits_each_entry_once() -> Result {
+        for count in [1, WALK_BATCH - 1, WALK_BATCH, WALK_BATCH + 1, 2 * WALK_BATCH] {
+            let set = same_number(3, count)?;
+            let mut visited = 0;
+            let stopped = set.eventpoll().walk(Cursor::START, |epi| {
+                if epi.file() != set.file(visited) {
+                    return ControlFlow::Break(());
+                }
+                visited += 1;
+
+                ControlFlow::Continue(())
+            })?;
+
+            assert!(stopped.is_none());
+            assert!(visited == count);
+        }
+
+        Ok(())
+    }
+
+    #[test]
+    fn entry_of_a_file_that_is_being_closed() -> Result {
+        let mut set = TestSet::new(&[(3, 0), (3, 1), (3, 2)])?;
+        set.release_file(1);
+
+        // It counts until it is removed, but there is no way to get at the file.
+        assert!(finds(&set, 3, 1, 1));
+        assert!(finds(&set, 3, 2, 2));
+        let guard = set.eventpoll().lock_killable()?;
+        let mut pinned = guard.items().map(|epi| epi.pin().is_some());
+        assert!(pinned.next() == Some(true));
+        assert!(pinned.next() == Some(false));
+        assert!(pinned.next() == Some(true));
+
+        Ok(())
+    }
+
+    #[test]
+    fn contents_of_an_entry() -> Result {
+        let mut set = TestSet::new(&[(3, 0), (4, 0)])?;
+        assert!(set.set_event(4, 0, 0x8000_0001, u64::MAX - 1));
+        assert!(set.set_ready(4, 0));
+        let guard = set.eventpoll().lock_killable()?;
+        let entry = |fd| guard.find(fd, set.file(0)).ok_or(ENOENT);
+
+        assert!(entry(3)?.events() == 0);
+        assert!(entry(3)?.data() == 0);
+        assert!(!entry(3)?.is_ready());
+        assert!(entry(4)?.events() == 0x8000_0001);
+        assert!(entry(4)?.data() == u64::MAX - 1);
+        assert!(entry(4)?.is_ready());
+
+        Ok(())
+    }
+
+    #[test]
+    fn one_handler_at_a_time() {
+        // Tests run when the module is live, so its own handler is registered.
+        assert!(EpollRegistration::<Handler>::new().err() == Some(EBUSY));
+    }
+}

@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Epoll sets.
+//!
+//! An epoll set does not watch descriptors. It watches pairs of an open file and the number that
+//! its descriptor had when it was added. The number may since have been closed, or mean another
+//! file; the pair stays until the file itself is closed. This module lets code other than epoll
+//! itself see these pairs: by number, one after the other, or in steps that let go of the lock.
+//!
+//! - [`Eventpoll`] is a set, borrowed from its file.
+//! - [`Guard`] is the evidence that the mutex of the set is held. Nothing of what that mutex
+//!   protects can be reached without it.
+//! - [`Epitem`] is an entry, borrowed from the guard.
+//! - [`Cursor`] is a place in the order of the entries. It is a value: it holds no reference and
+//!   can be kept while the mutex is not held.
+//!
+//! # Locking
+//!
+//! The mutex of a set is the `mtx` of the [locking rules of `fs/eventpoll.c`]: the watched program
+//! needs it for each `epoll_wait(2)`, and it may be held for as long as a program likes, by one that
+//! lets its `epoll_wait(2)` fault on memory that somebody else serves. Hence it is only ever taken
+//! killably here, and should be held for a bounded number of entries; [`Eventpoll::walk`] does so.
+//!
+//! While it is held one must not take the mutex of another set, nor call what does: the order in
+//! which epoll itself takes two of them is that of the nesting of sets. To let go of the last
+//! reference to a file is fine, as [`fput`] leaves the work for later.
+//!
+//! [locking rules of `fs/eventpoll.c`]: srctree/fs/eventpoll.c
+//! [`fput`]: srctree/fs/file_table.c
+//!
+//! C headers: [`include/linux/eventpoll.h`](srctree/include/linux/eventpoll.h) and
+//! [`fs/eventpoll.h`](srctree/fs/eventpoll.h)
+
+use crate::{
+    bindings,
+    error::{
+        code::*,
+        to_result,
+        Error,
+        Result, //
+    },
+    fmt,
+    fs::{
+        FileIdentity,
+        RemoteFile, //
+    },
+    interop::rbtree::{
+        crbtree_create,
+        CRbTree,
+        CRbTreeIter, //
+    },
+    sync::aref::ARef,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
+};
+use core::{
+    iter::FusedIterator,
+    mem::offset_of,
+    ops::ControlFlow,
+    ptr::NonNull, //
+};
+
+#[cfg(CONFIG_KUNIT)]
+pub mod kunit;
+
+/// How many entries [`Eventpoll::walk`] visits before it lets go of the mutex for a moment.
+///
+/// To get back to the place costs O(log n), so this is large enough to make that cost vanish, and
+/// small enough that nobody who waits for the mutex notices.
+pub const WALK_BATCH: usize = 256;
+
+/// An epoll set.
+///
+/// # Invariants
+///
+/// Instances of this type are initialized `struct eventpoll`s.
+#[repr(transparent)]
+pub struct Eventpoll(Opaque<bindings::eventpoll>);
+
+// SAFETY: A set may be used and looked at from any thread: `lock_killable` is the only way to
+// reach its contents.
+unsafe impl Send for Eventpoll {}
+
+// SAFETY: As for `Send`: the mutex serializes all access to the contents.
+unsafe impl Sync for Eventpoll {}
+
+impl Eventpoll {
+    /// Returns the set that is behind an open file, if it is an epoll file.
+    ///
+    /// The set lives as long as its file, hence the lifetime of the result.
+    #[doc(alias = "is_file_epoll")]
+    #[inline]
+    pub fn from_file(file: &RemoteFile) -> Result<&Eventpoll, NotEpollError> {
+        // SAFETY: `file` is valid since we have a reference to it.
+        if !unsafe { bindings::is_file_epoll(file.as_ptr()) } {
+            return Err(NotEpollError);
+        }
+
+        // SAFETY: As above; `private_data` of an epoll file is set before the file is published and
+        // never changes.
+        let ep = unsafe { (*file.as_ptr()).private_data };
+
+        // SAFETY: The `private_data` of an epoll file is its `struct eventpoll`, in which the file
+        // has a share until its refcount is zero. `file` has a reference for as long as it is
+        // borrowed. The cast is okay because `Eventpoll` is `repr(transparent)`.
+        Ok(unsafe { &*ep.cast() })
+    }
+
+    /// Locks the mutex of the set.
+    ///
+    /// Fails with [`EINTR`] if the current task is killed while it waits.
+    ///
+    /// Context: may sleep. See the [module documentation](self#locking) for the locking rules.
+    #[inline]
+    pub fn lock_killable(&self) -> Result<Guard<'_>> {
+        // SAFETY: By the type invariants, the mutex is initialized.
+        to_result(unsafe { bindings::mutex_lock_killable(&raw mut (*self.0.get()).mtx) })?;
+
+        // INVARIANT: We have just locked the mutex, and leave it to the guard to unlock it.
+        Ok(Guard {
+            ep: self,
+            _not_send: NotThreadSafe,
+        })
+    }
+
+    /// Calls `visit` on each entry behind `cursor`, in order, until it breaks.
+    ///
+    /// Returns the value that `visit` broke with, or `None` at the end of the set. Fails with
+    /// [`EINTR`] if the current task is killed while it waits for the mutex.
+    ///
+    /// The mutex is held while `visit` runs, and is let go of after at most [`WALK_BATCH`] entries.
+    /// Entries can come and go then. Each entry that is in the set throughout is visited exactly
+    /// once; one that comes or goes meanwhile is visited once or not at all.
+    ///
+    /// Context: may sleep. See the [module documentation](self#locking) for what `visit` may do.
+    ///
+    /// # Examples
+    ///
+    /// Copy the events of all entries of one number:
+    ///
+    /// ```
+    /// use core::ops::ControlFlow;
+    /// use kernel::epoll::{Cursor, Eventpoll};
+    ///
+    /// fn events_of(ep: &Eventpoll, tfd: i32) -> Result<KVec<u32>> {
+    ///     let mut events = KVec::new();
+    ///
+    ///     let error = ep.walk(Cursor::before_fd(tfd), |epi| {
+    ///         if epi.fd() != tfd {
+    ///             return ControlFlow::Break(None);
+    ///         }
+    ///         match events.push(epi.events(), GFP_KERNEL) {
+    ///             Ok(()) => ControlFlow::Continue(()),
+    ///             Err(e) => ControlFlow::Break(Some(e.into())),
+    ///         }
+    ///     })?;
+    ///
+    ///     match error.flatten() {
+    ///         Some(e) => Err(e),
+    ///         None => Ok(events),
+    ///     }
+    /// }
+    /// # #[cfg(CONFIG_KUNIT)] {
+    /// # use kernel::epoll::kunit::TestSet;
+    /// # let set = TestSet::new(&[(3, 0), (4, 0), (4, 1), (5, 0)])?;
+    /// # assert_eq!(events_of(set.eventpoll(), 4)?.len(), 2);
+    /// # assert_eq!(events_of(set.eventpoll(), 6)?.len(), 0);
+    /// # }
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[inline]
+    pub fn walk<B>(
+        &self,
+        mut cursor: Cursor,
+        mut visit: impl FnMut(&Epitem) -> ControlFlow<B>,
+    ) -> Result<Option<B>> {
+        loop {
+            let guard = self.lock_killable()?;
+            let mut items = guard.items_after(cursor);
+            let mut last = None;
+
+            for epi in items.by_ref().take(WALK_BATCH) {
+                if let ControlFlow::Break(value) = visit(epi) {
+                    return Ok(Some(value));
+                }
+                last = Some(epi);
+            }
+
+            match (last, items.next()) {
+                (Some(epi), Some(_)) => cursor = epi.cursor(),
+                _ => return Ok(None),
+            }
+            drop(guard);
+
+            // SAFETY: `lock_killable` may sleep, so we may here; the guard of this round is gone.
+            unsafe { bindings::cond_resched() };
+        }
+    }
+}
+
+/// Evidence that the mutex of an epoll set is held.
+///
+/// Dropping it unlocks the mutex.
+///
+/// # Invariants
+///
+/// The current task holds the mutex of `ep`, and this value is what unlocks it.
+#[must_use = "the mutex is unlocked as soon as the guard is dropped"]
+pub struct Guard<'a> {
+    ep: &'a Eventpoll,
+    /// A mutex has to be unlocked by the task that locked it.
+    _not_send: NotThreadSafe,
+}
+
+const RBN: usize = offset_of!(bindings::epitem, __bindgen_anon_1.rbn);
+
+impl Guard<'_> {
+    #[inline]
+    fn tree(&self) -> &CRbTree<Epitem, RBN> {
+        // SAFETY: By the type invariants of `Eventpoll`, the tree is initialized; its nodes are
+        // the `rbn` of `struct epitem`s, which `Epitem` is a transparent wrapper of. By the type
+        // invariants, the mutex is held as long as `self` is borrowed, so that the tree is not
+        // modified and its items may be referred to.
+        unsafe {
+            crbtree_create!(
+                &raw const (*self.ep.0.get()).rbr.rb_root,
+                Epitem,
+                bindings::epitem,
+                __bindgen_anon_1.rbn
+            )
+        }
+    }
+
+    /// Iterates over all entries, ordered by number and, within a number, by file.
+    ///
+    /// The order of files is fixed as long as they exist, and is otherwise unspecified.
+    #[inline]
+    pub fn items(&self) -> Items<'_> {
+        self.items_after(Cursor::START)
+    }
+
+    /// Iterates over the entries behind a place in the order.
+    ///
+    /// Takes time O(log n) to find the first.
+    #[inline]
+    pub fn items_after(&self, cursor: Cursor) -> Items<'_> {
+        Items(self.tree().lower_bound(|epi| epi.cursor() <= cursor))
+    }
+
+    /// Returns the entry for a file that was added as descriptor `fd`.
+    ///
+    /// Takes time O(log n).
+    #[doc(alias = "ep_find")]
+    #[inline]
+    pub fn find(&self, fd: i32, file: FileIdentity<'_>) -> Option<&Epitem> {
+        let key = Cursor {
+            fd,
+            file: file.as_ptr().addr(),
+        };
+
+        self.tree().find(|epi| epi.cursor().cmp(&key))
+    }
+}
+
+impl Drop for Guard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, the current task holds the mutex, and it is for us to
+        // unlock it.
+        unsafe { bindings::mutex_unlock(&raw mut (*self.ep.0.get()).mtx) };
+    }
+}
+
+/// An iterator over the entries of an epoll set, in their order.
+pub struct Items<'a>(CRbTreeIter<'a, Epitem, RBN>);
+
+impl<'a> Iterator for Items<'a> {
+    type Item = &'a Epitem;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+}
+
+impl FusedIterator for Items<'_> {}
+
+/// An entry of an epoll set.
+///
+/// # Invariants
+///
+/// - Instances of this type are `struct epitem`s that are linked in the tree of an epoll set.
+/// - The current task holds the mutex of that set as long as there is a reference to one.
+#[repr(transparent)]
+pub struct Epitem(Opaque<bindings::epitem>);
+
+impl Epitem {
+    #[inline]
+    fn key(&self) -> bindings::epoll_key {
+        // SAFETY: By the type invariants, this is a valid entry; its key never changes. The key is
+        // packed, so it may not be aligned.
+        unsafe { (&raw const (*self.0.get()).ffd).read_unaligned() }
+    }
+
+    #[inline]
+    fn event(&self) -> bindings::epoll_event {
+        // SAFETY: By the type invariants, this is a valid entry, and the mutex is held, without
+        // which nobody writes to `event`. That is packed on some architectures, so it may not be
+        // aligned.
+        unsafe { (&raw const (*self.0.get()).event).read_unaligned() }
+    }
+
+    /// Returns the number of the descriptor that the entry was added by.
+    ///
+    /// It may be closed, or mean another file by now.
+    #[inline]
+    pub fn fd(&self) -> i32 {
+        self.key().fd
+    }
+
+    /// Returns the identity of the file that is watched.
+    ///
+    /// The file may be about to be closed, see [`Epitem::pin`].
+    #[inline]
+    pub fn file(&self) -> FileIdentity<'_> {
+        let file = self.key().file;
+
+        // SAFETY: An entry always has a file. When that file is closed, `__fput` needs the mutex
+        // of the set to remove the entry before it frees the file. By the type invariants, the
+        // entry is in the tree and the mutex is held as long as `self` is borrowed, so the file is
+        // not freed meanwhile.
+        unsafe { FileIdentity::from_raw(NonNull::new_unchecked(file)) }
+    }
+
+    /// Takes a reference to the file that is watched, unless its last one is gone already.
+    ///
+    /// To keep the result past a return to userspace can close a cycle of references that nothing
+    /// collects, since the file may hold one to whoever keeps it: keep a [`Cursor`] instead.
+    #[doc(alias = "epi_fget")]
+    #[inline]
+    pub fn pin(&self) -> Option<ARef<RemoteFile>> {
+        let file = NonNull::new(self.key().file)?;
+
+        // SAFETY: As in `file`, the file is not freed as long as `self` is borrowed.
+        if !unsafe { bindings::file_ref_get(&raw mut (*file.as_ptr()).f_ref) } {
+            return None;
+        }
+
+        // SAFETY: We have just taken the reference that the `ARef` owns from here on. The cast is
+        // okay because `RemoteFile` is `repr(transparent)`.
+        Some(unsafe { ARef::from_raw(file.cast()) })
+    }
+
+    /// Returns the events that are waited for, with the flags that `EPOLL_CTL_ADD` had.
+    ///
+    /// An `EPOLLONESHOT` entry that has fired has nothing but flags left.
+    #[inline]
+    pub fn events(&self) -> u32 {
+        self.event().events
+    }
+
+    /// Returns the data that the owner of the set gave to the entry.
+    #[inline]
+    pub fn data(&self) -> u64 {
+        self.event().data
+    }
+
+    /// Returns whether the entry is on the list of those that are ready.
+    ///
+    /// The events that put it there may be gone by the time `epoll_wait(2)` looks, and more entries
+    /// may become ready at any time.
+    #[doc(alias = "ep_is_linked")]
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        // SAFETY: By the type invariants, this is a valid entry.
+        let rdllink = unsafe { &raw const (*self.0.get()).rdllink };
+
+        // Nothing is on the overflow list instead: that is in use only during a scan, which takes
+        // the mutex that we hold.
+        //
+        // This `read_volatile` is intended to correspond to the READ_ONCE in `list_empty`.
+        //
+        // SAFETY: `rdllink` is always initialized. Others write to it under the lock of the set,
+        // but always a whole pointer.
+        unsafe { !(&raw const (*rdllink).next).read_volatile().cast_const().eq(&rdllink) }
+    }
+
+    /// Returns the place of this entry in the order.
+    #[inline]
+    pub fn cursor(&self) -> Cursor {
+        let key = self.key();
+
+        Cursor {
+            fd: key.fd,
+            file: key.file.addr(),
+        }
+    }
+}
+
+/// A place in the order of the entries of an epoll set.
+///
+/// The entry that a cursor was made from may come and go meanwhile: what is behind it remains so.
+/// Should a new file be given the memory of an old one and be added under the same number, then it
+/// takes the place of the old one.
+///
+/// The address of the file is only ever compared, and there is no way to get it out.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    // The order of the fields is that of the comparison, which is `ep_cmp_ffd`.
+    fd: i32,
+    file: usize,
+}
+
+impl Cursor {
+    /// The place before all entries.
+    pub const START: Cursor = Cursor::before_fd(i32::MIN);
+
+    /// Returns the place before all entries of the number `fd`.
+    #[inline]
+    pub const fn before_fd(fd: i32) -> Cursor {
+        // No file is at address 0.
+        Cursor { fd, file: 0 }
+    }
+
+    /// Returns the number that this place is before, in, or behind the entries of.
+    #[inline]
+    pub const fn fd(&self) -> i32 {
+        self.fd
+    }
+}
+
+/// Represents the [`EINVAL`] error code.
+///
+/// Used for methods that fail if a file is not an epoll file.
+#[derive(Copy, Clone, Eq, PartialEq)]
+pub struct NotEpollError;
+
+impl From<NotEpollError> for Error {
+    #[inline]
+    fn from(_: NotEpollError) -> Error {
+        EINVAL
+    }
+}
+
+impl fmt::Debug for NotEpollError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad("EINVAL")
+    }
+}

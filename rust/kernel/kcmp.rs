@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Handlers for `kcmp(2)`.
+//!
+//! kcmp finds the two tasks, checks that the caller may look at them, copies what it needs from
+//! userspace, and traces the answer. What `KCMP_EPOLL_TFD` compares is for a handler to find out,
+//! which a module may register.
+//!
+//! C header: [`include/linux/kcmp.h`](srctree/include/linux/kcmp.h)
+
+use crate::{
+    bindings,
+    error::to_result,
+    fs::FileIdentity,
+    module::this_module,
+    prelude::*,
+    task::Task, //
+};
+use core::{
+    cmp::Ordering,
+    marker::PhantomData, //
+};
+
+/// Compares two open files, in the order of `KCMP_FILE`.
+///
+/// It is a total order that says nothing about addresses, fixed from boot to shutdown.
+///
+/// # Examples
+///
+/// ```
+/// use core::cmp::Ordering;
+/// use kernel::{fs::RemoteFile, kcmp::file_order, task::Task};
+///
+/// fn same_file(task: &Task, fd1: u32, fd2: u32) -> Result<bool> {
+///     let file1 = RemoteFile::fget_task(task, fd1)?;
+///     let file2 = RemoteFile::fget_task(task, fd2)?;
+///
+///     Ok(file_order(file1.identity(), file2.identity()) == Ordering::Equal)
+/// }
+/// # assert_eq!(same_file(current!(), u32::MAX, 0), Err(EBADF));
+/// ```
+///
+/// An identity that has outlived what kept its file from being freed cannot be compared:
+///
+/// ```ignore
+/// let identity = RemoteFile::fget_task(task, fd1)?.identity();
+/// // error[E0716]: temporary value dropped while borrowed
+/// file_order(identity, file2.identity());
+/// ```
+#[doc(alias = "kcmp_file")]
+#[inline]
+pub fn file_order(file1: FileIdentity<'_>, file2: FileIdentity<'_>) -> Ordering {
+    // SAFETY: Neither file is freed as long as its identity exists. `kcmp_file` looks at nothing
+    // but their addresses.
+    match unsafe { bindings::kcmp_file(file1.as_ptr(), file2.as_ptr()) } {
+        0 => Ordering::Equal,
+        1 => Ordering::Less,
+        _ => Ordering::Greater,
+    }
+}
+
+/// The question of `KCMP_EPOLL_TFD`: how does the file behind descriptor `fd` of `task1` compare to
+/// the `toff`-th entry numbered `tfd` of the epoll set `efd` of `task2`?
+///
+/// All numbers are the caller's, unchecked.
+pub struct EpollQuestion<'a> {
+    /// The task whose file is asked for.
+    pub task1: &'a Task,
+    /// The descriptor of that file.
+    pub fd: u32,
+    /// The task that has the epoll set.
+    pub task2: &'a Task,
+    /// The descriptor of the epoll set.
+    pub efd: u32,
+    /// The number that the entry was added by.
+    pub tfd: u32,
+    /// How many entries of that number to skip.
+    pub toff: u32,
+}
+
+/// A handler for `KCMP_EPOLL_TFD`.
+///
+/// # Examples
+///
+/// ```
+/// use core::cmp::Ordering;
+/// use kernel::kcmp::{EpollHandler, EpollQuestion, EpollRegistration};
+///
+/// struct NothingThere;
+///
+/// #[vtable]
+/// impl EpollHandler for NothingThere {
+///     fn compare(_question: &EpollQuestion<'_>) -> Result<Ordering> {
+///         Err(ENOENT)
+///     }
+/// }
+///
+/// let registration = EpollRegistration::<NothingThere>::new()?;
+///
+/// // There is only one at a time.
+/// assert_eq!(EpollRegistration::<NothingThere>::new().err(), Some(EBUSY));
+///
+/// drop(registration);
+/// drop(EpollRegistration::<NothingThere>::new()?);
+/// # Ok::<(), Error>(())
+/// ```
+#[vtable]
+pub trait EpollHandler {
+    /// Answers a question: how does the file of `task1` compare to the entry?
+    ///
+    /// The order has to be that of [`file_order`], and the errors those of `kcmp(2)`.
+    ///
+    /// Context: may sleep, killably. The `exec_update_lock` of both tasks is held for reading, so
+    /// neither of them can gain privileges that the caller does not have.
+    fn compare(question: &EpollQuestion<'_>) -> Result<Ordering>;
+}
+
+/// The registration of an [`EpollHandler`].
+///
+/// Dropping it leaves the questions to the next handler that registers, or to the one in C. Calls
+/// that have begun go on, each with a reference to the handler's module.
+///
+/// # Invariants
+///
+/// `ops` is registered.
+pub struct EpollRegistration<T: EpollHandler> {
+    ops: &'static bindings::kcmp_epoll_ops,
+    _handler: PhantomData<T>,
+}
+
+// SAFETY: `kcmp_unregister_epoll_ops` may be called by any task.
+unsafe impl<T: EpollHandler> Send for EpollRegistration<T> {}
+
+// SAFETY: There is nothing that can be done with a shared reference.
+unsafe impl<T: EpollHandler> Sync for EpollRegistration<T> {}
+
+impl<T: EpollHandler> EpollRegistration<T> {
+    const OPS: bindings::kcmp_epoll_ops = bindings::kcmp_epoll_ops {
+        owner: this_module::<T::OwnerModule>().as_ptr(),
+        target: Some(Self::target),
+    };
+
+    /// Registers the handler.
+    ///
+    /// It is called as soon as the init of its module has returned. Fails with [`EBUSY`] if there
+    /// is a handler already.
+    pub fn new() -> Result<Self> {
+        let ops: &'static bindings::kcmp_epoll_ops = &Self::OPS;
+
+        // SAFETY: `ops` is valid as long as the module is loaded, which is longer than it is
+        // registered: the module cannot be unloaded before this registration is dropped. `owner` is
+        // the module that has the code of `target`.
+        to_result(unsafe { bindings::kcmp_register_epoll_ops(ops) })?;
+
+        // INVARIANT: It has just been registered.
+        Ok(Self {
+            ops,
+            _handler: PhantomData,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `task1` and `task2` must be valid tasks, and `slot` a valid slot, until this returns.
+    unsafe extern "C" fn target(
+        task1: *mut bindings::task_struct,
+        task2: *mut bindings::task_struct,
+        fd: c_uint,
+        slot: *const bindings::kcmp_epoll_slot,
+    ) -> c_int {
+        // SAFETY: The caller guarantees that `slot` is valid.
+        let slot = unsafe { &*slot };
+        let question = EpollQuestion {
+            // SAFETY: The caller guarantees that the task is valid. The cast is okay because `Task`
+            // is `repr(transparent)`.
+            task1: unsafe { &*task1.cast() },
+            fd,
+            // SAFETY: As for `task1`.
+            task2: unsafe { &*task2.cast() },
+            efd: slot.efd,
+            tfd: slot.tfd,
+            toff: slot.toff,
+        };
+
+        match T::compare(&question) {
+            Ok(Ordering::Equal) => 0,
+            Ok(Ordering::Less) => 1,
+            Ok(Ordering::Greater) => 2,
+            Err(e) => e.to_errno(),
+        }
+    }
+}
+
+impl<T: EpollHandler> Drop for EpollRegistration<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, `ops` is registered.
+        unsafe { bindings::kcmp_unregister_epoll_ops(self.ops) };
+    }
+}
