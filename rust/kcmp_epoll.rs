@@ -283,7 +283,13 @@ mod tests {
 
     #[test]
     fn walk_visits_each_entry_once() -> Result {
-        for count in [1, WALK_BATCH - 1, WALK_BATCH, WALK_BATCH + 1, 2 * WALK_BATCH] {
+        for count in [
+            1,
+            WALK_BATCH - 1,
+            WALK_BATCH,
+            WALK_BATCH + 1,
+            2 * WALK_BATCH,
+        ] {
             let set = same_number(3, count)?;
             let mut visited = 0;
             let stopped = set.eventpoll().walk(Cursor::START, |epi| {

@@ -79,13 +79,6 @@ pub const WALK_BATCH: usize = 256;
 #[repr(transparent)]
 pub struct Eventpoll(Opaque<bindings::eventpoll>);
 
-// SAFETY: A set may be used and looked at from any thread: `lock_killable` is the only way to
-// reach its contents.
-unsafe impl Send for Eventpoll {}
-
-// SAFETY: As for `Send`: the mutex serializes all access to the contents.
-unsafe impl Sync for Eventpoll {}
-
 impl Eventpoll {
     /// Returns the set that is behind an open file, if it is an epoll file.
     ///
@@ -375,7 +368,7 @@ impl Epitem {
     #[inline]
     pub fn is_ready(&self) -> bool {
         // SAFETY: By the type invariants, this is a valid entry.
-        let rdllink = unsafe { &raw const (*self.0.get()).rdllink };
+        let rdllink = unsafe { &raw mut (*self.0.get()).rdllink };
 
         // Nothing is on the overflow list instead: that is in use only during a scan, which takes
         // the mutex that we hold.
@@ -384,7 +377,9 @@ impl Epitem {
         //
         // SAFETY: `rdllink` is always initialized. Others write to it under the lock of the set,
         // but always a whole pointer.
-        unsafe { !(&raw const (*rdllink).next).read_volatile().cast_const().eq(&rdllink) }
+        let next = unsafe { (&raw const (*rdllink).next).read_volatile() };
+
+        next != rdllink
     }
 
     /// Returns the place of this entry in the order.
@@ -422,12 +417,6 @@ impl Cursor {
     pub const fn before_fd(fd: i32) -> Cursor {
         // No file is at address 0.
         Cursor { fd, file: 0 }
-    }
-
-    /// Returns the number that this place is before, in, or behind the entries of.
-    #[inline]
-    pub const fn fd(&self) -> i32 {
-        self.fd
     }
 }
 

@@ -197,9 +197,7 @@ impl TestSet {
     pub fn release_file(&mut self, file: usize) {
         // SAFETY: The file is valid memory, which nobody else uses since we have the only reference
         // to `self`.
-        unsafe {
-            (*self.files[file].get()).f_ref.refcnt.counter = bindings::FILE_REF_DEAD
-        };
+        unsafe { (*self.files[file].get()).f_ref.refcnt.counter = bindings::FILE_REF_DEAD };
     }
 
     fn item(&self, fd: i32, file: usize) -> Option<NonNull<bindings::epitem>> {

@@ -7,12 +7,7 @@
 
 use crate::{
     bindings,
-    cred::Credential,
-    fs::{
-        file::BadFdError,
-        File,
-        LocalFile, //
-    },
+    fs::file::BadFdError,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //
@@ -34,6 +29,9 @@ use core::{
 /// there is no way to turn it into one of them: nothing here reads or writes the position, and
 /// nothing that is added here may do so.
 ///
+/// [`File`]: crate::fs::File
+/// [`LocalFile`]: crate::fs::LocalFile
+///
 /// # Invariants
 ///
 /// All instances of this type are refcounted using the `f_ref` field.
@@ -41,13 +39,6 @@ use core::{
 pub struct RemoteFile {
     inner: Opaque<bindings::file>,
 }
-
-// SAFETY: All that can be done with a `RemoteFile` is to read fields that are immutable or read
-// atomically, and to get and put references, which any thread may do.
-unsafe impl Send for RemoteFile {}
-
-// SAFETY: As for `Send`: the methods may be called from several threads in parallel.
-unsafe impl Sync for RemoteFile {}
 
 // SAFETY: The type invariants guarantee that `RemoteFile` is always ref-counted. This
 // implementation makes `ARef<RemoteFile>` own a normal refcount.
@@ -113,18 +104,6 @@ impl RemoteFile {
         unsafe { FileIdentity::from_raw(NonNull::from(&self.inner).cast()) }
     }
 
-    /// Returns the credentials of the task that originally opened the file.
-    #[inline]
-    pub fn cred(&self) -> &Credential {
-        // SAFETY: It's okay to read the `f_cred` field without synchronization because `f_cred` is
-        // never changed after initialization of the file.
-        let ptr = unsafe { (*self.as_ptr()).f_cred };
-
-        // SAFETY: The returned reference borrows from `self`, and a file keeps its credentials
-        // until it is freed.
-        unsafe { Credential::from_ptr(ptr) }
-    }
-
     /// Returns the flags associated with the file.
     ///
     /// The flags are a combination of the constants in [`flags`].
@@ -136,24 +115,6 @@ impl RemoteFile {
         //
         // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount.
         unsafe { (&raw const (*self.as_ptr()).f_flags).read_volatile() }
-    }
-}
-
-// A file of our own may be looked at as one of another task; this gives up the position.
-impl AsRef<RemoteFile> for LocalFile {
-    #[inline]
-    fn as_ref(&self) -> &RemoteFile {
-        // SAFETY: `self` is a valid file with a positive refcount for as long as it is borrowed.
-        unsafe { RemoteFile::from_raw_file(self.as_ptr()) }
-    }
-}
-
-impl AsRef<RemoteFile> for File {
-    #[inline]
-    fn as_ref(&self) -> &RemoteFile {
-        let local: &LocalFile = self;
-
-        local.as_ref()
     }
 }
 

@@ -173,10 +173,7 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
     ///
     /// Takes time O(log n).
     #[inline]
-    pub fn lower_bound(
-        &self,
-        mut is_before: impl FnMut(&T) -> bool,
-    ) -> CRbTreeIter<'_, T, OFFSET> {
+    pub fn lower_bound(&self, mut is_before: impl FnMut(&T) -> bool) -> CRbTreeIter<'_, T, OFFSET> {
         let mut first = None;
         let mut cursor = self.root();
 
