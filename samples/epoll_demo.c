@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Three processes whose epoll sets watch files under misleading numbers.
+ *
+ * Prints "ready PID PID PID" and keeps still until its stdin ends.  With -t it
+ * first prints what "kcmp_epoll_client -q PID PID PID" has to answer: it knows,
+ * for it has added the targets itself.
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+
+/* The number that three pipes are added under. */
+#define TFD		702
+
+/* A descriptor of one of the processes; pid 0 is none. */
+struct owner {
+	pid_t pid;
+	int fd;
+};
+
+/* What the client has to say of a target; without a number: of an efd. */
+struct truth {
+	int efd;
+	int tfd;
+	unsigned int data;
+	const char *number;
+	struct owner owner[2];
+};
+
+static int check(int ret, const char *what)
+{
+	if (ret < 0)
+		err(1, "%s", what);
+
+	return ret;
+}
+
+/* Runs @setup in a child of that name; returns once it is done there. */
+static pid_t spawn(const char *name, void (*setup)(const int *fds), const int *fds)
+{
+	pid_t parent = getpid(), pid;
+	int done[2];
+	char c = 0;
+
+	check(pipe(done), "pipe");
+	pid = check(fork(), "fork");
+	if (!pid) {
+		check(prctl(PR_SET_PDEATHSIG, SIGKILL), "PR_SET_PDEATHSIG");
+		if (getppid() != parent)
+			_exit(1);
+		check(prctl(PR_SET_NAME, name), "PR_SET_NAME");
+		close(done[0]);
+		/* Out of the way of the numbers that @setup may free or use. */
+		done[0] = check(fcntl(done[1], F_DUPFD, TFD + 1), "F_DUPFD");
+		close(done[1]);
+
+		setup(fds);
+
+		check(write(done[0], &c, 1), "write");
+		close(done[0]);
+		for (;;)
+			pause();
+	}
+
+	close(done[1]);
+	if (check(read(done[0], &c, 1), "read") != 1)
+		errx(1, "%s did not get ready", name);
+	/* Its end of the pipe is the last that the child closes. */
+	if (check(read(done[0], &c, 1), "read"))
+		errx(1, "%s said too much", name);
+	close(done[0]);
+
+	return pid;
+}
+
+/* Sends a descriptor, and as the message its number here. */
+static void send_fd(int sock, int fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(fd))];
+		struct cmsghdr align;
+	} control = {};
+	struct iovec iov = { .iov_base = &fd, .iov_len = sizeof(fd) };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = sizeof(control.buf),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+
+	check(sendmsg(sock, &msg, 0), "sendmsg");
+}
+
+static int receive_fd(int sock, int *sender_fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = { .iov_base = sender_fd, .iov_len = sizeof(*sender_fd) };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = sizeof(control.buf),
+	};
+	struct cmsghdr *cmsg;
+	int fd;
+
+	check(recvmsg(sock, &msg, 0), "recvmsg");
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
+		errx(1, "no descriptor in the message");
+	memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+
+	return fd;
+}
+
+/* Opens a file, sends it and keeps it. */
+static void sender(const int *sock)
+{
+	int fd = check(open("/proc/self/mounts", O_RDONLY), "/proc/self/mounts");
+
+	send_fd(sock[1], fd);
+	close(sock[0]);
+	close(sock[1]);
+}
+
+/* Closes all that it has inherited but the three at @keep. */
+static void worker(const int *keep)
+{
+	int fd;
+
+	for (fd = STDERR_FILENO + 1; fd <= TFD; fd++)
+		if (fd != keep[0] && fd != keep[1] && fd != keep[2])
+			close(fd);
+}
+
+static void watch(int efd, int fd, unsigned int data)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = data };
+
+	check(epoll_ctl(efd, EPOLL_CTL_ADD, fd, &event), "EPOLL_CTL_ADD");
+}
+
+static int read_end(void)
+{
+	int fds[2];
+
+	check(pipe(fds), "pipe");
+
+	/* The write end stays open: a pipe without a writer is always ready. */
+	return fds[0];
+}
+
+static int cmp_truth(const void *a, const void *b)
+{
+	const struct truth *x = a, *y = b;
+
+	return x->efd - y->efd ?: x->tfd - y->tfd ?: (int)x->data - (int)y->data;
+}
+
+static int cmp_owner(const void *a, const void *b)
+{
+	const struct owner *x = a, *y = b;
+
+	return x->pid - y->pid ?: x->fd - y->fd;
+}
+
+static void print_truth(pid_t pid, const struct truth *truth)
+{
+	struct owner owner[2] = { truth->owner[0], truth->owner[1] };
+
+	if (!truth->number) {
+		printf("pid=%d efd=%d same=%d:%d\n", pid, truth->efd, owner->pid, owner->fd);
+		return;
+	}
+
+	/* epoll adds what it always reports. */
+	printf("pid=%d efd=%d tfd=%d events=%#x data=%#x number=%s owners=", pid, truth->efd,
+	       truth->tfd, EPOLLIN | EPOLLERR | EPOLLHUP, truth->data, truth->number);
+	if (!owner[0].pid) {
+		puts("none");
+	} else if (!owner[1].pid) {
+		printf("%d:%d\n", owner[0].pid, owner[0].fd);
+	} else {
+		qsort(owner, 2, sizeof(*owner), cmp_owner);
+		printf("%d:%d,%d:%d\n", owner[0].pid, owner[0].fd, owner[1].pid, owner[1].fd);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int set, outer, inner, moved, plain, timer, event, received, sent, other;
+	int sock[2], mail[2], pipes[3];
+	pid_t me = getpid(), send_pid, work_pid;
+	bool tell = false;
+	size_t i;
+	int opt;
+	char c;
+
+	while ((opt = getopt(argc, argv, "t")) != -1) {
+		if (opt != 't')
+			goto usage;
+		tell = true;
+	}
+	if (optind != argc)
+		goto usage;
+
+	check(prctl(PR_SET_NAME, "demo-server"), "PR_SET_NAME");
+
+	/* A file from another process, which keeps it. */
+	check(socketpair(AF_UNIX, SOCK_STREAM, 0, sock), "socketpair");
+	send_pid = spawn("demo-sender", sender, sock);
+	received = receive_fd(sock[0], &sent);
+	close(sock[0]);
+	close(sock[1]);
+
+	set = check(epoll_create1(0), "epoll_create1");
+	outer = check(epoll_create1(0), "epoll_create1");
+	inner = check(epoll_create1(0), "epoll_create1");
+
+	/* The plain case: the number still means what it did. */
+	plain = read_end();
+	watch(set, plain, 1);
+
+	/* Three files under one number, which is closed in the end. */
+	for (i = 0; i < ARRAY_SIZE(pipes); i++) {
+		pipes[i] = read_end();
+		check(dup2(pipes[i], TFD), "dup2");
+		watch(set, TFD, 2 + i);
+		close(TFD);
+	}
+
+	/* The third stays in a message that nobody receives. */
+	check(socketpair(AF_UNIX, SOCK_STREAM, 0, mail), "socketpair");
+	send_fd(mail[0], pipes[2]);
+	close(pipes[2]);
+
+	/* The number of the received file comes to mean another one. */
+	watch(outer, received, 5);
+	other = check(open("/dev/null", O_RDONLY), "/dev/null");
+	check(dup2(other, received), "dup2");
+	close(other);
+
+	/* So does that of the nested set: another set, which looks the same. */
+	timer = check(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
+	watch(inner, timer, 8);
+	watch(outer, inner, 6);
+	moved = check(fcntl(inner, F_DUPFD, inner), "F_DUPFD");
+	check(dup2(set, inner), "dup2");
+
+	/* The child inherits; of two files it has the only descriptors then. */
+	event = check(eventfd(0, 0), "eventfd");
+	watch(outer, event, 7);
+	work_pid = spawn("demo-worker", worker, (int[]){ pipes[0], pipes[1], event });
+	close(pipes[1]);
+	close(event);
+
+	if (tell) {
+		struct truth truth[] = {
+			{ set, plain, 1, "right", { { me, plain } } },
+			{ set, TFD, 2, "closed", { { me, pipes[0] }, { work_pid, pipes[0] } } },
+			{ set, TFD, 3, "closed", { { work_pid, pipes[1] } } },
+			{ set, TFD, 4, "closed", { } },
+			{ outer, received, 5, "wrong", { { send_pid, sent } } },
+			{ outer, inner, 6, "wrong", { { me, moved } } },
+			{ outer, event, 7, "closed", { { work_pid, event } } },
+			{ moved, timer, 8, "right", { { me, timer } } },
+			{ inner, 0, 0, NULL, { { me, set } } },
+		};
+
+		qsort(truth, ARRAY_SIZE(truth), sizeof(*truth), cmp_truth);
+		for (i = 0; i < ARRAY_SIZE(truth); i++)
+			print_truth(me, &truth[i]);
+	}
+	printf("ready %d %d %d\n", me, send_pid, work_pid);
+	if (fflush(stdout))
+		err(1, "stdout");
+
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
+
+	kill(send_pid, SIGKILL);
+	kill(work_pid, SIGKILL);
+	while (wait(NULL) > 0)
+		;
+
+	return 0;
+
+usage:
+	fputs("usage: epoll_demo [-t]\n"
+	      "Sets up epoll sets to look at and keeps still until stdin ends.\n"
+	      "  -t  first print the answers that kcmp_epoll_client -q has to give\n", stderr);
+
+	return 2;
+}
