@@ -8,8 +8,8 @@
 //!
 //! This handler gives the answers of the one in `kernel/kcmp.c`, except that
 //!
-//! - it finds the entry in O(log n + toff), where that one visits the whole set;
-//! - it lets go of the set's mutex every few entries, and a caller that waits for it can be killed;
+//! - it finds the entry in O(log n + toff), where that one visits all entries up to it;
+//! - it lets go of the set's mutex every few entries, and its caller can be killed;
 //! - it compares two files that both exist, so that 'equal' means that they are the same. The other
 //!   compares an address with that of a file which it has let go of before.
 
@@ -30,15 +30,14 @@ use kernel::{
     kcmp::{
         file_order,
         EpollHandler,
-        EpollQuestion,
-        EpollRegistration, //
+        EpollQuestion, //
     },
     prelude::*,
     sync::aref::ARef, //
 };
 
-module! {
-    type: KcmpEpoll,
+kernel::module_epoll_handler! {
+    type: Handler,
     name: "kcmp_epoll",
     authors: ["The rust-epoll developers"],
     description: "kcmp(KCMP_EPOLL_TFD) handler",
@@ -48,7 +47,7 @@ module! {
 /// Finds the `toff`-th entry of `ep` that was added as number `tfd`, and calls `found` on it.
 ///
 /// Entries of one number are counted in the order of the set. If some come or go meanwhile, then
-/// the count is that of the entries which were there when they were passed.
+/// those count that are there when they are passed.
 fn ep_find_tfd<R>(
     ep: &Eventpoll,
     tfd: i32,
@@ -97,18 +96,6 @@ impl EpollHandler for Handler {
         let tfd = question.tfd.cast_signed();
 
         compare_with_tfile(file.identity(), &epoll_file, tfd, question.toff)
-    }
-}
-
-struct KcmpEpoll {
-    _registration: EpollRegistration<Handler>,
-}
-
-impl kernel::Module for KcmpEpoll {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Self {
-            _registration: EpollRegistration::new()?,
-        })
     }
 }
 
@@ -311,7 +298,7 @@ mod tests {
     #[test]
     fn entry_of_a_file_that_is_being_closed() -> Result {
         let mut set = TestSet::new(&[(3, 0), (3, 1), (3, 2)])?;
-        set.release_file(1);
+        assert!(set.release_file(1));
 
         // It counts until it is removed, but there is no way to get at the file.
         assert!(finds(&set, 3, 1, 1));
@@ -341,11 +328,5 @@ mod tests {
         assert!(entry(4)?.is_ready());
 
         Ok(())
-    }
-
-    #[test]
-    fn one_handler_at_a_time() {
-        // Tests run when the module is live, so its own handler is registered.
-        assert!(EpollRegistration::<Handler>::new().err() == Some(EBUSY));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! An epoll set does not watch descriptors. It watches pairs of an open file and the number that
 //! its descriptor had when it was added. The number may since have been closed, or mean another
-//! file; the pair stays until the file itself is closed. This module lets code other than epoll
+//! file; the pair stays until it is deleted or the file itself is closed. This module lets code other than epoll
 //! itself see these pairs: by number, one after the other, or in steps that let go of the lock.
 //!
 //! - [`Eventpoll`] is a set, borrowed from its file.
@@ -50,12 +50,14 @@ use crate::{
         CRbTreeIter, //
     },
     sync::aref::ARef,
+    task::Task,
     types::{
         NotThreadSafe,
         Opaque, //
     }, //
 };
 use core::{
+    cmp::Ordering,
     iter::FusedIterator,
     mem::offset_of,
     ops::ControlFlow,
@@ -67,15 +69,15 @@ pub mod kunit;
 
 /// How many entries [`Eventpoll::walk`] visits before it lets go of the mutex for a moment.
 ///
-/// To get back to the place costs O(log n), so this is large enough to make that cost vanish, and
-/// small enough that nobody who waits for the mutex notices.
+/// To get back to the place costs O(log n), so this is large enough to make that cost vanish. It is
+/// small enough that to look at that many entries delays nobody who waits for the mutex by much.
 pub const WALK_BATCH: usize = 256;
 
 /// An epoll set.
 ///
 /// # Invariants
 ///
-/// Instances of this type are initialized `struct eventpoll`s.
+/// Instances of this type are `struct eventpoll`s whose mutex and tree are initialized.
 #[repr(transparent)]
 pub struct Eventpoll(Opaque<bindings::eventpoll>);
 
@@ -121,45 +123,47 @@ impl Eventpoll {
     /// Calls `visit` on each entry behind `cursor`, in order, until it breaks.
     ///
     /// Returns the value that `visit` broke with, or `None` at the end of the set. Fails with
-    /// [`EINTR`] if the current task is killed while it waits for the mutex.
+    /// [`EINTR`] if the current task is killed meanwhile.
     ///
     /// The mutex is held while `visit` runs, and is let go of after at most [`WALK_BATCH`] entries.
-    /// Entries can come and go then. Each entry that is in the set throughout is visited exactly
+    /// So `visit` must be quick, and should not allocate: the mutex may be a stranger's. Entries can
+    /// come and go when it is not held. Each entry that is in the set throughout is visited exactly
     /// once; one that comes or goes meanwhile is visited once or not at all.
     ///
     /// Context: may sleep. See the [module documentation](self#locking) for what `visit` may do.
     ///
     /// # Examples
     ///
-    /// Copy the events of all entries of one number:
+    /// How many entries of one number wait for some event:
     ///
     /// ```
     /// use core::ops::ControlFlow;
     /// use kernel::epoll::{Cursor, Eventpoll};
     ///
-    /// fn events_of(ep: &Eventpoll, tfd: i32) -> Result<KVec<u32>> {
-    ///     let mut events = KVec::new();
+    /// fn count_waiting(ep: &Eventpoll, tfd: i32, events: u32) -> Result<usize> {
+    ///     let mut count = 0;
     ///
-    ///     let error = ep.walk(Cursor::before_fd(tfd), |epi| {
+    ///     ep.walk(Cursor::before_fd(tfd), |epi| {
     ///         if epi.fd() != tfd {
-    ///             return ControlFlow::Break(None);
+    ///             return ControlFlow::Break(());
     ///         }
-    ///         match events.push(epi.events(), GFP_KERNEL) {
-    ///             Ok(()) => ControlFlow::Continue(()),
-    ///             Err(e) => ControlFlow::Break(Some(e.into())),
+    ///         if epi.events() & events != 0 {
+    ///             count += 1;
     ///         }
+    ///         ControlFlow::Continue(())
     ///     })?;
     ///
-    ///     match error.flatten() {
-    ///         Some(e) => Err(e),
-    ///         None => Ok(events),
-    ///     }
+    ///     Ok(count)
     /// }
     /// # #[cfg(CONFIG_KUNIT)] {
     /// # use kernel::epoll::kunit::TestSet;
-    /// # let set = TestSet::new(&[(3, 0), (4, 0), (4, 1), (5, 0)])?;
-    /// # assert_eq!(events_of(set.eventpoll(), 4)?.len(), 2);
-    /// # assert_eq!(events_of(set.eventpoll(), 6)?.len(), 0);
+    /// # let mut set = TestSet::new(&[(3, 0), (4, 0), (4, 1), (4, 2), (5, 0)])?;
+    /// # assert!(set.set_event(3, 0, 1, 0) && set.set_event(5, 0, 1, 0));
+    /// # assert!(set.set_event(4, 0, 1, 0) && set.set_event(4, 2, 3, 0));
+    /// # assert_eq!(count_waiting(set.eventpoll(), 4, 1)?, 2);
+    /// # assert_eq!(count_waiting(set.eventpoll(), 4, 2)?, 1);
+    /// # assert_eq!(count_waiting(set.eventpoll(), 4, 4)?, 0);
+    /// # assert_eq!(count_waiting(set.eventpoll(), 6, 1)?, 0);
     /// # }
     /// # Ok::<(), Error>(())
     /// ```
@@ -186,6 +190,13 @@ impl Eventpoll {
                 _ => return Ok(None),
             }
             drop(guard);
+
+            // To lock a mutex that nobody holds does not look at signals.
+            //
+            // SAFETY: The current task is valid.
+            if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
+                return Err(EINTR);
+            }
 
             // SAFETY: `lock_killable` may sleep, so we may here; the guard of this round is gone.
             unsafe { bindings::cond_resched() };
@@ -239,7 +250,10 @@ impl Guard<'_> {
     /// Takes time O(log n) to find the first.
     #[inline]
     pub fn items_after(&self, cursor: Cursor) -> Items<'_> {
-        Items(self.tree().lower_bound(|epi| epi.cursor() <= cursor))
+        Items(
+            self.tree()
+                .lower_bound(|epi| epi.cursor().order(cursor).is_le()),
+        )
     }
 
     /// Returns the entry for a file that was added as descriptor `fd`.
@@ -253,7 +267,7 @@ impl Guard<'_> {
             file: file.as_ptr().addr(),
         };
 
-        self.tree().find(|epi| epi.cursor().cmp(&key))
+        self.tree().find(|epi| epi.cursor().order(key))
     }
 }
 
@@ -346,9 +360,9 @@ impl Epitem {
         Some(unsafe { ARef::from_raw(file.cast()) })
     }
 
-    /// Returns the events that are waited for, with the flags that `EPOLL_CTL_ADD` had.
+    /// Returns the events that are waited for, with the flags, as they were last added or modified.
     ///
-    /// An `EPOLLONESHOT` entry that has fired has nothing but flags left.
+    /// `EPOLLERR` and `EPOLLHUP` are always among them, except that an `EPOLLONESHOT` entry that has fired has nothing but flags left.
     #[inline]
     pub fn events(&self) -> u32 {
         self.event().events
@@ -400,10 +414,11 @@ impl Epitem {
 /// Should a new file be given the memory of an old one and be added under the same number, then it
 /// takes the place of the old one.
 ///
-/// The address of the file is only ever compared, and there is no way to get it out.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// The address of the file is only ever compared with those in a set whose mutex is held, and there
+/// is no way to get it out: not even to compare two cursors, which would tell that two files are at
+/// the same address, but not that they are the same.
+#[derive(Clone, Copy)]
 pub struct Cursor {
-    // The order of the fields is that of the comparison, which is `ep_cmp_ffd`.
     fd: i32,
     file: usize,
 }
@@ -417,6 +432,12 @@ impl Cursor {
     pub const fn before_fd(fd: i32) -> Cursor {
         // No file is at address 0.
         Cursor { fd, file: 0 }
+    }
+
+    /// Compares two places, as `ep_cmp_ffd` does.
+    #[inline]
+    fn order(self, other: Cursor) -> Ordering {
+        (self.fd, self.file).cmp(&(other.fd, other.file))
     }
 }
 

@@ -95,13 +95,19 @@ pub struct EpollQuestion<'a> {
 ///     }
 /// }
 ///
-/// let registration = EpollRegistration::<NothingThere>::new()?;
+/// // A module registers its handler by `module_epoll_handler!`.
+/// //
+/// // SAFETY: The registration is dropped below.
+/// let registration = unsafe { EpollRegistration::<NothingThere>::new()? };
 ///
 /// // There is only one at a time.
-/// assert_eq!(EpollRegistration::<NothingThere>::new().err(), Some(EBUSY));
+/// //
+/// // SAFETY: As above, if there is one.
+/// assert_eq!(unsafe { EpollRegistration::<NothingThere>::new() }.err(), Some(EBUSY));
 ///
 /// drop(registration);
-/// drop(EpollRegistration::<NothingThere>::new()?);
+/// // SAFETY: The registration is dropped at once.
+/// drop(unsafe { EpollRegistration::<NothingThere>::new()? });
 /// # Ok::<(), Error>(())
 /// ```
 #[vtable]
@@ -110,12 +116,15 @@ pub trait EpollHandler {
     ///
     /// The order has to be that of [`file_order`], and the errors those of `kcmp(2)`.
     ///
-    /// Context: may sleep, killably. The `exec_update_lock` of both tasks is held for reading, so
-    /// neither of them can gain privileges that the caller does not have.
+    /// Context: may sleep, killably. The `exec_update_lock` of both tasks is held for reading: since
+    /// the caller's access was checked, neither of them has become another program by `execve(2)`,
+    /// and neither can as long as this runs.
     fn compare(question: &EpollQuestion<'_>) -> Result<Ordering>;
 }
 
-/// The registration of an [`EpollHandler`].
+/// The registration of an [`EpollHandler`], see [`module_epoll_handler!`].
+///
+/// [`module_epoll_handler!`]: crate::module_epoll_handler
 ///
 /// Dropping it leaves the questions to the next handler that registers, or to the one in C. Calls
 /// that have begun go on, each with a reference to the handler's module.
@@ -142,14 +151,18 @@ impl<T: EpollHandler> EpollRegistration<T> {
 
     /// Registers the handler.
     ///
-    /// It is called as soon as the init of its module has returned. Fails with [`EBUSY`] if there
-    /// is a handler already.
-    pub fn new() -> Result<Self> {
+    /// That of a module is called as soon as the init of the module has returned. Fails with
+    /// [`EBUSY`] if there is a handler already.
+    ///
+    /// # Safety
+    ///
+    /// The registration must be dropped before the module is unloaded. It must not be leaked.
+    pub unsafe fn new() -> Result<Self> {
         let ops: &'static bindings::kcmp_epoll_ops = &Self::OPS;
 
         // SAFETY: `ops` is valid as long as the module is loaded, which is longer than it is
-        // registered: the module cannot be unloaded before this registration is dropped. `owner` is
-        // the module that has the code of `target`.
+        // registered per the safety requirements. `owner` is the module that has the code of
+        // `target`.
         to_result(unsafe { bindings::kcmp_register_epoll_ops(ops) })?;
 
         // INVARIANT: It has just been registered.
@@ -195,5 +208,45 @@ impl<T: EpollHandler> Drop for EpollRegistration<T> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, `ops` is registered.
         unsafe { bindings::kcmp_unregister_epoll_ops(self.ops) };
+    }
+}
+
+/// Declares a kernel module that answers `KCMP_EPOLL_TFD` as long as it is loaded.
+///
+/// The `type` argument is a type that implements [`EpollHandler`]. The other arguments are those of
+/// [`module!`].
+///
+/// # Examples
+///
+/// ```ignore
+/// kernel::module_epoll_handler! {
+///     type: MyHandler,
+///     name: "my_handler",
+///     authors: ["Author name"],
+///     description: "Description",
+///     license: "GPL v2",
+/// }
+/// ```
+#[macro_export]
+macro_rules! module_epoll_handler {
+    (type: $type:ty, $($f:tt)*) => {
+        struct EpollHandlerModule {
+            _registration: $crate::kcmp::EpollRegistration<$type>,
+        }
+
+        impl $crate::Module for EpollHandlerModule {
+            fn init(_module: &'static $crate::ThisModule) -> $crate::error::Result<Self> {
+                Ok(Self {
+                    // SAFETY: The module owns the registration, and is dropped when it is unloaded.
+                    // Should it not get that far, the registration is dropped here.
+                    _registration: unsafe { $crate::kcmp::EpollRegistration::new() }?,
+                })
+            }
+        }
+
+        $crate::prelude::module! {
+            type: EpollHandlerModule,
+            $($f)*
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! Epoll sets made of plain memory, for KUnit tests.
 //!
 //! What epoll itself does to a set takes descriptors, which a KUnit test does not have. These sets
-//! are built as `fs/eventpoll.c` builds them, and are good for all that [`Eventpoll`] can be asked.
+//! have what [`Eventpoll`] looks at, and nothing else: a mutex, a tree, entries, and files that
+//! cannot be opened, read or closed.
 
 use super::Eventpoll;
 use crate::{
@@ -26,8 +27,9 @@ use core::ptr::{
 ///
 /// # Invariants
 ///
-/// - `ep` is an initialized `struct eventpoll`.
-/// - All entries of its tree are in `items`, and watch a file in `files`.
+/// - The mutex, the tree and the list of ready entries of `ep` are initialized.
+/// - All entries of the tree are in `items`, and watch a file in `files`.
+/// - Each file has one reference that is never put, or has none and never gets one again.
 pub struct TestSet {
     ep: KBox<Opaque<bindings::eventpoll>>,
     items: KVec<KBox<Opaque<bindings::epitem>>>,
@@ -71,7 +73,7 @@ impl TestSet {
 
     /// Returns the set itself.
     pub fn eventpoll(&self) -> &Eventpoll {
-        // SAFETY: By the type invariants, `ep` is initialized. The cast is okay because `Eventpoll`
+        // SAFETY: By the type invariants, the mutex and the tree are initialized. The cast is okay because `Eventpoll`
         // is `repr(transparent)`.
         unsafe { &*self.ep.get().cast() }
     }
@@ -189,15 +191,33 @@ impl TestSet {
         true
     }
 
-    /// Lets go of the last reference to a file, as if it was about to be closed.
+    /// Lets go of the last reference to a file, as if it was about to be closed. Returns whether it
+    /// was the last.
     ///
     /// # Panics
     ///
     /// If there is no such file.
-    pub fn release_file(&mut self, file: usize) {
-        // SAFETY: The file is valid memory, which nobody else uses since we have the only reference
-        // to `self`.
-        unsafe { (*self.files[file].get()).f_ref.refcnt.counter = bindings::FILE_REF_DEAD };
+    pub fn release_file(&mut self, file: usize) -> bool {
+        if self.is_pinned(file) {
+            return false;
+        }
+
+        // INVARIANT: There is no reference but ours, and `file_ref_get` gives out no more.
+        //
+        // SAFETY: The file is valid memory, which nobody else uses: there are no references, and new
+        // ones cannot be taken as long as we have the only reference to `self`.
+        unsafe { (*self.files[file].get()).f_ref.refcnt.counter = bindings::FILE_REF_DEAD as _ };
+
+        true
+    }
+
+    /// Whether there is a reference to a file besides the one that is never put.
+    fn is_pinned(&self, file: usize) -> bool {
+        // The count is that of the other references, or negative if there are none at all.
+        //
+        // SAFETY: The file is valid memory. Others may put their references meanwhile, which is
+        // atomic, as this `read_volatile` is, which is intended to correspond to an atomic_read.
+        unsafe { (&raw const (*self.files[file].get()).f_ref.refcnt.counter).read_volatile() > 0 }
     }
 
     fn item(&self, fd: i32, file: usize) -> Option<NonNull<bindings::epitem>> {
@@ -206,5 +226,14 @@ impl TestSet {
         guard
             .find(fd, self.file(file))
             .map(|epi| NonNull::from(epi).cast())
+    }
+}
+
+impl Drop for TestSet {
+    fn drop(&mut self) {
+        // A file that a test has pinned may be used for as long as the test likes.
+        if (0..self.files.len()).any(|file| self.is_pinned(file)) {
+            core::mem::forget(core::mem::take(&mut self.files));
+        }
     }
 }

@@ -78,19 +78,6 @@ impl RemoteFile {
         Ok(unsafe { ARef::from_raw(file.cast()) })
     }
 
-    /// Creates a reference to a [`RemoteFile`] from a valid pointer.
-    ///
-    /// # Safety
-    ///
-    /// The caller must ensure that `ptr` points at a valid file and that the file's refcount is
-    /// positive for the duration of `'a`.
-    #[inline]
-    pub unsafe fn from_raw_file<'a>(ptr: *const bindings::file) -> &'a RemoteFile {
-        // SAFETY: The caller guarantees that the pointer is not dangling and stays valid for the
-        // duration of `'a`. The cast is okay because `RemoteFile` is `repr(transparent)`.
-        unsafe { &*ptr.cast() }
-    }
-
     /// Returns a raw pointer to the inner C struct.
     #[inline]
     pub fn as_ptr(&self) -> *mut bindings::file {
@@ -156,8 +143,10 @@ impl FileIdentity<'_> {
     }
 
     /// Returns the raw pointer, for C functions that look at nothing but the address.
+    ///
+    /// Whoever could print it, or keep it, would undo what this type is for.
     #[inline]
-    pub fn as_ptr(&self) -> *mut bindings::file {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::file {
         self.file.as_ptr()
     }
 }

@@ -197,7 +197,8 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
         // INVARIANT: `first` is a node of this tree, if it is one at all.
         CRbTreeIter {
             tree: self,
-            next: first,
+            node: first,
+            is_past: false,
         }
     }
 
@@ -233,10 +234,13 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
 ///
 /// # Invariants
 ///
-/// `next` is a node of `tree`, or `None` at the end.
+/// `node` is a node of `tree`, or `None` at the end.
 pub struct CRbTreeIter<'a, T, const OFFSET: usize> {
     tree: &'a CRbTree<T, OFFSET>,
-    next: Option<NonNull<bindings::rb_node>>,
+    node: Option<NonNull<bindings::rb_node>>,
+    /// Whether `node` was returned already. To look for what follows it only when that is asked
+    /// for saves those who want one item a cache miss.
+    is_past: bool,
 }
 
 impl<'a, T, const OFFSET: usize> Iterator for CRbTreeIter<'a, T, OFFSET> {
@@ -244,13 +248,17 @@ impl<'a, T, const OFFSET: usize> Iterator for CRbTreeIter<'a, T, OFFSET> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let node = self.next?;
+        let mut node = self.node?;
 
-        // INVARIANT: What follows a node of a tree is a node of it or `NULL`.
-        //
-        // SAFETY: By the type invariants, `node` is a node of a well-formed tree that is not
-        // modified as long as `tree` is borrowed.
-        self.next = NonNull::new(unsafe { bindings::rb_next(node.as_ptr()) });
+        if self.is_past {
+            // INVARIANT: What follows a node of a tree is a node of it or `NULL`.
+            //
+            // SAFETY: By the type invariants, `node` is a node of a well-formed tree that is not
+            // modified as long as `tree` is borrowed.
+            self.node = NonNull::new(unsafe { bindings::rb_next(node.as_ptr()) });
+            node = self.node?;
+        }
+        self.is_past = true;
 
         // SAFETY: By the type invariants, `node` is a node of `tree`.
         Some(unsafe { self.tree.item(node) })

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Callers that have to wait: what ends it, and what is kept meanwhile. */
+#include "kcmp_epoll_fixture.h"
+
+#define CANNOT_HOLD	"needs root and userfaultfd to hold a set"
+
+/* A process that asks once and exits with the answer. */
+static pid_t fork_caller(pid_t pid1, int fd, pid_t pid2, int efd)
+{
+	pid_t pid = fork_bound();
+
+	if (!pid) {
+		int ret = kcmp_tfd(pid1, fd, pid2, efd, TFD, 0);
+
+		_exit(ret < 0 ? -ret : ret + 200);
+	}
+
+	return pid;
+}
+
+/* What it exits with. */
+#define EQUAL	200
+
+TEST_F(kcmp_epoll, killed_waiting_for_set)
+{
+	int ret, refs = module_refs();
+	struct held_set held;
+	pid_t pid;
+
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
+	ASSERT_GE(pid, 0);
+	ASSERT_TRUE(wait_in_kcmp(pid));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+
+	if (variant->rust) {
+		EXPECT_EQ(-SIGKILL, wait_exit(pid));
+		EXPECT_EQ(refs, module_refs());
+		EXPECT_EQ(1, release_set(&held));
+	} else {
+		/* The C handler cannot be killed as long as it waits. */
+		sleep_ms(A_WHILE_MS);
+		EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+		EXPECT_TRUE(in_kcmp(pid));
+		EXPECT_EQ(1, release_set(&held));
+		EXPECT_EQ(-SIGKILL, wait_exit(pid));
+	}
+
+	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
+}
+
+static void ignore_signal(int sig)
+{
+}
+
+/* A signal that does not kill does not end the wait either. */
+TEST_F(kcmp_epoll, signalled_waiting_for_set)
+{
+	struct sigaction act = { .sa_handler = ignore_signal };
+	struct held_set held;
+	pid_t pid;
+	int ret;
+
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
+	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
+	ASSERT_GE(pid, 0);
+	ASSERT_TRUE(wait_in_kcmp(pid));
+	ASSERT_EQ(0, kill(pid, SIGUSR1));
+
+	sleep_ms(A_WHILE_MS);
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	EXPECT_TRUE(in_kcmp(pid));
+
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(EQUAL, wait_exit(pid));
+}
+
+/*
+ * EINTR: a caller can be killed while it waits for the exec_update_lock of a
+ * task that it asks about. That lock is held for reading by another caller,
+ * which waits for a held set, and the task wants it for writing to go through
+ * with its exec.
+ */
+TEST_F(kcmp_epoll, killed_waiting_for_exec)
+{
+	pid_t me = getpid(), none = unused_pid(), task, reader, pid;
+	struct held_set held;
+	int ret, sock, null;
+
+	if (geteuid())
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_GT(none, 0);
+	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	ASSERT_GE(null, 0);
+
+	/* Asked to, it becomes a list of the tests here and a known status. */
+	task = fork_synced(&sock);
+	ASSERT_GE(task, 0);
+	if (!task) {
+		if (sync_wait(sock) && dup2(null, STDOUT_FILENO) >= 0 &&
+		    dup2(null, STDERR_FILENO) >= 0)
+			execl("/proc/self/exe", "kcmp_epoll_wait", "-l", NULL);
+		_exit(1);
+	}
+
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	reader = fork_caller(task, self->fd, me, self->efd);
+	ASSERT_GE(reader, 0);
+	ASSERT_TRUE(wait_in_kcmp(reader));
+
+	ASSERT_TRUE(sync_post(sock));
+
+	/* Until the exec is that far, the answer is EBADF. */
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		while (kcmp_tfd(task, NO_FD, task, self->efd, TFD, 0) == -EBADF)
+			sleep_ms(1);
+		_exit(0);
+	}
+	ASSERT_TRUE(wait_in_kcmp(pid));
+	sleep_ms(A_WHILE_MS);
+	EXPECT_TRUE(in_kcmp(pid));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
+
+	/* The same if it is the set's task that is waited for. */
+	pid = fork_caller(me, NO_FD, task, self->efd);
+	ASSERT_GE(pid, 0);
+	EXPECT_TRUE(wait_in_kcmp(pid));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
+
+	/* An unknown task is noticed before, not after. */
+	EXPECT_EQ(-ESRCH, kcmp_tfd(task, self->fd, none, self->efd, TFD, 0));
+	EXPECT_EQ(-ESRCH, kcmp_tfd(none, self->fd, task, self->efd, TFD, 0));
+
+	/* A caller without the right to ask waits all the same. */
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		if (!become(UID_A))
+			kcmp_tfd(task, NO_FD, getpid(), self->efd, TFD, 0);
+		_exit(0);
+	}
+	EXPECT_TRUE(wait_in_kcmp(pid));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
+
+	/* All of this while the first one waited. */
+	EXPECT_TRUE(in_kcmp(reader));
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(EQUAL, wait_exit(reader));
+	EXPECT_EQ(KSFT_SKIP, sync_end(sock, task));
+}
+
+/*
+ * The module keeps the first file open until it has compared it. The C handler
+ * lets it go before it looks at the set, and compares a stale address.
+ */
+TEST_F(kcmp_epoll, first_file_stays_open)
+{
+	struct pollfd pfd = { .events = POLLIN };
+	struct held_set held;
+	int fds[2], ret, cmp;
+	pid_t me = getpid(), pid;
+
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
+	cmp = kcmp_tfd_self(fds[1], self->efd, TFD, 0);
+	ASSERT_GT(cmp, 0);
+
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		close(fds[1]);
+		ret = kcmp_tfd(me, fds[1], me, self->efd, TFD, 0);
+		_exit(ret < 0 ? -ret : ret + EQUAL);
+	}
+	ASSERT_TRUE(wait_in_kcmp(pid));
+
+	/* The reading end tells when the writing end is gone. */
+	close(fds[1]);
+	pfd.fd = fds[0];
+	EXPECT_EQ(variant->rust ? 0 : 1, poll(&pfd, 1, variant->rust ?
+						      A_WHILE_MS :
+						      PATIENCE_MS));
+
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(EQUAL + cmp, wait_exit(pid));
+	EXPECT_EQ(1, poll(&pfd, 1, PATIENCE_MS));
+	EXPECT_EQ(POLLHUP, pfd.revents);
+}
+
+/* A call is finished by the handler that began it. */
+TEST_F(kcmp_epoll, handler_changes_while_waiting)
+{
+	struct held_set held;
+	int ret, refs = module_refs();
+	pid_t pid;
+
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
+	ASSERT_GE(pid, 0);
+	ASSERT_TRUE(wait_in_kcmp(pid));
+
+	if (variant->rust) {
+		/* The module stays as long as it is needed. */
+		EXPECT_EQ(refs + 1, module_refs());
+		EXPECT_EQ(-EAGAIN, module_try_unload());
+		EXPECT_TRUE(module_loaded());
+	} else {
+		ret = module_load();
+		if (ret) {
+			release_set(&held);
+			wait_exit(pid);
+			SKIP(return, "cannot load " MODULE ": %s",
+			     strerror(-ret));
+		}
+		/* The call is none of the module's. */
+		EXPECT_EQ(0, module_refs());
+	}
+
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(EQUAL, wait_exit(pid));
+	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
+
+	if (!variant->rust)
+		EXPECT_EQ(0, module_unload());
+	EXPECT_EQ(refs, module_refs());
+}
+
+/* No answer of any kind leaves a reference to the module behind. */
+TEST_F(kcmp_epoll, module_references)
+{
+	int refs = module_refs(), i;
+
+	ASSERT_EQ(variant->rust, refs >= 0);
+
+	for (i = 0; i < 100; i++) {
+		ASSERT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
+		ASSERT_LT(0, kcmp_tfd_self(self->other, self->efd, TFD, 0));
+		ASSERT_EQ(-ESRCH, kcmp_tfd(-1, self->fd, -1, self->efd, TFD,
+					   0));
+		ASSERT_EQ(-EFAULT, kcmp(getpid(), getpid(), KCMP_EPOLL_TFD,
+					self->fd, 0));
+		ASSERT_EQ(-EBADF, kcmp_tfd_self(NO_FD, self->efd, TFD, 0));
+		ASSERT_EQ(-EBADF, kcmp_tfd_self(self->fd, NO_FD, TFD, 0));
+		ASSERT_EQ(-EINVAL, kcmp_tfd_self(self->fd, self->fd, TFD, 0));
+		ASSERT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, TFD, 1));
+	}
+
+	EXPECT_EQ(refs, module_refs());
+}
+
+TEST_HARNESS_MAIN
