@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# One command each; `make help` says which. What is built is built in a root of
+# its own and stands in the cache folder: see scripts/setup and scripts/lib.sh.
+# The kernel's make reads Kbuild, not this file.
+
+KERNEL ?= base
+export OUT KERNEL MIRROR SECURITY_MIRROR
+
+# Each script takes its own locks; -j is handed to the kernel's make alone.
+.NOTPARALLEL:
+.PHONY: all setup run check vm kselftest-install modules clean distclean help
+
+all: $(if $(KDIR),kdir,modules)
+
+setup:
+	@scripts/setup
+
+run: setup
+	@scripts/run
+
+check: setup
+	@scripts/check '$(T)'
+
+vm: setup
+	@scripts/vng '$(CMD)'
+
+modules:
+	@scripts/setup modules
+
+kselftest-install: setup
+	@echo 'run_kselftest.sh is in' "$$(scripts/where kselftest)"
+
+.PHONY: kdir
+kdir:
+	@scripts/kdir '$(KDIR)'
+
+clean distclean:
+	@scripts/clean $@
+
+help:
+	@cat scripts/help
