@@ -5,7 +5,7 @@
 # The kernel's make reads Kbuild, not this file.
 
 KERNEL ?= base
-export OUT KERNEL MIRROR SECURITY_MIRROR
+export OUT KERNEL MIRROR SECURITY_MIRROR RELOADS
 
 # Each script takes its own locks; -j is handed to the kernel's make alone.
 .NOTPARALLEL:

@@ -202,11 +202,15 @@ impl TestSet {
             return false;
         }
 
+        // Only some architectures have a different type there.
+        #[allow(clippy::unnecessary_cast)]
+        let dead = bindings::FILE_REF_DEAD as _;
+
         // INVARIANT: There is no reference but ours, and `file_ref_get` gives out no more.
         //
         // SAFETY: The file is valid memory, which nobody else uses: there are no references, and new
         // ones cannot be taken as long as we have the only reference to `self`.
-        unsafe { (*self.files[file].get()).f_ref.refcnt.counter = bindings::FILE_REF_DEAD as _ };
+        unsafe { (*self.files[file].get()).f_ref.refcnt.counter = dead };
 
         true
     }
