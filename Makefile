@@ -7,6 +7,9 @@
 KERNEL ?= base
 export OUT KERNEL MIRROR SECURITY_MIRROR RELOADS
 
+# A variable as it was typed, for the shell.
+word-as-is = '$(subst ','\'',$(value $(1)))'
+
 # Each script takes its own locks; -j is handed to the kernel's make alone.
 .NOTPARALLEL:
 .PHONY: all setup run check vm kselftest-install modules clean distclean help
@@ -20,10 +23,10 @@ run: setup
 	@scripts/run
 
 check: setup
-	@scripts/check '$(T)'
+	@scripts/check $(call word-as-is,T)
 
 vm: setup
-	@scripts/vng '$(CMD)'
+	@scripts/vng $(call word-as-is,CMD)
 
 modules:
 	@scripts/setup modules
@@ -33,7 +36,7 @@ kselftest-install: setup
 
 .PHONY: kdir
 kdir:
-	@scripts/kdir '$(KDIR)'
+	@scripts/kdir $(call word-as-is,KDIR)
 
 clean distclean:
 	@scripts/clean $@

@@ -5,7 +5,7 @@
 # progress line. Sourced by bash scripts that run on the host.
 #
 # The cache folder, OUT:
-#   root/HASH/               the build root; never changed once it has its name
+#   buildroot/HASH/          the build root; never changed once it has its name
 #   source/VERSION/          Linux as Debian ships it; likewise
 #   tree/ID/checkout         the checkout that this folder belongs to
 #   tree/ID/KERNEL/linux/    its patched tree, built in place
