@@ -44,6 +44,13 @@ die() {
 	exit 1
 }
 
+# As for kbuild.
+case $TOP$OUT in
+*[[:space:]:]*) die "the paths of the checkout and of OUT must not have spaces or colons" ;;
+esac
+[ -e "$TOP/configs/$KERNEL.config" ] ||
+	die "KERNEL=$KERNEL: there is no configs/$KERNEL.config"
+
 need_root() {
 	[ "$(id -u)" = 0 ] ||
 		die "must run as root: the build root is entered with chroot and mount" \
