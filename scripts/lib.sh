@@ -109,9 +109,10 @@ progress() {
 	[ ! -t 1 ] || [ -n "${CI-}" ] || tty=1
 
 	mkdir -p "$(dirname "$log")"
-	# In a process group of its own, so that all of it can be stopped.
+	# In a process group of its own, so that all of it can be stopped. It has
+	# the lock's descriptor: if we are killed, others wait until it has ended.
 	set -m
-	"$@" >"$log" 2>&1 </dev/null 9>&- &
+	"$@" >"$log" 2>&1 </dev/null &
 	pid=$!
 	set +m
 	trap 'kill -- -$pid 2>/dev/null || :; exit 130' INT TERM HUP
