@@ -74,6 +74,14 @@ static size_t nr_files;
 static struct row *rows;
 static size_t nr_rows;
 
+/* What others may have chosen must not drive the terminal, nor forge a line. */
+static void make_printable(char *s)
+{
+	for (; *s; s++)
+		if (iscntrl((unsigned char)*s) || (unsigned char)*s >= 0x80)
+			*s = '?';
+}
+
 /* Makes room for one more element of @size bytes behind the first @nr. */
 static void *grow(void *array, size_t nr, size_t size)
 {
@@ -203,6 +211,7 @@ static void read_descs(pid_t pid)
 		if (len < 0)
 			cannot_read(pid, path);
 		link[len] = '\0';
+		make_printable(link);
 
 		descs = grow(descs, nr_descs, sizeof(*descs));
 		descs[nr_descs++] = (struct desc) {
@@ -459,6 +468,7 @@ static void print_processes(const pid_t *pids, int nr_pids)
 			cannot_read(pids[i], path);
 		fclose(file);
 		comm[strcspn(comm, "\n")] = '\0';
+		make_printable(comm);
 		printf("%spid %d: %s", i ? ", " : "", pids[i], comm);
 	}
 	putchar('\n');

@@ -17,6 +17,8 @@
 #   tree/ID/KERNEL/log/
 
 set -euo pipefail
+# Root by su may lack them.
+PATH=$PATH:/usr/sbin:/sbin
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 OUT=${OUT:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/rust-epoll}
@@ -50,6 +52,13 @@ case $TOP$OUT in
 esac
 [ -e "$TOP/configs/$KERNEL.config" ] ||
 	die "KERNEL=$KERNEL: there is no configs/$KERNEL.config"
+
+# Whether linux/ is the folder that setup makes, or is yet to be made.
+our_linux() {
+	[ ! -L "$TOP/linux" ] || return 1
+	[ ! -e "$TOP/linux" ] || grep -qs '^# linux/Makefile, put there by' "$TOP/linux/Makefile" ||
+		rmdir "$TOP/linux" 2>/dev/null
+}
 
 need_root() {
 	[ "$(id -u)" = 0 ] ||
