@@ -18,8 +18,9 @@
 //!
 //! The mutex of a set is the `mtx` of the [locking rules of `fs/eventpoll.c`]: the watched program
 //! needs it for each `epoll_wait(2)`, and it may be held for as long as a program likes, by one that
-//! lets its `epoll_wait(2)` fault on memory that somebody else serves. Hence it is only ever taken
-//! killably here, and should be held for a bounded number of entries; [`Eventpoll::walk`] does so.
+//! lets its `epoll_wait(2)` fault on memory that somebody else serves. Hence it is only ever waited
+//! for killably here, or not at all, and should be held for a bounded number of entries;
+//! [`Eventpoll::walk`] does so.
 //!
 //! While it is held one must not take the mutex of another set, nor call what does: the order in
 //! which epoll itself takes two of them is that of the nesting of sets. To let go of the last
@@ -61,7 +62,10 @@ use core::{
     iter::FusedIterator,
     mem::offset_of,
     ops::ControlFlow,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 #[cfg(CONFIG_KUNIT)]
@@ -72,6 +76,15 @@ pub mod kunit;
 /// To get back to the place costs O(log n), so this is large enough to make that cost vanish. It is
 /// small enough that to look at that many entries delays nobody who waits for the mutex by much.
 pub const WALK_BATCH: usize = 256;
+
+/// Whether to wait for the mutex of a set that somebody else holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Fail with [`EAGAIN`] instead.
+    Never,
+    /// Until the current task is killed. Fail with [`EINTR`] then.
+    Killable,
+}
 
 /// An epoll set.
 ///
@@ -88,8 +101,10 @@ impl Eventpoll {
     #[doc(alias = "is_file_epoll")]
     #[inline]
     pub fn from_file(file: &RemoteFile) -> Result<&Eventpoll, NotEpollError> {
-        // SAFETY: `file` is valid since we have a reference to it.
-        if !unsafe { bindings::is_file_epoll(file.as_ptr()) } {
+        // SAFETY: `file` is valid since we have a reference to it. Its `f_op` is set before the file
+        // is published, and that of an epoll file never changes; others change theirs as a whole.
+        let f_op = unsafe { (&raw const (*file.as_ptr()).f_op).read_volatile() };
+        if !ptr::eq(f_op, &raw const bindings::eventpoll_fops) {
             return Err(NotEpollError);
         }
 
@@ -120,10 +135,38 @@ impl Eventpoll {
         })
     }
 
+    /// Locks the mutex of the set, unless somebody else holds it.
+    ///
+    /// Context: does not sleep.
+    #[inline]
+    pub fn try_lock(&self) -> Option<Guard<'_>> {
+        // SAFETY: By the type invariants, the mutex is initialized.
+        if unsafe { bindings::mutex_trylock(&raw mut (*self.0.get()).mtx) } == 0 {
+            return None;
+        }
+
+        // INVARIANT: As in `lock_killable`.
+        Some(Guard {
+            ep: self,
+            _not_send: NotThreadSafe,
+        })
+    }
+
+    /// Locks the mutex of the set, and waits for it as `wait` says.
+    ///
+    /// Context: as for [`Eventpoll::lock_killable`] or [`Eventpoll::try_lock`].
+    #[inline]
+    pub fn lock(&self, wait: Wait) -> Result<Guard<'_>> {
+        match wait {
+            Wait::Never => self.try_lock().ok_or(EAGAIN),
+            Wait::Killable => self.lock_killable(),
+        }
+    }
+
     /// Calls `visit` on each entry behind `cursor`, in order, until it breaks.
     ///
     /// Returns the value that `visit` broke with, or `None` at the end of the set. Fails with
-    /// [`EINTR`] if the current task is killed meanwhile.
+    /// [`EINTR`] if the current task is killed meanwhile, and as [`Eventpoll::lock`] does.
     ///
     /// The mutex is held while `visit` runs, and is let go of after at most [`WALK_BATCH`] entries.
     /// So `visit` must be quick, and should not allocate: the mutex may be a stranger's. Entries can
@@ -138,12 +181,12 @@ impl Eventpoll {
     ///
     /// ```
     /// use core::ops::ControlFlow;
-    /// use kernel::epoll::{Cursor, Eventpoll};
+    /// use kernel::epoll::{Cursor, Eventpoll, Wait};
     ///
     /// fn count_waiting(ep: &Eventpoll, tfd: i32, events: u32) -> Result<usize> {
     ///     let mut count = 0;
     ///
-    ///     ep.walk(Cursor::before_fd(tfd), |epi| {
+    ///     ep.walk(Wait::Killable, Cursor::before_fd(tfd), |epi| {
     ///         if epi.fd() != tfd {
     ///             return ControlFlow::Break(());
     ///         }
@@ -170,11 +213,12 @@ impl Eventpoll {
     #[inline]
     pub fn walk<B>(
         &self,
+        wait: Wait,
         mut cursor: Cursor,
         mut visit: impl FnMut(&Epitem) -> ControlFlow<B>,
     ) -> Result<Option<B>> {
         loop {
-            let guard = self.lock_killable()?;
+            let guard = self.lock(wait)?;
             let mut items = guard.items_after(cursor);
             let mut last = None;
 
@@ -191,17 +235,25 @@ impl Eventpoll {
             }
             drop(guard);
 
-            // To lock a mutex that nobody holds does not look at signals.
-            //
-            // SAFETY: The current task is valid.
-            if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
-                return Err(EINTR);
-            }
-
-            // SAFETY: `lock_killable` may sleep, so we may here; the guard of this round is gone.
-            unsafe { bindings::cond_resched() };
+            pause()?;
         }
     }
+}
+
+/// What is to be done between two batches of a walk, with no mutex held.
+#[cold]
+fn pause() -> Result {
+    // To lock a mutex that is free does not look at signals.
+    //
+    // SAFETY: The current task is valid.
+    if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
+        return Err(EINTR);
+    }
+
+    // SAFETY: `Eventpoll::walk` may sleep, as its documentation says.
+    unsafe { bindings::cond_resched() };
+
+    Ok(())
 }
 
 /// Evidence that the mutex of an epoll set is held.

@@ -10,6 +10,7 @@
 
 use crate::{
     bindings,
+    epoll::Wait,
     error::to_result,
     fs::FileIdentity,
     module::this_module,
@@ -21,6 +22,33 @@ use core::{
     marker::PhantomData, //
 };
 
+/// How two open files compare in the order of `KCMP_FILE`, as only [`file_order`] can tell.
+///
+/// # Invariants
+///
+/// It is what `kcmp_file` returned: 0, 1 or 2.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FileOrder(c_int);
+
+impl FileOrder {
+    /// Whether the two files are the same.
+    #[inline]
+    pub fn is_eq(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl From<FileOrder> for Ordering {
+    #[inline]
+    fn from(order: FileOrder) -> Self {
+        match order.0 {
+            0 => Self::Equal,
+            1 => Self::Less,
+            _ => Self::Greater,
+        }
+    }
+}
+
 /// Compares two open files, in the order of `KCMP_FILE`.
 ///
 /// It is a total order that says nothing about addresses, fixed from boot to shutdown.
@@ -28,14 +56,13 @@ use core::{
 /// # Examples
 ///
 /// ```
-/// use core::cmp::Ordering;
 /// use kernel::{fs::RemoteFile, kcmp::file_order, task::Task};
 ///
 /// fn same_file(task: &Task, fd1: u32, fd2: u32) -> Result<bool> {
 ///     let file1 = RemoteFile::fget_task(task, fd1)?;
 ///     let file2 = RemoteFile::fget_task(task, fd2)?;
 ///
-///     Ok(file_order(file1.identity(), file2.identity()) == Ordering::Equal)
+///     Ok(file_order(file1.identity(), file2.identity()).is_eq())
 /// }
 /// # assert_eq!(same_file(current!(), u32::MAX, 0), Err(EBADF));
 /// ```
@@ -49,14 +76,12 @@ use core::{
 /// ```
 #[doc(alias = "kcmp_file")]
 #[inline]
-pub fn file_order(file1: FileIdentity<'_>, file2: FileIdentity<'_>) -> Ordering {
+pub fn file_order(file1: FileIdentity<'_>, file2: FileIdentity<'_>) -> FileOrder {
+    // INVARIANT: It is what `kcmp_file` returns.
+    //
     // SAFETY: Neither file is freed as long as its identity exists. `kcmp_file` looks at nothing
     // but their addresses.
-    match unsafe { bindings::kcmp_file(file1.as_ptr(), file2.as_ptr()) } {
-        0 => Ordering::Equal,
-        1 => Ordering::Less,
-        _ => Ordering::Greater,
-    }
+    FileOrder(unsafe { bindings::kcmp_file(file1.as_ptr(), file2.as_ptr()) })
 }
 
 /// The question of `KCMP_EPOLL_TFD`: how does the file behind descriptor `fd` of `task1` compare to
@@ -76,6 +101,8 @@ pub struct EpollQuestion<'a> {
     pub tfd: u32,
     /// How many entries of that number to skip.
     pub toff: u32,
+    /// Whether to wait for the set, see [`EpollHandler::compare`].
+    pub wait: Wait,
 }
 
 /// A handler for `KCMP_EPOLL_TFD`.
@@ -83,14 +110,13 @@ pub struct EpollQuestion<'a> {
 /// # Examples
 ///
 /// ```
-/// use core::cmp::Ordering;
-/// use kernel::kcmp::{EpollHandler, EpollQuestion, EpollRegistration};
+/// use kernel::kcmp::{EpollHandler, EpollQuestion, EpollRegistration, FileOrder};
 ///
 /// struct NothingThere;
 ///
 /// #[vtable]
 /// impl EpollHandler for NothingThere {
-///     fn compare(_question: &EpollQuestion<'_>) -> Result<Ordering> {
+///     fn compare(_question: &EpollQuestion<'_>) -> Result<FileOrder> {
 ///         Err(ENOENT)
 ///     }
 /// }
@@ -114,12 +140,17 @@ pub struct EpollQuestion<'a> {
 pub trait EpollHandler {
     /// Answers a question: how does the file of `task1` compare to the entry?
     ///
-    /// The order has to be that of [`file_order`], and the errors those of `kcmp(2)`.
+    /// The errors have to be those of `kcmp(2)`.
     ///
-    /// Context: may sleep, killably. The `exec_update_lock` of both tasks is held for reading: since
+    /// A question is first asked with [`Wait::Never`], and the removal of the handler waits for the
+    /// answer. A handler that would have to wait for the set, which may be for as long as its owner
+    /// likes, fails with [`EAGAIN`]; then it is asked again with [`Wait::Killable`] and a reference
+    /// to its module.
+    ///
+    /// Context: may sleep. The `exec_update_lock` of both tasks is held for reading: since
     /// the caller's access was checked, neither of them has become another program by `execve(2)`,
     /// and neither can as long as this runs.
-    fn compare(question: &EpollQuestion<'_>) -> Result<Ordering>;
+    fn compare(question: &EpollQuestion<'_>) -> Result<FileOrder>;
 }
 
 /// The registration of an [`EpollHandler`], see [`module_epoll_handler!`].
@@ -127,7 +158,7 @@ pub trait EpollHandler {
 /// [`module_epoll_handler!`]: crate::module_epoll_handler
 ///
 /// Dropping it leaves the questions to the next handler that registers, or to the one in C. Calls
-/// that have begun go on, each with a reference to the handler's module.
+/// that wait for a set go on, each with a reference to the handler's module.
 ///
 /// # Invariants
 ///
@@ -151,7 +182,7 @@ impl<T: EpollHandler> EpollRegistration<T> {
 
     /// Registers the handler.
     ///
-    /// That of a module is called as soon as the init of the module has returned. Fails with
+    /// It is called from then on, even before the init of its module has returned. Fails with
     /// [`EBUSY`] if there is a handler already.
     ///
     /// # Safety
@@ -180,6 +211,7 @@ impl<T: EpollHandler> EpollRegistration<T> {
         task2: *mut bindings::task_struct,
         fd: c_uint,
         slot: *const bindings::kcmp_epoll_slot,
+        wait: bool,
     ) -> c_int {
         // SAFETY: The caller guarantees that `slot` is valid.
         let slot = unsafe { &*slot };
@@ -193,12 +225,11 @@ impl<T: EpollHandler> EpollRegistration<T> {
             efd: slot.efd,
             tfd: slot.tfd,
             toff: slot.toff,
+            wait: if wait { Wait::Killable } else { Wait::Never },
         };
 
         match T::compare(&question) {
-            Ok(Ordering::Equal) => 0,
-            Ok(Ordering::Less) => 1,
-            Ok(Ordering::Greater) => 2,
+            Ok(order) => order.0,
             Err(e) => e.to_errno(),
         }
     }
