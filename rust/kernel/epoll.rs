@@ -50,6 +50,7 @@ use crate::{
         CRbTree,
         CRbTreeIter, //
     },
+    processor::cpu_relax,
     sync::aref::ARef,
     task::Task,
     types::{
@@ -76,6 +77,11 @@ pub mod kunit;
 /// To get back to the place costs O(log n), so this is large enough to make that cost vanish. It is
 /// small enough that to look at that many entries delays nobody who waits for the mutex by much.
 pub const WALK_BATCH: usize = 256;
+
+/// How often [`Eventpoll::walk`] looks whether one who spins for the mutex has got it.
+///
+/// It takes well under a microsecond to see that it is free, for one who is running.
+const SPINS: usize = 128;
 
 /// Whether to wait for the mutex of a set that somebody else holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -235,25 +241,52 @@ impl Eventpoll {
             }
             drop(guard);
 
-            pause()?;
+            self.let_others_in()?;
         }
     }
-}
 
-/// What is to be done between two batches of a walk, with no mutex held.
-#[cold]
-fn pause() -> Result {
-    // To lock a mutex that is free does not look at signals.
-    //
-    // SAFETY: The current task is valid.
-    if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
-        return Err(EINTR);
+    /// What is to be done between two batches of a walk, when the mutex is not held.
+    #[cold]
+    fn let_others_in(&self) -> Result {
+        // To lock a mutex that is free does not look at signals.
+        //
+        // SAFETY: The current task is valid.
+        if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
+            return Err(EINTR);
+        }
+
+        // SAFETY: `walk` may sleep, as its documentation says.
+        unsafe { bindings::cond_resched() };
+
+        // Whoever sleeps until the mutex is free is handed it by the next unlock but one. Whoever
+        // spins has to see that it is free, which it would not be for long enough.
+        for _ in 0..SPINS {
+            if !self.has_spinner() {
+                break;
+            }
+            cpu_relax();
+        }
+
+        Ok(())
     }
 
-    // SAFETY: `Eventpoll::walk` may sleep, as its documentation says.
-    unsafe { bindings::cond_resched() };
+    /// Returns whether somebody spins until the mutex is free, and it is.
+    #[inline]
+    fn has_spinner(&self) -> bool {
+        // SAFETY: By the type invariants, the mutex is initialized.
+        if unsafe { bindings::mutex_is_locked(&raw mut (*self.0.get()).mtx) } {
+            return false;
+        }
 
-    Ok(())
+        // This `read_volatile` is intended to correspond to the `atomic_read` in `osq_is_locked`.
+        //
+        // SAFETY: As above. It is only ever written to by atomic operations.
+        #[cfg(all(CONFIG_MUTEX_SPIN_ON_OWNER, not(CONFIG_PREEMPT_RT)))]
+        return unsafe { (&raw const (*self.0.get()).mtx.osq.tail.counter).read_volatile() } != 0;
+
+        #[cfg(not(all(CONFIG_MUTEX_SPIN_ON_OWNER, not(CONFIG_PREEMPT_RT))))]
+        false
+    }
 }
 
 /// Evidence that the mutex of an epoll set is held.
