@@ -5,14 +5,14 @@
 # The kernel's make reads Kbuild, not this file.
 
 KERNEL ?= base
-export OUT KERNEL MIRROR SECURITY_MIRROR RELOADS
+export OUT KERNEL MIRROR SECURITY_MIRROR RELOADS PROGRAMS CALLS
 
 # A variable as it was typed, for the shell.
 word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j is handed to the kernel's make alone.
 .NOTPARALLEL:
-.PHONY: all setup run check vm kselftest-install modules clean distclean help
+.PHONY: all setup run check bench vm kselftest-install modules clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -24,6 +24,9 @@ run: setup
 
 check: setup
 	@scripts/check $(call word-as-is,T)
+
+bench:
+	@scripts/bench $(call word-as-is,BENCH)
 
 vm: setup
 	@scripts/vng $(call word-as-is,CMD)

@@ -7,7 +7,9 @@
 # The cache folder, OUT:
 #   buildroot/HASH/          the build root; never changed once it has its name
 #   source/VERSION/          Linux as Debian ships it; likewise
+#   cargo/                   crates
 #   tree/ID/checkout         the checkout that this folder belongs to
+#   tree/ID/harness/         what cargo builds of harness/
 #   tree/ID/KERNEL/linux/    its patched tree, built in place
 #   tree/ID/KERNEL/stamp/    one file a stage: the hash of what it was made of
 #   tree/ID/KERNEL/mo/       the modules' objects
@@ -38,6 +40,14 @@ shopt -s nullglob
 	TREE_HOME=$OUT/tree/$(checkout_id "$TOP")
 	T=$TREE_HOME/$KERNEL
 	TREE=$T/linux
+	BIN=$TREE_HOME/harness/release
+	# What make builds there, and its path there.
+	ARCH=x86
+	IMAGE=arch/x86/boot/bzImage
+	case $KERNEL in
+	stock) SERIES=() ;;
+	um) ARCH=um IMAGE=linux ;;
+	esac
 }
 
 die() {

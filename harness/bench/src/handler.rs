@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who answers: the handler in C, or the module.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+const MODULE: &str = "kcmp_epoll";
+const LOADED: &str = "/sys/module/kcmp_epoll";
+const NOTE: &str = "/sys/module/kcmp_epoll/notes/.note.gnu.build-id";
+
+/// The module cannot be removed while it answers.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handler {
+    C,
+    Rust,
+}
+
+impl Handler {
+    /// The order of a round. It changes, so that what goes up or down in the
+    /// course of a run is not taken for a difference.
+    pub fn order(round: u32) -> [Self; 2] {
+        if round % 2 == 0 {
+            [Self::C, Self::Rust]
+        } else {
+            [Self::Rust, Self::C]
+        }
+    }
+}
+
+/// Loads and unloads the module; leaves it as it was.
+///
+/// A shell that is started before there are sets runs modprobe: to start it
+/// from here would copy, and close, a million descriptors each time.
+#[derive(Debug)]
+pub struct Switch {
+    shell: Child,
+    orders: ChildStdin,
+    results: BufReader<ChildStdout>,
+    was_loaded: bool,
+    build_id: String,
+}
+
+impl Switch {
+    pub fn new() -> Result<Self> {
+        let mut shell = Command::new("sh")
+            .args([
+                "-c",
+                "while read -r words; do modprobe $words; echo $?; done",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a shell to run modprobe in")?;
+        let orders = shell.stdin.take().context("the shell has no input")?;
+        let results = shell.stdout.take().context("the shell has no output")?;
+        let mut switch = Self {
+            shell,
+            orders,
+            results: BufReader::new(results),
+            was_loaded: is_loaded(),
+            build_id: String::new(),
+        };
+        switch.to(Handler::Rust)?;
+        let note = fs::read(NOTE).with_context(|| format!("cannot read {NOTE}"))?;
+        switch.build_id =
+            build_id(&note).with_context(|| format!("there is no build id in {NOTE}"))?;
+        Ok(switch)
+    }
+
+    /// Of the module.
+    pub fn build_id(&self) -> &str {
+        &self.build_id
+    }
+
+    pub fn to(&mut self, handler: Handler) -> Result<()> {
+        match handler {
+            Handler::Rust => {
+                if !is_loaded() {
+                    self.modprobe(MODULE)?;
+                }
+                if !is_loaded() {
+                    bail!("modprobe says that it loaded {MODULE}, but it is not there");
+                }
+            }
+            Handler::C => {
+                let mut tries = 0;
+                while is_loaded() {
+                    match self.modprobe(&format!("-r {MODULE}")) {
+                        Err(error) if tries == TRIES => return Err(error),
+                        _ => tries += 1,
+                    }
+                    if is_loaded() {
+                        sleep(PAUSE);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn modprobe(&mut self, words: &str) -> Result<()> {
+        writeln!(self.orders, "{words}").context("the shell that runs modprobe is gone")?;
+        let mut status = String::new();
+        self.results.read_line(&mut status)?;
+        if status.trim() != "0" {
+            bail!(
+                "modprobe {words} failed (status {:?}): run this as root, on a kernel of this project",
+                status.trim()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let back = if self.was_loaded {
+            Handler::Rust
+        } else {
+            Handler::C
+        };
+        if let Err(error) = self.to(back) {
+            eprintln!("# the module is not as it was before: {error:#}");
+        }
+        // It waits for input, and has nothing to lose.
+        if self.shell.kill().is_ok() {
+            let _ = self.shell.wait();
+        }
+    }
+}
+
+fn is_loaded() -> bool {
+    Path::new(LOADED).exists()
+}
+
+/// The build id in an ELF note, in hexadecimal.
+fn build_id(note: &[u8]) -> Option<String> {
+    let word = |at: usize| {
+        let bytes = note.get(at..at + 4)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?) as usize)
+    };
+    let (name, length) = (word(0)?, word(4)?);
+    let start = 12 + name.next_multiple_of(4);
+    let id = note.get(start..start + length)?;
+    (!id.is_empty()).then(|| id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_id_is_found_behind_the_name() {
+        let mut note = Vec::new();
+        for word in [4u32, 3, 3] {
+            note.extend(word.to_ne_bytes());
+        }
+        note.extend(b"GNU\0\x01\xab\xff");
+        assert_eq!(build_id(&note).as_deref(), Some("01abff"));
+        assert_eq!(build_id(&note[..note.len() - 1]), None);
+        assert_eq!(build_id(&[]), None);
+    }
+
+    #[test]
+    fn rounds_begin_with_one_and_the_other() {
+        assert_eq!(Handler::order(0), [Handler::C, Handler::Rust]);
+        assert_eq!(Handler::order(1), [Handler::Rust, Handler::C]);
+        assert_eq!(Handler::order(2), Handler::order(0));
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the handlers of `kcmp(KCMP_EPOLL_TFD)` cost, and what they cost others.
+//! `Documentation/benchmarks.rst` says what is measured, and how it is written
+//! down.
+
+mod environment;
+mod handler;
+mod measure;
+mod record;
+mod report;
+mod stats;
+mod timing;
+mod world;
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about = "Measure kcmp(KCMP_EPOLL_TFD) in C and in Rust, and draw the results"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure, as root, on the kernel that this runs on: one JSON object a line
+    Measure(measure::Options),
+    /// Show measurements as tables, and draw them
+    Report {
+        /// Files of measurements, or folders of files that are named *.jsonl
+        #[arg(required = true, value_name = "FILE|DIR")]
+        paths: Vec<PathBuf>,
+        /// Put charts in this folder
+        #[arg(long, value_name = "DIR")]
+        svg: Option<PathBuf>,
+    },
+    /// Be the process that has the set, for `measure resolve`
+    #[command(hide = true)]
+    HaveSet {
+        place: measure::Place,
+        targets: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Measure(options) => measure::run(&options),
+        Command::Report { paths, svg } => report::run(&paths, svg.as_deref()),
+        Command::HaveSet { place, targets } => measure::have_set(place, targets),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads, `head` say, has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}

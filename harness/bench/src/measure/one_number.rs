@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The time of a question if all targets have the same number: the handlers
+//! have to count.
+
+use anyhow::Result;
+
+use super::{Session, Subject};
+use crate::handler::{Handler, Switch};
+use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::timing::{Timed, in_turn, spread};
+use crate::world::Set;
+
+const SIZES: &[usize] = &[10, 100, 1_000, 10_000, 100_000];
+const ROUNDS: u32 = 15;
+
+pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
+    let build_id = switch.build_id().to_string();
+    let mut set = Set::one_number()?;
+    for targets in session.sizes(SIZES) {
+        let subject = Subject {
+            suite: Suite::OneNumber,
+            layout: Layout::OneNumber,
+            targets,
+            handler: Some(&build_id),
+        };
+        session.progress(&subject);
+        set.grow(targets)?;
+
+        let ask = |i| set.ask_offset(spread(i, targets));
+        let mut c = Timed::new(ask);
+        let mut rust = Timed::new(ask);
+        let (mut c_runs, mut rust_runs) = (Vec::new(), Vec::new());
+        for round in 0..session.rounds(ROUNDS) {
+            for handler in Handler::order(round) {
+                switch.to(handler)?;
+                let (timed, runs) = match handler {
+                    Handler::C => (&mut c, &mut c_runs),
+                    Handler::Rust => (&mut rust, &mut rust_runs),
+                };
+                timed.warm_up()?;
+                runs.extend(in_turn(9, &mut [&mut || timed.sample()])?);
+            }
+        }
+        let what = What::Call;
+        session.write(&subject, what, Variant::C, Unit::Ns, &c_runs, c.samples())?;
+        session.write(
+            &subject,
+            what,
+            Variant::Rust,
+            Unit::Ns,
+            &rust_runs,
+            rust.samples(),
+        )?;
+        session.write_compared(
+            &subject,
+            what,
+            Variant::RustByC,
+            Unit::Ratio,
+            (&rust_runs, &c_runs),
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The time of a question, by the size of the set.
+
+use anyhow::Result;
+
+use super::{Session, Subject};
+use crate::handler::{Handler, Switch};
+use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::timing::{Timed, in_turn, spread};
+use crate::world::Set;
+
+const SIZES: &[usize] = &[1, 10, 100, 1_000, 10_000, 100_000, 1_000_000];
+const ROUNDS: u32 = 11;
+
+/// One value a round. The floor, and epoll's own lookup, are measured with
+/// either handler: what they are compared with is taken in the same phase.
+#[derive(Debug, Default)]
+struct Runs {
+    asked: Vec<f64>,
+    files: Vec<f64>,
+    modify: Vec<f64>,
+}
+
+pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
+    let handler = switch.build_id().to_string();
+    let mut set = Set::distinct()?;
+    for targets in session.sizes(SIZES) {
+        let subject = Subject {
+            suite: Suite::Question,
+            layout: Layout::Distinct,
+            targets,
+            handler: Some(&handler),
+        };
+        session.progress(&subject);
+        set.grow(targets)?;
+        measure(session, switch, &subject, &set)?;
+    }
+    Ok(())
+}
+
+fn measure(
+    session: &mut Session<'_>,
+    switch: &mut Switch,
+    subject: &Subject<'_>,
+    set: &Set,
+) -> Result<()> {
+    let n = subject.targets;
+    let ask = |i| set.ask(spread(i, n));
+    let mut c = Timed::new(ask);
+    let mut rust = Timed::new(ask);
+    let mut files = Timed::new(|i| set.ask_files(spread(i, n)));
+    let mut modify = Timed::new(|i| set.modify(spread(i, n)));
+    let (mut with_c, mut with_rust) = (Runs::default(), Runs::default());
+
+    for round in 0..session.rounds(ROUNDS) {
+        for handler in Handler::order(round) {
+            switch.to(handler)?;
+            let (asked, runs) = match handler {
+                Handler::C => (&mut c, &mut with_c),
+                Handler::Rust => (&mut rust, &mut with_rust),
+            };
+            asked.warm_up()?;
+            files.warm_up()?;
+            modify.warm_up()?;
+            // The handler in C may take as long as all the others together.
+            let count = match handler {
+                Handler::C if n >= 100_000 => 3,
+                _ => 9,
+            };
+            let medians = in_turn(
+                count,
+                &mut [&mut || asked.sample(), &mut || files.sample(), &mut || {
+                    modify.sample()
+                }],
+            )?;
+            runs.asked.push(medians[0]);
+            runs.files.push(medians[1]);
+            runs.modify.push(medians[2]);
+        }
+    }
+
+    let what = What::Call;
+    let lookup: Vec<f64> = with_rust
+        .files
+        .iter()
+        .zip(&with_rust.modify)
+        .map(|(f, m)| f + m)
+        .collect();
+    let both = |a: &[f64], b: &[f64]| [a, b].concat();
+    for (variant, runs, samples) in [
+        (Variant::C, with_c.asked.clone(), c.samples()),
+        (Variant::Rust, with_rust.asked.clone(), rust.samples()),
+        (
+            Variant::KcmpFile,
+            both(&with_c.files, &with_rust.files),
+            files.samples(),
+        ),
+        (
+            Variant::CtlMod,
+            both(&with_c.modify, &with_rust.modify),
+            modify.samples(),
+        ),
+    ] {
+        session.write(subject, what, variant, Unit::Ns, &runs, samples)?;
+    }
+    for (variant, unit, pair) in [
+        (
+            Variant::RustByC,
+            Unit::Ratio,
+            (&with_rust.asked, &with_c.asked),
+        ),
+        (
+            Variant::RustByLookup,
+            Unit::Ratio,
+            (&with_rust.asked, &lookup),
+        ),
+        (
+            Variant::CMinusKcmpFile,
+            Unit::Ns,
+            (&with_c.asked, &with_c.files),
+        ),
+        (
+            Variant::RustMinusKcmpFile,
+            Unit::Ns,
+            (&with_rust.asked, &with_rust.files),
+        ),
+    ] {
+        session.write_compared(subject, what, variant, unit, (pair.0, pair.1))?;
+    }
+    Ok(())
+}

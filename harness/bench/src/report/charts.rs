@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A chart of each suite.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+
+use super::Results;
+use super::goals;
+use super::plot::{
+    Area, Axis, BLUE, GREEN, GREY, Line, Look, Marker, ORANGE, PURPLE, ToPixel, dashed, figure,
+    kinds, label, log_log, marker, stroke, tick, whisker,
+};
+use super::table::OPS;
+use super::text::{duration, thousands};
+use crate::record::{Accelerator, Layout, Suite, Variant, What};
+use crate::stats::Summary;
+
+const TARGETS: &str = "targets in the set";
+
+/// The chart of these results, if there is something to draw.
+pub fn draw(results: &Results, dir: &Path) -> Result<Option<PathBuf>> {
+    let name = match results.suite {
+        Suite::Question => "question",
+        Suite::OneNumber => "one-number",
+        Suite::Hold => "hold",
+        Suite::Ops => "ops",
+        Suite::Resolve => "resolve",
+        Suite::Criu => "criu",
+    };
+    let accelerator = match results.accelerator {
+        Accelerator::Tcg => "tcg",
+        Accelerator::Kvm => "kvm",
+        Accelerator::Um => "um",
+        Accelerator::None => "none",
+    };
+    let file = dir.join(format!("{name}-{accelerator}.svg"));
+    let drawn = match results.suite {
+        Suite::Question if results.accelerator == Accelerator::Um => inside(results, &file),
+        Suite::Question => question(results, &file),
+        Suite::OneNumber => one_number(results, &file),
+        Suite::Hold => hold(results, &file),
+        Suite::Ops => ops(results, &file),
+        Suite::Resolve => resolve(results, &file),
+        Suite::Criu => criu(results, &file),
+    }?;
+    Ok(drawn.then_some(file))
+}
+
+fn c() -> Look {
+    Look::new("C handler", ORANGE, Marker::Square)
+}
+
+fn rust() -> Look {
+    Look::new("Rust module", BLUE, Marker::Circle)
+}
+
+/// What was measured of one of them, by the number of targets.
+fn line(results: &Results, what: What, variant: Variant, layout: Layout, look: Look) -> Line {
+    let points = results
+        .sizes(what, layout)
+        .into_iter()
+        .filter_map(|targets| {
+            let m = results.find(what, variant, layout, targets)?;
+            // What is in the noise has no logarithm.
+            (m.median > 0.0).then(|| (f64::from(targets), m.into()))
+        })
+        .collect();
+    Line { look, points }
+}
+
+fn lines(results: &Results, file: &Path, title: &str, y: &str, lines: Vec<Line>) -> Result<bool> {
+    let lines: Vec<Line> = lines
+        .into_iter()
+        .filter(|line| !line.points.is_empty())
+        .collect();
+    if lines.is_empty() {
+        return Ok(false);
+    }
+    figure(file, title, &results.caption(), |area| {
+        log_log(area, TARGETS, y, &lines)
+    })?;
+    Ok(true)
+}
+
+fn question(results: &Results, file: &Path) -> Result<bool> {
+    let of = |variant, look| line(results, What::Call, variant, Layout::Distinct, look);
+    let floor = of(
+        Variant::KcmpFile,
+        Look::new("KCMP_FILE, the floor", GREY, Marker::Triangle),
+    );
+    let modify = of(
+        Variant::CtlMod,
+        Look::new("EPOLL_CTL_MOD", GREEN, Marker::Diamond),
+    );
+    let sum = |(a, b): (&(f64, Summary), &(f64, Summary))| {
+        let (a, b) = (a, b.1);
+        let sum = a.1.median + b.median;
+        (a.0, Summary::of(&[sum]))
+    };
+    let goal = Line {
+        look: Look::new("goal: KCMP_FILE + EPOLL_CTL_MOD", PURPLE, Marker::None).dashed(),
+        points: floor
+            .points
+            .iter()
+            .zip(&modify.points)
+            .map(sum)
+            .filter_map(|(x, s)| Some((x, s?)))
+            .collect(),
+    };
+    lines(
+        results,
+        file,
+        "Time of a question, by the size of the set",
+        "time of one call",
+        vec![
+            of(Variant::C, c()),
+            of(Variant::Rust, rust()),
+            goal,
+            modify,
+            floor,
+        ],
+    )
+}
+
+fn inside(results: &Results, file: &Path) -> Result<bool> {
+    let of = |variant, look| line(results, What::Call, variant, Layout::Distinct, look);
+    lines(
+        results,
+        file,
+        "Time of a question inside the kernel: beyond that of KCMP_FILE",
+        "time of one call, less KCMP_FILE",
+        vec![
+            of(Variant::CMinusKcmpFile, c()),
+            of(Variant::RustMinusKcmpFile, rust()),
+        ],
+    )
+}
+
+fn one_number(results: &Results, file: &Path) -> Result<bool> {
+    let of = |variant, look| line(results, What::Call, variant, Layout::OneNumber, look);
+    lines(
+        results,
+        file,
+        "Time of a question if all targets have the same number",
+        "time of one call",
+        vec![of(Variant::C, c()), of(Variant::Rust, rust())],
+    )
+}
+
+fn resolve(results: &Results, file: &Path) -> Result<bool> {
+    let of = |what, variant, look| line(results, what, variant, Layout::Distinct, look);
+    let called = |look: Look, name: &str| Look {
+        name: format!("{}, {name}", look.name),
+        ..look
+    };
+    let (here, there) = ("descriptors in place", "descriptors moved");
+    let triangle = |look: Look| Look {
+        marker: Marker::Triangle,
+        ..look.dashed()
+    };
+    lines(
+        results,
+        file,
+        "Time to find the owners of all targets of a set",
+        "time for the set",
+        vec![
+            of(What::ResolveMoved, Variant::C, called(triangle(c()), there)),
+            of(What::ResolveInPlace, Variant::C, called(c(), here)),
+            of(
+                What::ResolveMoved,
+                Variant::Rust,
+                called(triangle(rust()), there),
+            ),
+            of(What::ResolveInPlace, Variant::Rust, called(rust(), here)),
+        ],
+    )
+}
+
+/// Every run as a point, their median as a stroke, next to what is idle.
+fn hold(results: &Results, file: &Path) -> Result<bool> {
+    let looks = [
+        (
+            Variant::Idle,
+            Look::new("nobody asks", GREY, Marker::Triangle),
+        ),
+        (Variant::Rust, rust()),
+        (Variant::C, c()),
+    ];
+    let mut sets = Vec::new();
+    for (layout, name) in [
+        (Layout::Distinct, "each a number of its own"),
+        (Layout::OneNumber, "all with one number"),
+    ] {
+        for targets in results.sizes(What::WaitMedian, layout) {
+            let name = format!("{} targets,\n{name}", thousands(f64::from(targets)));
+            sets.push((layout, targets, name));
+        }
+    }
+    if sets.is_empty() {
+        return Ok(false);
+    }
+    let names: Vec<String> = sets.iter().map(|(_, _, name)| name.clone()).collect();
+    let values: Vec<f64> = results
+        .all
+        .iter()
+        .filter(|m| looks.iter().any(|(variant, _)| *variant == m.variant))
+        .flat_map(|m| m.runs.iter().copied())
+        .collect();
+    let draw = |area: &Area<'_>, at: &ToPixel<'_>| -> Result<()> {
+        for (kind, (layout, targets, _)) in sets.iter().enumerate() {
+            for (place, (variant, look)) in looks.iter().enumerate() {
+                for (what, dx, hollow) in [
+                    (What::WaitMedian, -0.05, false),
+                    (What::WaitMax, 0.05, true),
+                ] {
+                    let Some(m) = results.find(what, *variant, *layout, *targets) else {
+                        continue;
+                    };
+                    let x = kind as f64 + 0.2 + 0.3 * place as f64 + dx;
+                    for &run in &m.runs {
+                        marker(area, at(x, run), look, hollow)?;
+                    }
+                    stroke(area, at(x, m.median), 14, BLACK)?;
+                }
+            }
+            // Where the goal is: so much over what is idle.
+            if let Some(m) = results.find(What::WaitMedian, Variant::Idle, *layout, *targets) {
+                let y = m.median + goals::HOLD;
+                let (from, to) = (at(kind as f64 + 0.08, y), at(kind as f64 + 0.92, y));
+                dashed(area, from, to, PURPLE)?;
+            }
+        }
+        Ok(())
+    };
+    let goal = Look::new("goal: 100 µs over the idle median", PURPLE, Marker::None).dashed();
+    let all_looks = [&looks[0].1, &looks[1].1, &looks[2].1, &goal];
+    figure(
+        file,
+        "The longest wait for the set during one question: median (filled) and maximum (hollow) of a run's questions",
+        &results.caption(),
+        |area| {
+            kinds(
+                area,
+                &names,
+                &all_looks,
+                "longest wait of an EPOLL_CTL_MOD",
+                &Axis::Log,
+                &values,
+                draw,
+            )
+        },
+    )?;
+    Ok(true)
+}
+
+/// Each pair of boots a point, their median a stroke.
+fn ops(results: &Results, file: &Path) -> Result<bool> {
+    let looks = [
+        (GREEN, Marker::Triangle),
+        (BLUE, Marker::Circle),
+        (ORANGE, Marker::Square),
+    ];
+    let mut sizes: Vec<u32> = OPS
+        .iter()
+        .flat_map(|(what, _)| results.sizes(*what, Layout::Distinct))
+        .collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let looks: Vec<(u32, Look)> = sizes
+        .into_iter()
+        .zip(looks)
+        .map(|(targets, (colour, marker))| {
+            let name = match targets {
+                1 => "1 target".into(),
+                _ => format!("{} targets", thousands(f64::from(targets))),
+            };
+            (targets, Look::new(&name, colour, marker))
+        })
+        .collect();
+    let ratios: Vec<f64> = OPS
+        .iter()
+        .flat_map(|(what, _)| {
+            looks
+                .iter()
+                .flat_map(|(targets, _)| results.of_boots(*what, *targets))
+        })
+        .collect();
+    let Some(all) = Summary::of(&ratios) else {
+        return Ok(false);
+    };
+    let half = [all.max - 1.0, 1.0 - all.min, 0.05]
+        .into_iter()
+        .fold(0.0, f64::max)
+        * 1.15;
+    let names: Vec<String> = OPS.iter().map(|(_, name)| name.to_string()).collect();
+    let draw = |area: &Area<'_>, at: &ToPixel<'_>| -> Result<()> {
+        let right = OPS.len() as f64;
+        let band = [at(0.0, *goals::OPS.end()), at(right, *goals::OPS.start())];
+        area.draw(&Rectangle::new(band, PURPLE.mix(0.25).filled()))?;
+        area.draw(&PathElement::new(
+            [at(0.0, 1.0), at(right, 1.0)],
+            BLACK.mix(0.5),
+        ))?;
+        for (kind, (what, _)) in OPS.iter().enumerate() {
+            for (place, (targets, look)) in looks.iter().enumerate() {
+                let ratios = results.of_boots(*what, *targets);
+                let Some(s) = Summary::of(&ratios) else {
+                    continue;
+                };
+                let x = kind as f64 + 0.22 + 0.28 * place as f64;
+                for &ratio in &ratios {
+                    marker(area, at(x - 0.05, ratio), look, true)?;
+                }
+                whisker(area, at(x + 0.05, s.q1), at(x + 0.05, s.q3), look.colour)?;
+                marker(area, at(x + 0.05, s.median), look, false)?;
+            }
+        }
+        Ok(())
+    };
+    let goal = Look::new("goal: 0.98 to 1.02", PURPLE, Marker::None);
+    let mut all_looks: Vec<&Look> = looks.iter().map(|(_, look)| look).collect();
+    all_looks.push(&goal);
+    let axis = Axis::Linear {
+        from: 1.0 - half,
+        to: 1.0 + half,
+        format: &|v| format!("{v:.2}"),
+    };
+    figure(
+        file,
+        "Epoll's own calls, patched kernel next to unpatched: pairs of boots (hollow), their median and quartiles",
+        &results.caption(),
+        |area| {
+            let y = "time, patched / unpatched";
+            kinds(area, &names, &all_looks, y, &axis, &ratios, draw)
+        },
+    )?;
+    Ok(true)
+}
+
+/// Bars with the time on top.
+fn criu(results: &Results, file: &Path) -> Result<bool> {
+    let sizes = results.sizes(What::Dump, Layout::Distinct);
+    let looks = [(Variant::C, c()), (Variant::Rust, rust())];
+    let highest = results
+        .all
+        .iter()
+        .filter(|m| looks.iter().any(|(variant, _)| *variant == m.variant))
+        .map(|m| m.max)
+        .fold(0.0, f64::max);
+    if sizes.is_empty() || highest <= 0.0 {
+        return Ok(false);
+    }
+    let names: Vec<String> = sizes
+        .iter()
+        .map(|&targets| format!("{} targets", thousands(f64::from(targets))))
+        .collect();
+    let draw = |area: &Area<'_>, at: &ToPixel<'_>| -> Result<()> {
+        for (kind, &targets) in sizes.iter().enumerate() {
+            for (place, (variant, look)) in looks.iter().enumerate() {
+                let found = results.find(What::Dump, *variant, Layout::Distinct, targets);
+                let Some(m) = found else { continue };
+                let x = kind as f64 + 0.32 + 0.36 * place as f64;
+                let bar = [at(x - 0.15, m.median), at(x + 0.15, 0.0)];
+                area.draw(&Rectangle::new(bar, look.colour.mix(0.85).filled()))?;
+                whisker(area, at(x, m.min), at(x, m.max), BLACK)?;
+                let (x, y) = at(x, m.max);
+                label(
+                    area,
+                    &duration(m.median),
+                    (x, y - 24),
+                    15,
+                    look.colour,
+                    HPos::Center,
+                )?;
+            }
+        }
+        Ok(())
+    };
+    let axis = Axis::Linear {
+        from: 0.0,
+        to: highest * 1.12,
+        format: &|v| if v == 0.0 { "0 s".into() } else { tick(v) },
+    };
+    figure(
+        file,
+        "Time of criu dump, by the number of targets: median, least and most",
+        &results.caption(),
+        |area| {
+            let looks = [&looks[0].1, &looks[1].1];
+            kinds(area, &names, &looks, "time of one dump", &axis, &[], draw)
+        },
+    )?;
+    Ok(true)
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is to be reached, and whether it was.
+
+use std::fmt;
+
+use crate::stats::Summary;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Met,
+    /// The median misses it, but a quarter of the rounds did not.
+    Narrow,
+    Missed,
+    /// What it is compared with varies by more than the goal allows.
+    Unclear,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Met => "goal met",
+            Self::Narrow => "goal missed, within the spread",
+            Self::Missed => "goal missed",
+            Self::Unclear => "cannot tell: too much noise when idle",
+        })
+    }
+}
+
+/// To find a target costs no more than what is compared with.
+pub const LOOKUP: f64 = 1.00;
+/// At one target, next to the handler in C.
+pub const ONE_TARGET: f64 = 1.05;
+/// Under one number, next to the handler in C.
+pub const ONE_NUMBER: f64 = 1.00;
+/// Nanoseconds that a question may keep others from the set.
+pub const HOLD: f64 = 100_000.0;
+/// Epoll's own calls, next to the unpatched kernel.
+pub const OPS: std::ops::RangeInclusive<f64> = 0.98..=1.02;
+
+pub fn at_most(limit: f64, s: &Summary) -> Verdict {
+    if s.median <= limit {
+        Verdict::Met
+    } else if s.q1 <= limit {
+        Verdict::Narrow
+    } else {
+        Verdict::Missed
+    }
+}
+
+pub fn within(range: &std::ops::RangeInclusive<f64>, s: &Summary) -> Verdict {
+    if range.contains(&s.median) {
+        Verdict::Met
+    } else if s.q1 <= *range.end() && s.q3 >= *range.start() {
+        Verdict::Narrow
+    } else {
+        Verdict::Missed
+    }
+}
+
+/// How much a question adds to the wait when idle.
+pub fn hold(idle: &Summary, over: &Summary) -> Verdict {
+    if idle.q3 - idle.q1 > HOLD {
+        Verdict::Unclear
+    } else {
+        at_most(HOLD, over)
+    }
+}
+
+/// How many of them there are.
+#[derive(Debug, Default)]
+pub struct Count {
+    met: u32,
+    missed: u32,
+    unclear: u32,
+}
+
+impl Count {
+    pub fn note(&mut self, verdict: Verdict) -> Verdict {
+        match verdict {
+            Verdict::Met => self.met += 1,
+            Verdict::Narrow | Verdict::Missed => self.missed += 1,
+            Verdict::Unclear => self.unclear += 1,
+        }
+        verdict
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "goals: {} met, {} missed", self.met, self.missed)?;
+        if self.unclear > 0 {
+            write!(f, ", {} cannot be told", self.unclear)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(values: &[f64]) -> Summary {
+        Summary::of(values).unwrap()
+    }
+
+    #[test]
+    fn a_limit_is_met_at_the_limit() {
+        assert_eq!(at_most(1.0, &of(&[0.5, 1.0, 2.0])), Verdict::Met);
+        assert_eq!(at_most(1.0, &of(&[0.5, 1.1, 2.0])), Verdict::Narrow);
+        assert_eq!(at_most(1.0, &of(&[1.1, 1.1, 2.0])), Verdict::Missed);
+    }
+
+    #[test]
+    fn noise_is_no_success() {
+        let over = of(&[2e3]);
+        assert_eq!(hold(&of(&[3e3, 4e3]), &over), Verdict::Met);
+        assert_eq!(hold(&of(&[3e3, 4e3]), &of(&[1.1e5])), Verdict::Missed);
+        assert_eq!(hold(&of(&[3e3, 9e6]), &over), Verdict::Unclear);
+    }
+
+    #[test]
+    fn a_range_is_missed_on_either_side() {
+        assert_eq!(within(&OPS, &of(&[1.0])), Verdict::Met);
+        assert_eq!(within(&OPS, &of(&[0.97])), Verdict::Missed);
+        assert_eq!(within(&OPS, &of(&[1.03])), Verdict::Missed);
+        assert_eq!(within(&OPS, &of(&[1.0, 1.03, 1.05])), Verdict::Narrow);
+        assert_eq!(within(&OPS, &of(&[0.9, 0.97, 1.0])), Verdict::Narrow);
+    }
+}

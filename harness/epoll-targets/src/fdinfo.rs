@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `/proc/PID/fdinfo/EFD` shows of an epoll set.
+//!
+//! One line a target, after some that all descriptors have:
+//!
+//! ```text
+//! tfd:        5 events:       19 data:                5  pos:0 ino:5a3c sdev:10
+//! ```
+//!
+//! The lines come in the order of the set's tree. Whichever that is, targets of
+//! one number stand in it as kcmp(2) counts them, so that a target's `toff` is
+//! the number of lines before it with the same `tfd`.
+//!
+//! The kernel makes the whole text at once: a set of a million targets costs it
+//! some 100 MB while it is being read. [`Targets`] itself keeps one line, and a
+//! count for each number.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::RawFd;
+
+/// A target of an epoll set, as its fdinfo shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The number that it was added by. It may mean another file by now.
+    pub tfd: u32,
+    /// How many targets of that number come before it.
+    pub toff: u32,
+    /// What is waited for.
+    pub events: Events,
+    /// What the program gets back with an event.
+    pub data: u64,
+    /// The file's position.
+    pub pos: Option<i64>,
+    /// The file's inode. Kernels before 4.13 show none.
+    pub inode: Option<Inode>,
+}
+
+/// An inode, as fdinfo names it.
+///
+/// It identifies an open file only roughly: all eventfds have one inode, both
+/// ends of a pipe do, and a file can be opened twice. For files on overlayfs or
+/// btrfs it differs from what stat(2) says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Inode {
+    /// The inode's number.
+    pub ino: u64,
+    /// Major number of the file system's device.
+    pub major: u32,
+    /// Minor number of the file system's device.
+    pub minor: u32,
+}
+
+/// The events of a target, in the kernel's bits.
+///
+/// ```
+/// use epoll_targets::fdinfo::Events;
+///
+/// assert_eq!(Events(0x8000_0005).to_string(), "IN|OUT|ET");
+/// assert_eq!(Events(0x0100_0001).to_string(), "IN|0x1000000");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Events(
+    /// The bits.
+    pub u32,
+);
+
+impl Events {
+    /// The names of the bits, as in epoll_ctl(2) without `EPOLL`.
+    pub const NAMES: [(u32, &'static str); 16] = [
+        (0x1, "IN"),
+        (0x2, "PRI"),
+        (0x4, "OUT"),
+        (0x8, "ERR"),
+        (0x10, "HUP"),
+        (0x20, "NVAL"),
+        (0x40, "RDNORM"),
+        (0x80, "RDBAND"),
+        (0x100, "WRNORM"),
+        (0x200, "WRBAND"),
+        (0x400, "MSG"),
+        (0x2000, "RDHUP"),
+        (1 << 28, "EXCLUSIVE"),
+        (1 << 29, "WAKEUP"),
+        (1 << 30, "ONESHOT"),
+        (1 << 31, "ET"),
+    ];
+
+    /// `EPOLLERR` and `EPOLLHUP`, which the kernel adds to whatever is asked for.
+    pub const ALWAYS: Events = Events(0x18);
+
+    /// How to wait, rather than what for: `EXCLUSIVE`, `WAKEUP`, `ONESHOT`, `ET`.
+    const MODES: u32 = 0xf << 28;
+
+    /// Without the bits of `other`.
+    pub fn without(self, other: Events) -> Events {
+        Events(self.0 & !other.0)
+    }
+
+    /// Whether nothing is waited for: a `ONESHOT` target whose event has come.
+    ///
+    /// ```
+    /// use epoll_targets::fdinfo::Events;
+    ///
+    /// assert!(Events(1 << 30).is_disarmed());
+    /// assert!(!Events(1 << 30 | 0x19).is_disarmed());
+    /// ```
+    pub fn is_disarmed(self) -> bool {
+        self.0 & !Self::MODES == 0
+    }
+
+    /// The names of the bits that are set, from the lowest; none for bits that
+    /// have no name.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES
+            .into_iter()
+            .filter(move |(bit, _)| self.0 & bit != 0)
+            .map(|(_, name)| name)
+    }
+
+    /// The bits that have no name.
+    pub fn unnamed(self) -> u32 {
+        self.0 & !Self::NAMES.iter().fold(0, |all, (bit, _)| all | bit)
+    }
+}
+
+impl fmt::Display for Events {
+    /// `IN|OUT|ET`; bits without a name in hexadecimal; `0` if there are none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for name in self.names() {
+            write!(f, "{separator}{name}")?;
+            separator = "|";
+        }
+        match self.unnamed() {
+            0 if separator.is_empty() => f.write_str("0"),
+            0 => Ok(()),
+            rest => write!(f, "{separator}{rest:#x}"),
+        }
+    }
+}
+
+/// A line that begins as a target does, and goes on otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    /// Which line, from 1.
+    pub line: u64,
+    /// What it says.
+    pub text: String,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, text } = self;
+        write!(f, "line {line} is no target of an epoll set: {text:?}")
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// Reads the targets from the text of an fdinfo, line by line.
+///
+/// Lines that do not begin with `tfd:` are skipped, whatever they are, and so is
+/// what a later kernel may put behind the known fields. The first error ends it.
+///
+/// # Errors
+///
+/// Each item is a target or an error: of the reader, or
+/// [`InvalidData`](io::ErrorKind::InvalidData) with a [`ParseError`] inside.
+///
+/// ```
+/// use epoll_targets::fdinfo::Targets;
+///
+/// let text = "\
+/// pos:\t0
+/// flags:\t02
+/// tfd:        5 events:       19 data:       10  pos:0 ino:5a3c sdev:10
+/// tfd:        5 events:       19 data:       11  pos:0 ino:5a3d sdev:10
+/// ";
+/// let targets: Vec<_> = Targets::new(text.as_bytes()).collect::<Result<_, _>>()?;
+/// assert_eq!((targets[1].tfd, targets[1].toff), (5, 1));
+/// assert_eq!(targets[1].data, 0x11);
+///
+/// let error = Targets::new(&b"tfd: five"[..]).next().unwrap().unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "line 1 is no target of an epoll set: \"tfd: five\""
+/// );
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Targets<R> {
+    reader: Option<R>,
+    line: u64,
+    text: Vec<u8>,
+    counts: HashMap<u32, u32>,
+}
+
+impl<R: BufRead> Targets<R> {
+    /// Reads from the beginning of an fdinfo.
+    pub fn new(reader: R) -> Self {
+        Self {
+            reader: Some(reader),
+            line: 0,
+            text: Vec::new(),
+            counts: HashMap::new(),
+        }
+    }
+
+    fn read(&mut self) -> io::Result<Option<Target>> {
+        while let Some(reader) = &mut self.reader {
+            self.line += 1;
+            self.text.clear();
+            if reader.read_until(b'\n', &mut self.text)? == 0 {
+                break;
+            }
+            if !self.text.starts_with(b"tfd:") {
+                continue;
+            }
+            let mut target = std::str::from_utf8(&self.text)
+                .ok()
+                .and_then(parse)
+                .ok_or_else(|| {
+                    let text = String::from_utf8_lossy(self.text.trim_ascii_end()).into_owned();
+                    let line = self.line;
+                    io::Error::new(io::ErrorKind::InvalidData, ParseError { line, text })
+                })?;
+            let count = self.counts.entry(target.tfd).or_default();
+            target.toff = *count;
+            *count += 1;
+            return Ok(Some(target));
+        }
+        Ok(None)
+    }
+}
+
+impl<R: BufRead> Iterator for Targets<R> {
+    type Item = io::Result<Target>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.read().transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.reader = None;
+        }
+        next
+    }
+}
+
+/// The fields of a line, `toff` left 0.
+fn parse(line: &str) -> Option<Target> {
+    let (tfd, rest) = field(line, "tfd:")?;
+    let (events, rest) = field(rest, "events:")?;
+    let (data, rest) = field(rest, "data:")?;
+    let mut target = Target {
+        tfd: tfd.parse::<i32>().ok()?.try_into().ok()?,
+        toff: 0,
+        events: Events(hex(events)?.try_into().ok()?),
+        data: hex(data)?,
+        pos: None,
+        inode: None,
+    };
+    if let Some((pos, rest)) = field(rest, "pos:") {
+        let (ino, rest) = field(rest, "ino:")?;
+        let (sdev, _) = field(rest, "sdev:")?;
+        let sdev: u32 = hex(sdev)?.try_into().ok()?;
+        target.pos = Some(pos.parse().ok()?);
+        // As the kernel keeps it: 12 bits and 20.
+        target.inode = Some(Inode {
+            ino: hex(ino)?,
+            major: sdev >> 20,
+            minor: sdev & 0xf_ffff,
+        });
+    }
+    Some(target)
+}
+
+/// The value behind `name` at the beginning of `text`, and the rest.
+fn field<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
+    let text = text.trim_start().strip_prefix(name)?.trim_start();
+    let end = text.find(char::is_whitespace).unwrap_or(text.len());
+    Some(text.split_at(end))
+}
+
+/// Digits only: no sign, which from_str_radix() would take.
+fn hex(digits: &str) -> Option<u64> {
+    if digits.starts_with('+') {
+        return None;
+    }
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// Reads the targets of the set that is descriptor `efd` of `pid`.
+///
+/// If it is not an epoll set, there are none.
+///
+/// # Errors
+///
+/// Those of opening the file: `NotFound` if there is no such process or
+/// descriptor, `PermissionDenied` if the caller may not read the process as with
+/// ptrace(2); then those of [`Targets`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use epoll_targets::fdinfo;
+/// use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+/// use std::os::fd::AsRawFd;
+///
+/// let set = epoll::create(CreateFlags::CLOEXEC)?;
+/// let (reader, _writer) = rustix::pipe::pipe()?;
+/// epoll::add(&set, &reader, EventData::new_u64(77), EventFlags::IN)?;
+///
+/// let pid = std::process::id() as i32;
+/// let target = fdinfo::read(pid, set.as_raw_fd())?.next().unwrap()?;
+/// assert_eq!(target.tfd, reader.as_raw_fd() as u32);
+/// assert_eq!(target.data, 77);
+/// assert_eq!(target.events.to_string(), "IN|ERR|HUP");
+/// # Ok(()) }
+/// ```
+pub fn read(pid: i32, efd: RawFd) -> io::Result<Targets<BufReader<File>>> {
+    let file = File::open(format!("/proc/{pid}/fdinfo/{efd}"))?;
+    Ok(Targets::new(BufReader::with_capacity(1 << 16, file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As the kernel's ep_show_fdinfo() does.
+    fn line(t: &Target) -> String {
+        let known = format!(
+            "tfd: {:8} events: {:8x} data: {:16x} ",
+            t.tfd, t.events.0, t.data
+        );
+        match (t.pos, t.inode) {
+            (Some(pos), Some(inode)) => format!(
+                "{known} pos:{pos} ino:{:x} sdev:{:x}\n",
+                inode.ino,
+                inode.major << 20 | inode.minor
+            ),
+            _ => known + "\n",
+        }
+    }
+
+    fn all(text: &[u8]) -> io::Result<Vec<Target>> {
+        Targets::new(text).collect()
+    }
+
+    fn target() -> impl Strategy<Value = Target> {
+        let place = (any::<i64>(), any::<u64>(), 0..1u32 << 12, 0..1u32 << 20);
+        // Few numbers, so that some come more than once.
+        let number = prop_oneof![0..4u32, 0..=i32::MAX as u32];
+        (
+            number,
+            any::<u32>(),
+            any::<u64>(),
+            proptest::option::of(place),
+        )
+            .prop_map(|(tfd, events, data, place)| Target {
+                tfd,
+                toff: 0,
+                events: Events(events),
+                data,
+                pos: place.map(|(pos, ..)| pos),
+                inode: place.map(|(_, ino, major, minor)| Inode { ino, major, minor }),
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read(targets in proptest::collection::vec(target(), 0..20)) {
+            let mut counts = HashMap::new();
+            let mut text = String::from("pos:\t0\nflags:\t02000002\nmnt_id:\t17\n");
+            let mut expected = Vec::new();
+            for mut target in targets {
+                text += &line(&target);
+                let count = counts.entry(target.tfd).or_insert(0);
+                target.toff = *count;
+                *count += 1;
+                expected.push(target);
+            }
+            prop_assert_eq!(all(text.as_bytes()).unwrap(), expected);
+        }
+
+        #[test]
+        fn any_bytes_give_targets_or_an_error(text: Vec<u8>) {
+            let _ = all(&text);
+        }
+
+        #[test]
+        fn any_words_give_targets_or_an_error(
+            text in "(tfd:|events:|data:|pos:|ino:|sdev:|[ \t\n]|-?[0-9a-g]{1,17}){0,20}",
+        ) {
+            let lines = text.lines().filter(|l| l.starts_with("tfd:")).count();
+            if let Ok(targets) = all(text.as_bytes()) {
+                prop_assert_eq!(targets.len(), lines);
+            }
+        }
+
+        #[test]
+        fn events_are_all_named(bits: u32) {
+            let back = Events(bits).to_string().split('|').fold(0, |sum, name| {
+                let bit = Events::NAMES.iter().find(|(_, n)| *n == name);
+                sum | match (bit, name.strip_prefix("0x")) {
+                    (Some((bit, _)), _) => *bit,
+                    (None, Some(rest)) => u32::from_str_radix(rest, 16).unwrap(),
+                    (None, None) => name.parse().unwrap(),
+                }
+            });
+            prop_assert_eq!(back, bits);
+        }
+    }
+
+    #[test]
+    fn old_and_new_kernels() {
+        let text = b"tfd: 3 events: 19 data: 0\n\
+                     tfd: 3 events: 19 data: 1  pos:-1 ino:a sdev:800001 more:1\n\
+                     a line of a later kernel";
+        let targets = all(text).unwrap();
+        assert_eq!((targets[0].pos, targets[0].inode), (None, None));
+        assert_eq!(targets[1].pos, Some(-1));
+        let (ino, major, minor) = (10, 8, 1);
+        assert_eq!(targets[1].inode, Some(Inode { ino, major, minor }));
+        assert_eq!(targets.len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_with_its_line() {
+        for wrong in [
+            "tfd:",
+            "tfd: -1 events: 19 data: 0",
+            "tfd: 2147483648 events: 19 data: 0",
+            "tfd: 3 events: 100000000 data: 0",
+            "tfd: 3 events: +19 data: 0",
+            "tfd: 3 events: 19 data: 10000000000000000",
+            "tfd: 3 events: 19",
+            "tfd: 3 events: 19 data: 0  pos:0 ino:1",
+            "tfd: 3 events: 19 data: 0  pos:0 ino:1 sdev:100000000",
+            "tfd: 3 event\u{0}s: 19 data: 0",
+        ] {
+            let text = format!("pos:\t0\n{wrong}\ntfd: 3 events: 19 data: 0\n");
+            let mut targets = Targets::new(text.as_bytes());
+            let error = targets.next().unwrap().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            let inner: Option<&ParseError> = error.get_ref().and_then(|e| e.downcast_ref());
+            let expected = ParseError {
+                line: 2,
+                text: wrong.into(),
+            };
+            assert_eq!(inner, Some(&expected));
+            assert!(targets.next().is_none(), "the first error ends it");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_an_error_only_in_a_target() {
+        assert_eq!(all(b"\xff\xfe\n").unwrap(), []);
+        assert!(all(b"tfd: 3 events: 19 data: 0 \xff\n").is_err());
+    }
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who has the open files that epoll sets watch?
+//!
+//! For each target of each epoll set of some processes, [`Resolver`] finds the
+//! descriptors whose open file it is. kcmp(2) alone decides; everything else that
+//! is known only says whom to ask about first:
+//!
+//! 1. The descriptor of the number that the target was added by, in the process
+//!    of the set. That is it, most often, for one call.
+//! 2. Sockets and pipes whose inode is the target's: up to four of them. (Other
+//!    inodes say little, and stat(2) can hang on a file system whose server is
+//!    gone; the links in `/proc` show these.)
+//! 3. The process's other descriptors: they are sorted by their files, once, and
+//!    searched.
+//! 4. All descriptors of all processes that may be searched, likewise.
+//! 5. The descriptors are listed again, and their order is checked. New ones are
+//!    asked about. If one has come to mean another file, it may have led a search
+//!    astray: then the search is repeated without it, and it is asked about by
+//!    itself. (If the search can tell by itself, it asks about each one instead.)
+//!
+//! Steps 3 to 5 are for the targets that are left, and if none is, nothing is
+//! sorted. Processes or threads that share a table of descriptors count as one.
+//!
+//! # How many calls
+//!
+//! For *n* targets and *m* descriptors, with processes that hold still, at most
+//!
+//! - *m* (⌈log₂ *m*⌉ + 3) to sort descriptors, and
+//! - *n* (28 + 2 ⌈log₂ (*m* + 1)⌉) to ask about targets, and one more for each
+//!   further process that has inherited the set,
+//!
+//! where *m* leaves out processes that need not be searched. It is *n* if each
+//! target still is what its number means. To this add *e* ⌈log₂ *e*⌉ to tell *e*
+//! descriptors of epoll sets apart, and a call to see that a process may be looked
+//! into, with some more if others have descriptors that look just the same.
+//! [`Report::calls`] counts.
+//!
+//! # While the processes run on
+//!
+//! An owner that is named was the owner when kcmp(2) said so, and may not be now.
+//! [`Owner::NoOne`] says that none was found, though the order held from before
+//! the search until after it. If descriptors came or went in that time, up to 64
+//! such targets are asked about with each descriptor there is, as no order can
+//! mislead that; but one that is sent to and fro over a socket can escape still.
+//! At the end each set is read
+//! again: targets that have gone are left out, and those that have come, or taken
+//! the place of others, are resolved then and marked as
+//! [`changed`](Resolved::changed). Stop the processes first to be sure.
+
+mod session;
+
+use crate::fdinfo::Target;
+use crate::kcmp::{self, Support};
+use session::Session;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+
+/// A descriptor of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Descriptor {
+    /// The process, in the caller's PID namespace.
+    pub pid: i32,
+    /// The descriptor's number.
+    pub fd: RawFd,
+}
+
+impl fmt::Display for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.pid, self.fd)
+    }
+}
+
+/// Who has the open file that a target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The number that it was added by, in a process that has the set.
+    ///
+    /// Others may have the file too; they have not been looked for.
+    SameNumber(Descriptor),
+    /// Other descriptors: one at least, those of the set's process first.
+    ///
+    /// At most eight are named, and there may be more: the search ends with the
+    /// process that has it, or the inode that leads to it.
+    Others(Vec<Descriptor>),
+    /// None of the processes that were searched: a *zombie*. Something else holds
+    /// the file: a process that was not searched, or may not be; a message on a
+    /// socket that was not received yet; io_uring; a system call going on.
+    NoOne,
+    /// The set or the target went away before the kernel could tell, or no owner
+    /// was found while descriptors kept changing what they mean.
+    Unknown,
+}
+
+/// What the number that a target was added by means now, in the set's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// The target, still.
+    Target,
+    /// Nothing: it is closed.
+    Closed,
+    /// Another open file: what the link of the descriptor says.
+    Other(OsString),
+    /// It is open, and could not be compared with the target.
+    Unknown,
+}
+
+/// A target, and who has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The target.
+    pub target: Target,
+    /// Who has it.
+    pub owner: Owner,
+    /// What its number means.
+    pub number: Number,
+    /// It came, or took the place of another, while we looked.
+    pub changed: bool,
+}
+
+impl Resolved {
+    /// Whether nobody was found to have it open, so that its events come for a
+    /// descriptor that is closed.
+    pub fn is_zombie(&self) -> bool {
+        self.owner == Owner::NoOne
+    }
+
+    /// Whether its number means another file now.
+    pub fn is_stale(&self) -> bool {
+        matches!(self.number, Number::Other(_))
+    }
+}
+
+/// An epoll set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// The process that it was looked at in.
+    pub pid: i32,
+    /// Its descriptor there.
+    pub efd: RawFd,
+    /// Further descriptors of the same set, of any of the processes.
+    pub also: Vec<Descriptor>,
+    /// Its targets, in the order of the kernel.
+    pub targets: Vec<Resolved>,
+}
+
+/// A process or a set that could not be looked into.
+#[derive(Debug)]
+pub struct Skipped {
+    /// The process.
+    pub pid: i32,
+    /// The epoll set; the whole process if there is none.
+    pub efd: Option<RawFd>,
+    /// Why: `PermissionDenied` if the caller may not read the process as with
+    /// ptrace(2), `NotFound` or `ESRCH` if it does not exist.
+    pub error: io::Error,
+}
+
+/// How many times the kernel was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Comparisons of two descriptors: `KCMP_FILE`.
+    pub file: u64,
+    /// Comparisons of a descriptor with a target: `KCMP_EPOLL_TFD`.
+    pub epoll_tfd: u64,
+    /// Comparisons of two tables of descriptors: `KCMP_FILES`. One for each
+    /// process, to see whether it may be compared, and those between processes
+    /// whose tables look the same.
+    pub tables: u64,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The epoll sets, by pid and descriptor.
+    pub sets: Vec<Set>,
+    /// What could not be looked into, or went away meanwhile.
+    pub skipped: Vec<Skipped>,
+    /// How many tables of descriptors were listed.
+    pub tables: usize,
+    /// How many descriptors are in them.
+    pub descriptors: usize,
+    /// How many times the kernel was asked.
+    pub calls: Calls,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Targets are being resolved.
+    Targets {
+        /// So many are.
+        done: usize,
+        /// Of so many.
+        total: usize,
+    },
+    /// Descriptors are being sorted.
+    Sorting {
+        /// So many calls were needed for it.
+        done: u64,
+        /// Of at most so many.
+        total: u64,
+    },
+}
+
+/// Which processes?
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scope {
+    These(Vec<i32>),
+    All,
+}
+
+/// Resolves the targets of epoll sets. See the [module](self).
+pub struct Resolver<'a> {
+    sets_of: Scope,
+    search_all: bool,
+    progress: Box<dyn FnMut(Progress) + 'a>,
+}
+
+impl fmt::Debug for Resolver<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver")
+            .field("sets_of", &self.sets_of)
+            .field("search_all", &self.search_all)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Resolver<'a> {
+    fn with(sets_of: Scope) -> Self {
+        Self {
+            sets_of,
+            search_all: false,
+            progress: Box::new(|_| {}),
+        }
+    }
+
+    /// Looks at the epoll sets of these processes, and searches them for owners.
+    /// Threads whose table of descriptors is their own can be named like
+    /// processes.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use epoll_targets::resolve::Resolver;
+    /// # use epoll_targets::kcmp::{self, Support};
+    /// # if kcmp::support() != Support::Epoll { return Ok(()) }
+    ///
+    /// let report = Resolver::new([std::process::id() as i32]).resolve()?;
+    /// for set in &report.sets {
+    ///     let zombies = set.targets.iter().filter(|t| t.is_zombie()).count();
+    ///     println!("{}: {zombies} that nobody has open", set.efd);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn new(pids: impl IntoIterator<Item = i32>) -> Self {
+        Self::with(Scope::These(pids.into_iter().collect()))
+    }
+
+    /// Looks at the epoll sets of all processes, and searches them for owners.
+    pub fn everyone() -> Self {
+        Self::with(Scope::All)
+    }
+
+    /// Searches all processes for the owners of what is left unresolved.
+    #[must_use]
+    pub fn search_everyone(mut self) -> Self {
+        self.search_all = true;
+        self
+    }
+
+    /// Tells how far it is from time to time.
+    #[must_use]
+    pub fn on_progress(mut self, tell: impl FnMut(Progress) + 'a) -> Self {
+        self.progress = Box::new(tell);
+        self
+    }
+
+    /// Resolves all targets.
+    ///
+    /// # Errors
+    ///
+    /// - `Unsupported` if the kernel has no `KCMP_EPOLL_TFD`, and
+    ///   `PermissionDenied` if kcmp(2) is forbidden altogether; both with the
+    ///   message of [`Support`]
+    /// - what kcmp(2) has no reason to return, [`kcmp::Unordered`] among them
+    /// - those of listing `/proc`, if all processes are meant
+    ///
+    /// What belongs to one process or set only is in [`Report::skipped`].
+    pub fn resolve(self) -> io::Result<Report> {
+        let kind = match kcmp::support() {
+            Support::Epoll => return Session::new(self).run(),
+            Support::NoEpoll | Support::Missing => io::ErrorKind::Unsupported,
+            Support::Forbidden => io::ErrorKind::PermissionDenied,
+        };
+        Err(io::Error::new(kind, kcmp::support().to_string()))
+    }
+}

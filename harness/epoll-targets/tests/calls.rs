@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How many calls it takes. A file of its own, with one test: nothing else may go
+//! on in the process.
+
+mod common;
+
+use common::{add, can, copy, file, found, new_set, pid};
+use epoll_targets::resolve::{Number, Owner, Resolver};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const N: usize = 1000;
+
+fn log2(n: usize) -> u64 {
+    u64::from(n.next_power_of_two().trailing_zeros())
+}
+
+#[test]
+fn a_thousand_targets() {
+    if !can() {
+        return;
+    }
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+
+    let set = new_set();
+    let mut files: Vec<OwnedFd> = (0..N).map(|_| file()).collect();
+    for (data, file) in (0..).zip(&files) {
+        add(&set, file, data);
+    }
+
+    // Each is what its number means.
+    let report = Resolver::new([pid()]).search_everyone().resolve().unwrap();
+    let targets = &found(&report, &set).targets;
+    assert_eq!(targets.len(), N);
+    for target in targets {
+        assert_eq!(target.number, Number::Target);
+        let fd = files[target.target.data as usize].as_raw_fd();
+        assert_eq!(target.target.tfd, fd as u32);
+    }
+    assert_eq!(report.calls.epoll_tfd, N as u64);
+    assert_eq!(report.calls.file, 0);
+    assert_eq!(report.calls.tables, 1);
+    assert_eq!(report.tables, 1);
+
+    // Each has another number, and each second number means another file.
+    let copies: Vec<OwnedFd> = files.iter().map(copy).collect();
+    let other = file();
+    for (number, file) in files.iter_mut().enumerate() {
+        if number % 2 == 0 {
+            rustix::io::dup3(&other, file, rustix::io::DupFlags::CLOEXEC).unwrap();
+        }
+    }
+    let mut number = 0;
+    files.retain(|_| {
+        number += 1;
+        number % 2 == 1
+    });
+    let report = Resolver::new([pid()]).search_everyone().resolve().unwrap();
+    let targets = &found(&report, &set).targets;
+    assert_eq!(targets.len(), N);
+    for target in targets {
+        let data = target.target.data as usize;
+        let fd = copies[data].as_raw_fd();
+        match &target.owner {
+            Owner::Others(owners) => {
+                assert_eq!(owners[..].iter().map(|o| o.fd).collect::<Vec<_>>(), [fd])
+            }
+            owner => panic!("{data}: {owner:?}"),
+        }
+        assert_eq!(target.is_stale(), data % 2 == 0);
+    }
+    let m = report.descriptors;
+    assert!(m >= N + N / 2);
+    // Sorted once, and each target searched for once.
+    let calls = report.calls;
+    assert!(calls.file > 0 && calls.file <= m as u64 * log2(m));
+    assert!(calls.epoll_tfd <= N as u64 * (1 + log2(m + 1)));
+    println!("{m} descriptors, {N} targets: {calls:?}");
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Programs that CRIU dumps and restores, and that say afterwards what became
+//! of their epoll sets.
+
+mod scenario;
+#[path = "../../criu/subject.rs"]
+mod subject;
+mod verify;
+mod world;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{alarm, pause, setsid};
+
+use subject::{Answer, Subject};
+
+/// Nobody looks after one that was left behind; it ends itself.
+const LIFETIME: u32 = 900;
+
+/// Besides its targets a subject has few descriptors.
+const SPARE: u64 = 64;
+
+const NR_OPEN: &str = "/proc/sys/fs/nr_open";
+
+/// Programs for CRIU to dump.
+#[derive(Debug, Parser)]
+#[command(name = "criu-subject")]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Be dumped: write DIR/ready, and DIR/report after a SIGUSR1
+    Run {
+        scenario: String,
+        #[arg(long, default_value_t = 100)]
+        targets: u32,
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Print the seconds that `criu dump` takes with so many eventfd targets
+    BenchDump { targets: u32 },
+    /// Hold what was inherited until killed
+    #[command(hide = true)]
+    Hold,
+}
+
+fn main() -> Result<()> {
+    match Options::parse().command {
+        Command::Run {
+            scenario,
+            targets,
+            dir,
+        } => run(&scenario, targets, &dir),
+        Command::BenchDump { targets } => bench_dump(targets),
+        Command::Hold => loop {
+            pause();
+        },
+    }
+}
+
+fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
+    // CRIU dumps sessions as a whole.
+    setsid()?;
+    alarm::set(LIFETIME);
+    let verify = SigSet::from(Signal::SIGUSR1);
+    verify.thread_block()?;
+    allow_descriptors(u64::from(targets) + SPARE)?;
+
+    let mut world = scenario::build(scenario, targets)?;
+    let before = world.snapshot()?;
+    publish(dir, "ready", "")?;
+    // What was dumped here goes on here.
+    verify.wait()?;
+    let report = verify::verify(&mut world, &before)?;
+    publish(dir, "report", &report.to_string())
+}
+
+/// Make a file that is complete once it is there.
+fn publish(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let new = dir.join("new");
+    fs::write(&new, text)?;
+    fs::rename(new, dir.join(name)).with_context(|| format!("cannot publish '{name}'"))
+}
+
+fn allow_descriptors(wanted: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if wanted <= soft {
+        return Ok(());
+    }
+    let limit: u64 = fs::read_to_string(NR_OPEN)?.trim().parse()?;
+    if wanted > limit {
+        fs::write(NR_OPEN, wanted.to_string())
+            .with_context(|| format!("cannot raise {NR_OPEN}"))?;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
+        .with_context(|| format!("cannot have {wanted} descriptors"))
+}
+
+fn bench_dump(targets: u32) -> Result<()> {
+    let program = std::env::current_exe()?;
+    let mut subject = Subject::start(&program, "many", targets, None)?;
+    match subject.dump(&[])? {
+        Answer::Done(took) => println!("{:.3}", took.as_secs_f64()),
+        Answer::Refused(message) => bail!("criu: {message}"),
+    }
+    Ok(())
+}

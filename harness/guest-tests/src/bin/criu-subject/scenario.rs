@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What can be dumped.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+use nix::sys::signal::Signal;
+use nix::unistd::dup2_stdin;
+use rustix::event::epoll::EventFlags;
+use rustix::io::fcntl_dupfd_cloexec;
+
+use crate::world::{Mode, Source, World};
+
+pub fn build(name: &str, targets: u32) -> Result<World> {
+    let mut world = World::default();
+    let set = world.set()?;
+    match name {
+        "plain" => plain(&mut world, set)?,
+        "many" => {
+            for _ in 0..targets {
+                let source = world.source(Source::counter()?);
+                world.watch(set, source, Mode::Level)?;
+            }
+        }
+        "one-number" => under(&mut world, set, targets, 702)?,
+        "two-numbers" => {
+            under(&mut world, set, 3, 702)?;
+            under(&mut world, set, 2, 701)?;
+        }
+        "reused-number" => reused(&mut world, set)?,
+        "nested" => nested(&mut world, set)?,
+        "edge" => edge(&mut world, set)?,
+        "flags" => flags(&mut world, set)?,
+        "oneshot" => {
+            for source in [Source::counter()?, Source::pipe()?] {
+                let source = world.source(source);
+                world.watch(set, source, Mode::Oneshot)?;
+            }
+        }
+        "disarmed" => disarmed(&mut world, set)?,
+        "twice" => {
+            let source = world.source(Source::counter()?);
+            world.watch(set, source, Mode::Level)?;
+            world.watch_under(set, source, 704)?;
+        }
+        "child" => child(&mut world, set)?,
+        "nobody" => nobody(&mut world, set)?,
+        _ => bail!("there is no scenario '{name}'"),
+    }
+    Ok(world)
+}
+
+/// A file of each kind, and one that is ready.
+fn plain(world: &mut World, set: usize) -> Result<()> {
+    for source in [
+        Source::counter()?,
+        Source::pipe()?,
+        Source::pair()?,
+        Source::timer()?,
+        Source::signals(Signal::SIGUSR2)?,
+        Source::counter()?,
+    ] {
+        let source = world.source(source);
+        let target = world.watch(set, source, Mode::Level)?;
+        world.ready = vec![target];
+    }
+    world.fire(world.targets[world.ready[0]].source)
+}
+
+/// So many under one number, which is closed each time.
+fn under(world: &mut World, set: usize, targets: u32, number: i32) -> Result<()> {
+    for _ in 0..targets {
+        let source = world.source(Source::counter()?);
+        world.watch_under(set, source, number)?;
+    }
+    Ok(())
+}
+
+/// A number that means another file by now, which is watched, too.
+fn reused(world: &mut World, set: usize) -> Result<()> {
+    let first = world.source(Source::pipe()?);
+    world.watch_under(set, first, 702)?;
+    let second = world.source(Source::counter_from(702)?);
+    world.watch(set, second, Mode::Level)?;
+    Ok(())
+}
+
+/// Sets in sets, and one that is in two.
+fn nested(world: &mut World, outer: usize) -> Result<()> {
+    let (middle, inner) = (world.set()?, world.set()?);
+    let middle_source = world.source(Source::Set(middle));
+    let inner_source = world.source(Source::Set(inner));
+    world.watch(outer, middle_source, Mode::Level)?;
+    world.watch(outer, inner_source, Mode::Level)?;
+    world.watch(middle, inner_source, Mode::Level)?;
+    for set in [outer, middle, inner] {
+        let source = world.source(Source::counter()?);
+        world.watch(set, source, Mode::Level)?;
+    }
+    Ok(())
+}
+
+/// One that has not reported, one that would, and one that has: it reports
+/// nothing until there is more to read.
+fn edge(world: &mut World, set: usize) -> Result<()> {
+    let mut targets = Vec::new();
+    for _ in 0..3 {
+        let source = world.source(Source::pipe()?);
+        targets.push(world.watch(set, source, Mode::Edge)?);
+    }
+    world.fire(world.targets[targets[2]].source)?;
+    world.collect(set, true)?;
+    world.fire(world.targets[targets[1]].source)?;
+    world.ready = vec![targets[1]];
+    Ok(())
+}
+
+/// Bits of all kinds.
+fn flags(world: &mut World, set: usize) -> Result<()> {
+    for events in [
+        EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP,
+        EventFlags::IN | EventFlags::EXCLUSIVE,
+        EventFlags::IN | EventFlags::MSG,
+    ] {
+        let source = world.source(Source::pair()?);
+        world.watch_for(set, source, Mode::Level, events)?;
+    }
+    let source = world.source(Source::pair()?);
+    world.watch_for(
+        set,
+        source,
+        Mode::Edge,
+        EventFlags::IN | EventFlags::EXCLUSIVE,
+    )?;
+    Ok(())
+}
+
+/// Oneshots that have reported, one of them with its file still ready.
+fn disarmed(world: &mut World, set: usize) -> Result<()> {
+    for drained in [true, false] {
+        let source = world.source(Source::counter()?);
+        world.watch(set, source, Mode::Disarmed)?;
+        world.fire(source)?;
+        world.collect(set, true)?;
+        if drained {
+            world.drain(source)?;
+        }
+    }
+    Ok(())
+}
+
+/// A file that a child has open, and we do not.
+fn child(world: &mut World, set: usize) -> Result<()> {
+    let (far, source) = Source::far_pipe()?;
+    let source = world.source(source);
+    world.watch_foreign(set, source, far.as_fd())?;
+    // It ends with our group.
+    Command::new(std::env::current_exe()?)
+        .arg("hold")
+        .stdin(Stdio::from(far))
+        .spawn()?;
+    Ok(())
+}
+
+/// A file that only whoever started us has open, besides ordinary ones.
+fn nobody(world: &mut World, set: usize) -> Result<()> {
+    let source = world.source(Source::Lost);
+    let held = fcntl_dupfd_cloexec(std::io::stdin(), 900)?;
+    world.watch_foreign(set, source, held.as_fd())?;
+    drop(held);
+    dup2_stdin(File::open("/dev/null")?)?;
+    let source = world.source(Source::counter()?);
+    world.watch(set, source, Mode::Level)?;
+    Ok(())
+}

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Epoll sets, what they watch, and what makes that ready.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+
+/// More events than any set here has at one time.
+const AT_ONCE: usize = 64;
+
+/// A file that can be made ready to be read.
+pub enum Source {
+    Counter(OwnedFd),
+    /// Whether or not the end to be read is ours.
+    Pipe {
+        read: Option<OwnedFd>,
+        write: OwnedFd,
+    },
+    Pair {
+        near: OwnedFd,
+        far: OwnedFd,
+    },
+    Timer(OwnedFd),
+    Signals(SignalFd, Signal),
+    /// Ready when a target of that set is.
+    Set(usize),
+    /// Nothing of it is ours.
+    Lost,
+}
+
+impl Source {
+    pub fn counter() -> Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self::Counter(eventfd(0, flags)?))
+    }
+
+    /// One that has the first free number from `number` on.
+    pub fn counter_from(number: RawFd) -> Result<Self> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self::Counter(fcntl_dupfd_cloexec(fd, number)?))
+    }
+
+    pub fn pipe() -> Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self::Pipe {
+            read: Some(read),
+            write,
+        })
+    }
+
+    /// The end to be read of a pipe, and the other one.
+    pub fn far_pipe() -> Result<(OwnedFd, Self)> {
+        let (far, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok((far, Self::Pipe { read: None, write }))
+    }
+
+    pub fn pair() -> Result<Self> {
+        let (near, far) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        Ok(Self::Pair { near, far })
+    }
+
+    pub fn timer() -> Result<Self> {
+        Ok(Self::Timer(timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?))
+    }
+
+    pub fn signals(signal: Signal) -> Result<Self> {
+        let signals = SigSet::from(signal);
+        signals.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self::Signals(
+            SignalFd::with_flags(&signals, flags)?,
+            signal,
+        ))
+    }
+
+    fn fire(&self) -> Result<()> {
+        match self {
+            Self::Counter(fd) => write(fd, &1u64.to_ne_bytes()).map(drop)?,
+            Self::Pipe { write: fd, .. } | Self::Pair { far: fd, .. } => {
+                write(fd, b"x").map(drop)?;
+            }
+            Self::Timer(fd) => {
+                let soon = Itimerspec {
+                    it_interval: Timespec::default(),
+                    it_value: Timespec {
+                        tv_sec: 0,
+                        tv_nsec: 1_000_000,
+                    },
+                };
+                timerfd_settime(fd, TimerfdTimerFlags::empty(), &soon)?;
+            }
+            Self::Signals(_, signal) => raise(*signal)?,
+            Self::Set(_) | Self::Lost => bail!("this cannot be made ready by itself"),
+        }
+        Ok(())
+    }
+
+    /// Read all that there is; whether that could be done.
+    fn drain(&self, sets: &[OwnedFd]) -> Result<bool> {
+        let fd = match self {
+            Self::Set(_) => return Ok(true),
+            _ => match self.fd(sets) {
+                Some(fd) => fd,
+                None => return Ok(false),
+            },
+        };
+        let mut buf = [0u8; 256];
+        loop {
+            match read(fd, &mut buf) {
+                Err(Errno::AGAIN) => return Ok(true),
+                Ok(0) => bail!("end of file"),
+                result => result.map(drop)?,
+            }
+        }
+    }
+
+    /// What is watched.
+    fn fd<'a>(&'a self, sets: &'a [OwnedFd]) -> Option<BorrowedFd<'a>> {
+        match self {
+            Self::Counter(fd) | Self::Timer(fd) => Some(fd.as_fd()),
+            Self::Pipe { read, .. } => read.as_ref().map(AsFd::as_fd),
+            Self::Pair { near, .. } => Some(near.as_fd()),
+            Self::Signals(fd, _) => Some(fd.as_fd()),
+            Self::Set(set) => Some(sets[*set].as_fd()),
+            Self::Lost => None,
+        }
+    }
+}
+
+/// How a target reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Level,
+    Edge,
+    Oneshot,
+    /// A oneshot that has reported.
+    Disarmed,
+}
+
+pub struct Target {
+    pub set: usize,
+    pub source: usize,
+    pub mode: Mode,
+    pub events: EventFlags,
+    pub data: u64,
+    /// Where the file has been open since, which is where CRIU finds it.
+    pub owner: Option<RawFd>,
+}
+
+/// A target as the kernel shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub tfd: RawFd,
+    pub events: u32,
+    pub data: u64,
+}
+
+#[derive(Default)]
+pub struct World {
+    sets: Vec<OwnedFd>,
+    pub sources: Vec<Source>,
+    pub targets: Vec<Target>,
+    /// The targets of each source.
+    watched_by: Vec<Vec<usize>>,
+    /// The sources that each set is.
+    watched_as: Vec<Vec<usize>>,
+    /// Targets that report as the world is.
+    pub ready: Vec<usize>,
+}
+
+impl World {
+    pub fn set(&mut self) -> Result<usize> {
+        self.sets.push(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        self.watched_as.push(Vec::new());
+        Ok(self.sets.len() - 1)
+    }
+
+    pub fn source(&mut self, source: Source) -> usize {
+        let index = self.sources.len();
+        if let Source::Set(set) = source {
+            self.watched_as[set].push(index);
+        }
+        self.sources.push(source);
+        self.watched_by.push(Vec::new());
+        index
+    }
+
+    /// Watch a source by the number that it has.
+    pub fn watch(&mut self, set: usize, source: usize, mode: Mode) -> Result<usize> {
+        self.watch_for(set, source, mode, EventFlags::IN)
+    }
+
+    pub fn watch_for(
+        &mut self,
+        set: usize,
+        source: usize,
+        mode: Mode,
+        events: EventFlags,
+    ) -> Result<usize> {
+        let fd = self.sources[source].fd(&self.sets).context("not ours")?;
+        let owner = fd.as_raw_fd();
+        let (events, data) = self.plan(mode, events);
+        epoll::add(&self.sets[set], fd, EventData::new_u64(data), events)?;
+        Ok(self.add(set, source, mode, events, data, Some(owner)))
+    }
+
+    /// Watch a source by a number that does not last.
+    pub fn watch_under(&mut self, set: usize, source: usize, number: RawFd) -> Result<usize> {
+        let fd = self.sources[source].fd(&self.sets).context("not ours")?;
+        let owner = fd.as_raw_fd();
+        let numbered = fcntl_dupfd_cloexec(fd, number)?;
+        ensure!(numbered.as_raw_fd() == number, "{number} is taken");
+        let (events, data) = self.plan(Mode::Level, EventFlags::IN);
+        epoll::add(&self.sets[set], numbered, EventData::new_u64(data), events)?;
+        Ok(self.add(set, source, Mode::Level, events, data, Some(owner)))
+    }
+
+    /// Watch what somebody else has open, as of now.
+    pub fn watch_foreign(
+        &mut self,
+        set: usize,
+        source: usize,
+        fd: BorrowedFd<'_>,
+    ) -> Result<usize> {
+        let (events, data) = self.plan(Mode::Level, EventFlags::IN);
+        epoll::add(&self.sets[set], fd, EventData::new_u64(data), events)?;
+        Ok(self.add(set, source, Mode::Level, events, data, None))
+    }
+
+    /// The events to ask for, and data that no other target has.
+    fn plan(&self, mode: Mode, events: EventFlags) -> (EventFlags, u64) {
+        let mode = match mode {
+            Mode::Level => EventFlags::empty(),
+            Mode::Edge => EventFlags::ET,
+            Mode::Oneshot | Mode::Disarmed => EventFlags::ONESHOT,
+        };
+        let n = self.targets.len() as u64 + 1;
+        (events | mode, n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn add(
+        &mut self,
+        set: usize,
+        source: usize,
+        mode: Mode,
+        events: EventFlags,
+        data: u64,
+        owner: Option<RawFd>,
+    ) -> usize {
+        let index = self.targets.len();
+        self.watched_by[source].push(index);
+        self.targets.push(Target {
+            set,
+            source,
+            mode,
+            events,
+            data,
+            owner,
+        });
+        index
+    }
+
+    pub fn fire(&self, source: usize) -> Result<()> {
+        self.sources[source].fire()
+    }
+
+    pub fn drain(&self, source: usize) -> Result<bool> {
+        self.sources[source].drain(&self.sets)
+    }
+
+    /// Arm a oneshot that has reported.
+    pub fn arm(&self, target: usize) -> Result<()> {
+        let Target {
+            set,
+            source,
+            events,
+            data,
+            ..
+        } = self.targets[target];
+        let fd = self.sources[source].fd(&self.sets).context("not ours")?;
+        Ok(epoll::modify(
+            &self.sets[set],
+            fd,
+            EventData::new_u64(data),
+            events,
+        )?)
+    }
+
+    /// The targets that a source makes ready: those of it, and those of sets
+    /// which have one.
+    pub fn reached_from(&self, source: usize) -> Vec<usize> {
+        let mut reached = Vec::new();
+        let mut sources = vec![source];
+        while let Some(source) = sources.pop() {
+            for &target in &self.watched_by[source] {
+                reached.push(target);
+                sources.extend(&self.watched_as[self.targets[target].set]);
+            }
+        }
+        reached
+    }
+
+    /// The events that a set reports, with their data. Waits a while for one if
+    /// there should be some.
+    pub fn collect(&self, set: usize, some: bool) -> Result<Vec<(u64, u32)>> {
+        let patience = Timespec {
+            tv_sec: some.into(),
+            tv_nsec: 0,
+        };
+        let mut events = Vec::with_capacity(AT_ONCE);
+        epoll::wait(
+            &self.sets[set],
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&patience),
+        )?;
+        Ok(events
+            .into_iter()
+            .map(|event| ({ event.data }.u64(), { event.flags }.bits()))
+            .collect())
+    }
+
+    pub fn sets(&self) -> std::ops::Range<usize> {
+        0..self.sets.len()
+    }
+
+    /// What the kernel shows of each set.
+    pub fn snapshot(&self) -> Result<Vec<Vec<Shown>>> {
+        self.sets.iter().map(|set| shown(set.as_raw_fd())).collect()
+    }
+}
+
+fn shown(efd: RawFd) -> Result<Vec<Shown>> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{efd}"))?;
+    text.lines()
+        .filter(|line| line.starts_with("tfd:"))
+        .map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let ["tfd:", tfd, "events:", events, "data:", data, ..] = words[..] else {
+                bail!("what is '{line}'?");
+            };
+            Ok(Shown {
+                tfd: tfd.parse()?,
+                events: u32::from_str_radix(events, 16)?,
+                data: u64::from_str_radix(data, 16)?,
+            })
+        })
+        .collect()
+}

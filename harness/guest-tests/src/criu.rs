@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Unmodified CRIU, with either handler.
+//!
+//! CRIU asks for KCMP_EPOLL_TFD to find out which file stands behind a target,
+//! whose number may have been closed or mean something else. Each case dumps and
+//! restores a program that then says what has become of its sets, once with
+//! each handler. What CRIU itself cannot do stands in the table.
+
+mod subject;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Output};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{Signal, kill};
+
+use crate::handler::{Handler, is_patched};
+use crate::tap::{Case, note, skip};
+use subject::{Answer, Subject, criu};
+
+/// A program to be dumped, and what comes of it.
+struct Scenario {
+    name: &'static str,
+    targets: u32,
+    /// How many of them can report.
+    audible: u32,
+    criu: Expect,
+}
+
+enum Expect {
+    /// The program finds that all is as it was, except this.
+    Restores(&'static [Difference]),
+    /// CRIU does not do that, and has this in its log.
+    Refuses(Action, &'static str),
+}
+
+/// What the program finds, how often, and what CRIU did not do.
+struct Difference(&'static str, u32, &'static str);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Dump,
+    Restore,
+}
+
+use Action::{Dump, Restore};
+use Expect::{Refuses, Restores};
+
+/// CRIU adds a target by a number that its file has.
+const NUMBER: &str = "keep the number of a target whose file does not have it";
+/// What is ready is reported when it is added.
+const REPORTED: &str = "remember that an edge was reported, so it is reported again";
+/// The kernel asks for EPOLLERR and EPOLLHUP whenever something is added.
+const DISARMED: &str = "keep a disarmed oneshot from reporting errors and hang-ups";
+/// It resolves a process's targets before it has seen the files of the next one.
+const UNKNOWN: &str = "kid_lookup_epoll: no match";
+/// Both targets would get the number that the file has.
+const TWICE: &str = "Can't add event";
+
+const SCENARIOS: &[Scenario] = &[
+    scenario("plain", 6, Restores(&[])),
+    scenario(
+        "one-number",
+        250,
+        Restores(&[Difference("other-number", 250, NUMBER)]),
+    ),
+    scenario(
+        "two-numbers",
+        5,
+        Restores(&[Difference("other-number", 5, NUMBER)]),
+    ),
+    scenario(
+        "reused-number",
+        2,
+        Restores(&[Difference("other-number", 1, NUMBER)]),
+    ),
+    scenario("nested", 6, Restores(&[])),
+    scenario(
+        "edge",
+        3,
+        Restores(&[Difference("unexpected", 1, REPORTED)]),
+    ),
+    scenario("flags", 4, Restores(&[])),
+    scenario("oneshot", 2, Restores(&[])),
+    scenario(
+        "disarmed",
+        2,
+        Restores(&[Difference("other-events", 2, DISARMED)]),
+    ),
+    scenario("twice", 2, Refuses(Restore, TWICE)),
+    scenario("child", 1, Refuses(Dump, UNKNOWN)),
+    Scenario {
+        audible: 1,
+        ..scenario("nobody", 2, Refuses(Dump, UNKNOWN))
+    },
+    scenario("many", 20_000, Restores(&[])),
+];
+
+const fn scenario(name: &'static str, targets: u32, criu: Expect) -> Scenario {
+    Scenario {
+        name,
+        targets,
+        audible: targets,
+        criu,
+    }
+}
+
+/// The cases of the group `criu`.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new("criu/check", |_| check()),
+        Case::new("criu/undumped", |_| undumped()),
+    ];
+    cases.extend(
+        SCENARIOS
+            .iter()
+            .map(|scenario| Case::new(format!("criu/{}", scenario.name), |_| scenario.run())),
+    );
+    cases
+}
+
+/// Run `criu check` or so. Skips where there is no CRIU.
+fn output_of(action: &str) -> Result<Output> {
+    match Command::new("criu").arg(action).output() {
+        Err(err) if err.kind() == ErrorKind::NotFound => skip("there is no criu here"),
+        output => output.context("cannot run criu"),
+    }
+}
+
+/// Whether this kernel has what CRIU needs.
+fn check() -> Result<()> {
+    let version = output_of("--version")?.stdout;
+    note(String::from_utf8_lossy(&version).trim());
+    let output = output_of("check")?;
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        note(line);
+    }
+    ensure!(output.status.success(), "criu check: {}", output.status);
+    Ok(())
+}
+
+/// Programs that nobody has dumped find all as it was.
+fn undumped() -> Result<()> {
+    for scenario in SCENARIOS {
+        let (mut subject, _held) = scenario.start()?;
+        scenario.expect(&[], &ask(&mut subject)?)?;
+    }
+    Ok(())
+}
+
+/// What a program has found: how often, by what it is.
+#[derive(Debug, PartialEq, Eq)]
+struct Report(BTreeMap<String, u32>);
+
+impl FromStr for Report {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let count = |line: &str| -> Option<(String, u32)> {
+            let (what, n) = line.split_once(' ')?;
+            Some((what.to_owned(), n.parse().ok()?))
+        };
+        text.lines()
+            .map(|line| count(line).with_context(|| format!("what is '{line}'?")))
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts: Vec<_> = self
+            .0
+            .iter()
+            .map(|(what, n)| format!("{what} {n}"))
+            .collect();
+        f.write_str(&counts.join(", "))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Restored(Report),
+    Refused(Action, String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restored(report) => write!(f, "restored: {report}"),
+            Self::Refused(Dump, message) => write!(f, "no dump: {message}"),
+            Self::Refused(Restore, message) => write!(f, "no restore: {message}"),
+        }
+    }
+}
+
+impl Scenario {
+    /// Dump and restore it with each handler.
+    fn run(&self) -> Result<()> {
+        output_of("--version")?;
+        let handlers: &[Handler] = if is_patched() {
+            &Handler::BOTH
+        } else {
+            note("this kernel has only the handler in C");
+            &[Handler::C]
+        };
+        let mut outcomes = Vec::new();
+        for &handler in handlers {
+            let _answering = handler.answers()?;
+            let outcome = self.dump_and_restore(handler)?;
+            note(format!("{handler}: {outcome}"));
+            self.judge(&outcome)?;
+            outcomes.push(outcome);
+        }
+        ensure!(
+            outcomes.iter().all(|outcome| outcome.same_as(&outcomes[0])),
+            "it depends on the handler"
+        );
+        self.tell(&outcomes[0]);
+        Ok(())
+    }
+
+    /// The program, and what it watches but does not hold.
+    fn start(&self) -> Result<(Subject, OwnedFd)> {
+        let program = std::env::current_exe()?.with_file_name("criu-subject");
+        let held: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into();
+        let inherited = held.try_clone()?;
+        let subject = Subject::start(&program, self.name, self.targets, Some(inherited))?;
+        Ok((subject, held))
+    }
+
+    fn dump_and_restore(&self, handler: Handler) -> Result<Outcome> {
+        let (mut subject, _held) = self.start()?;
+        let dumped = match subject.dump(&["-v4"])? {
+            Answer::Done(took) => took.as_secs_f64(),
+            Answer::Refused(message) => {
+                // It goes on as if nothing had been.
+                self.expect(&[], &ask(&mut subject)?)?;
+                return Ok(Outcome::Refused(Dump, message));
+            }
+        };
+        let restored = match criu(&subject.dir, "restore", &["--restore-detached", "-v4"])? {
+            Answer::Done(took) => took.as_secs_f64(),
+            Answer::Refused(message) => return Ok(Outcome::Refused(Restore, message)),
+        };
+        note(format!(
+            "{handler}: dumped in {dumped:.2} s, restored in {restored:.2} s"
+        ));
+        Ok(Outcome::Restored(ask(&mut subject)?))
+    }
+
+    /// Whether the outcome is what stands in the table.
+    fn judge(&self, outcome: &Outcome) -> Result<()> {
+        match (&self.criu, outcome) {
+            (Restores(differences), Outcome::Restored(found)) => self.expect(differences, found),
+            (Refuses(expected, text), Outcome::Refused(action, message))
+                if expected == action && message.contains(text) =>
+            {
+                Ok(())
+            }
+            (Restores(_), _) => bail!("criu should dump and restore it"),
+            (Refuses(action, text), _) => {
+                bail!("criu should refuse the {action:?} with '{text}'")
+            }
+        }
+    }
+
+    /// Whether a program has found these differences and no other.
+    fn expect(&self, differences: &[Difference], found: &Report) -> Result<()> {
+        let mut counts = BTreeMap::from([("targets", self.targets), ("heard", self.audible)]);
+        counts.extend(differences.iter().map(|&Difference(what, n, _)| (what, n)));
+        let expected = Report(
+            counts
+                .into_iter()
+                .map(|(what, n)| (what.to_owned(), n))
+                .collect(),
+        );
+        ensure!(
+            *found == expected,
+            "{}: found: {found}; expected: {expected}",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// What CRIU could not do.
+    fn tell(&self, outcome: &Outcome) {
+        if let Outcome::Refused(_, message) = outcome {
+            note(format!("criu cannot: {message}"));
+        }
+        if let Restores(differences) = self.criu {
+            for Difference(what, n, why) in differences {
+                note(format!("criu cannot: {why} ({what} {n})"));
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// Messages have pids in them, which differ from one run to the next.
+    fn same_as(&self, other: &Self) -> bool {
+        let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
+        match (self, other) {
+            (Self::Refused(action, message), Self::Refused(others, other)) => {
+                action == others && words(message) == words(other)
+            }
+            _ => self == other,
+        }
+    }
+}
+
+/// Let a program look.
+fn ask(subject: &mut Subject) -> Result<Report> {
+    kill(subject.pid(), Signal::SIGUSR1)?;
+    subject.await_file("report")?.parse()
+}

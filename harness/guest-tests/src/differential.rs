@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Random programs: every question about what they have led to is put to both
+//! handlers, and the answers are compared with the model's.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use crate::Options;
+use crate::handler::{self, Handler};
+use crate::model::{self, BASE, FileId, Model, Step};
+use crate::sys::{self, Slot};
+use crate::tap::{Case, note};
+use crate::world::{World, adopt_orphans};
+
+/// Programs whose processes live at the same time: a change of the handler
+/// costs more than they do.
+const BATCH: u32 = 100;
+
+pub fn cases() -> Vec<Case> {
+    let deadline = std::time::Duration::from_secs(7200);
+    vec![Case::new("differential/programs", programs).deadline(deadline)]
+}
+
+/// Which process: one of the program's, or none at all.
+type Who = Option<usize>;
+
+/// Is descriptor `fd` of `who1` the entry `slot` of a set of `who2`?
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    who1: Who,
+    fd: i32,
+    who2: Who,
+    slot: Slot,
+}
+
+/// A program that has been run, and what was answered.
+struct Asked {
+    model: Model,
+    world: World,
+    questions: Vec<Question>,
+    answers: [Vec<i32>; 2],
+}
+
+impl Asked {
+    fn prepare(program: &[Step]) -> Result<Self> {
+        let model = Model::of(program);
+        let world = World::build(&model)?;
+        let questions = questions(&model);
+        Ok(Self {
+            model,
+            world,
+            questions,
+            answers: [Vec::new(), Vec::new()],
+        })
+    }
+
+    fn ask(&mut self, handler: Handler) {
+        let pid = |who: Who| who.map_or(-1, |process| self.world.pid(process));
+        self.answers[handler as usize] = self
+            .questions
+            .iter()
+            .map(|q| sys::code(sys::epoll_tfd(pid(q.who1), q.fd, pid(q.who2), q.slot)))
+            .collect();
+    }
+
+    fn verify(&self) -> Result<()> {
+        let [c, rust] = &self.answers;
+        for ((question, &c), &rust) in self.questions.iter().zip(c).zip(rust) {
+            ensure!(
+                c == rust,
+                "{question:?}: C says {}, Rust says {}",
+                sys::describe(c),
+                sys::describe(rust)
+            );
+        }
+        let ranks = self.ranks()?;
+        self.verify_answers(c, &ranks)
+    }
+
+    /// The place of each file in the order of KCMP_FILE, which must be one, and
+    /// must tell files apart as the model does.
+    fn ranks(&self) -> Result<BTreeMap<FileId, usize>> {
+        let mut owners: BTreeMap<FileId, Vec<(i32, i32)>> = BTreeMap::new();
+        for process in 0..self.model.processes() {
+            for (&fd, &file) in self.model.table(process) {
+                let owner = (self.world.pid(process), fd);
+                owners.entry(file).or_default().push(owner);
+            }
+        }
+        let compare = |(pid1, fd1), (pid2, fd2)| sys::files(pid1, fd1, pid2, fd2);
+        for owners in owners.values() {
+            for &owner in owners {
+                let answer = compare(owners[0], owner)?;
+                ensure!(answer == sys::EQUAL, "{owners:?}: KCMP_FILE says {answer}");
+            }
+        }
+        let mut failed = None;
+        let mut files: Vec<_> = owners.iter().map(|(&file, all)| (file, all[0])).collect();
+        files.sort_by(|&(_, a), &(_, b)| match compare(a, b) {
+            Ok(sys::LESS) => Ordering::Less,
+            Ok(sys::GREATER) => Ordering::Greater,
+            other => {
+                if a != b {
+                    failed = Some((a, b, other));
+                }
+                Ordering::Equal
+            }
+        });
+        if let Some((a, b, other)) = failed {
+            bail!("KCMP_FILE of {a:?} and {b:?}, which are two: {other:?}");
+        }
+        for pair in files.windows(2) {
+            let (a, b) = (pair[0].1, pair[1].1);
+            ensure!(
+                compare(a, b)? == sys::LESS && compare(b, a)? == sys::GREATER,
+                "KCMP_FILE orders {a:?} and {b:?} in two ways"
+            );
+        }
+        Ok(files
+            .iter()
+            .enumerate()
+            .map(|(n, &(file, _))| (file, n))
+            .collect())
+    }
+
+    fn verify_answers(&self, answers: &[i32], ranks: &BTreeMap<FileId, usize>) -> Result<()> {
+        // Which file an entry must be is known but for the order of those that
+        // have the same number. The answer `equal` tells that.
+        let mut targets: BTreeMap<(FileId, u32, u32), FileId> = BTreeMap::new();
+        for (question, &answer) in self.questions.iter().zip(answers) {
+            if answer != sys::EQUAL {
+                continue;
+            }
+            let (file, set) = self
+                .subject(question)
+                .map_err(|errno| anyhow::anyhow!("{question:?}: equal, but must be {errno:?}"))?;
+            let entry = (set, question.slot.tfd, question.slot.toff);
+            let before = targets.insert(entry, file);
+            ensure!(
+                before.is_none_or(|before| before == file),
+                "{question:?}: equal to two files"
+            );
+        }
+
+        for (question, &answer) in self.questions.iter().zip(answers) {
+            let expect = match self.subject(question) {
+                Err(errno) => -(errno as i32),
+                Ok((file, set)) => {
+                    let Slot { tfd, toff, .. } = question.slot;
+                    let target = targets.get(&(set, tfd, toff));
+                    let target = target
+                        .with_context(|| format!("{question:?}: the entry is equal to no file"))?;
+                    let files = self.model.entries(set, tfd as i32).unwrap_or_default();
+                    ensure!(
+                        files.contains(target),
+                        "{question:?}: equal to a wrong file"
+                    );
+                    match ranks[&file].cmp(&ranks[target]) {
+                        Ordering::Less => sys::LESS,
+                        Ordering::Equal => sys::EQUAL,
+                        Ordering::Greater => sys::GREATER,
+                    }
+                }
+            };
+            ensure!(
+                answer == expect,
+                "{question:?}: {} is right, the answer is {}",
+                sys::describe(expect),
+                sys::describe(answer)
+            );
+        }
+
+        // Each of several files of one number is one of the entries.
+        for &(set, tfd, _) in targets.keys() {
+            let mut expect = self.model.entries(set, tfd as i32).unwrap_or_default();
+            let mut found: Vec<_> = targets
+                .range((set, tfd, 0)..=(set, tfd, u32::MAX))
+                .map(|(_, &file)| file)
+                .collect();
+            expect.sort_unstable();
+            found.sort_unstable();
+            ensure!(
+                found == expect,
+                "a file is twice among the entries of {tfd}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The file and the set that a question is about, or the right error.
+    fn subject(&self, question: &Question) -> Result<(FileId, FileId), Errno> {
+        let who1 = question.who1.ok_or(Errno::ESRCH)?;
+        let who2 = question.who2.ok_or(Errno::ESRCH)?;
+        let find = |process, fd| self.model.table(process).get(&fd).copied();
+        let file = find(who1, question.fd).ok_or(Errno::EBADF)?;
+        let set = find(who2, question.slot.efd as i32).ok_or(Errno::EBADF)?;
+        let entries = self.model.entries(set, question.slot.tfd as i32);
+        let entries = entries.ok_or(Errno::EINVAL)?;
+        if question.slot.toff as usize >= entries.len() {
+            return Err(Errno::ENOENT);
+        }
+        Ok((file, set))
+    }
+}
+
+/// All that there is to ask, and some that there is not.
+fn questions(model: &Model) -> Vec<Question> {
+    let closed = |process: usize| {
+        let table = model.table(process);
+        (BASE..).find(|n| !table.contains_key(n)).unwrap_or(BASE)
+    };
+    let mut firsts = Vec::new();
+    let mut slots = Vec::new();
+    for process in 0..model.processes() {
+        let who = Some(process);
+        let table = model.table(process);
+        firsts.extend(table.keys().map(|&fd| (who, fd)));
+        firsts.push((who, closed(process)));
+        slots.push((who, Slot::new(closed(process), BASE, 0)));
+        for (&efd, &file) in table {
+            let Some(numbers) = model.numbers(file) else {
+                slots.push((who, Slot::new(efd, BASE, 0)));
+                continue;
+            };
+            for &tfd in &numbers {
+                let count = model.entries(file, tfd).map_or(0, |files| files.len());
+                slots.extend((0..=count as u32).map(|toff| (who, Slot::new(efd, tfd, toff))));
+            }
+            // A number that is in no entry.
+            let tfd = (BASE..).find(|n| !numbers.contains(n)).unwrap_or(BASE);
+            slots.push((who, Slot::new(efd, tfd, 0)));
+        }
+    }
+    firsts.push((None, BASE));
+    slots.push((None, Slot::new(BASE, BASE, 0)));
+
+    let mut questions = Vec::with_capacity(firsts.len() * slots.len());
+    for &(who1, fd) in &firsts {
+        questions.extend(slots.iter().map(|&(who2, slot)| Question {
+            who1,
+            fd,
+            who2,
+            slot,
+        }));
+    }
+    questions
+}
+
+/// What came of one program, on its own.
+fn check_one(program: &[Step]) -> Result<()> {
+    let mut asked = Asked::prepare(program)?;
+    for handler in Handler::BOTH {
+        let _answering = handler.answers()?;
+        asked.ask(handler);
+    }
+    asked.verify()
+}
+
+/// The smallest program that still fails, and how.
+fn shrink(mut tree: impl ValueTree<Value = Vec<Step>>, err: anyhow::Error) -> anyhow::Error {
+    let mut smallest = (tree.current(), err);
+    let mut tries = 0;
+    let mut more = tree.simplify();
+    while more && tries < 500 {
+        tries += 1;
+        more = match check_one(&tree.current()) {
+            Err(err) => {
+                smallest = (tree.current(), err);
+                tree.simplify()
+            }
+            Ok(()) => tree.complicate(),
+        };
+    }
+    let (program, err) = smallest;
+    note(format!("the smallest program, after {tries} tries:"));
+    for step in &program {
+        note(format!("  {step:?}"));
+    }
+    note("which is:");
+    for planned in Model::of(&program).plan {
+        note(format!("  {planned:?}"));
+    }
+    err
+}
+
+fn programs(options: &Options) -> Result<()> {
+    handler::need_patched()?;
+    adopt_orphans()?;
+    let seed: Vec<u8> = options.seed().to_ne_bytes().repeat(4);
+    let config = Config {
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let strategy = model::program();
+
+    let (mut processes, mut counts) = (0, Vec::new());
+    let mut count: BTreeMap<i32, u64> = BTreeMap::new();
+    let mut order = Handler::BOTH;
+    let mut told = Instant::now();
+    let mut done = 0;
+    while done < options.programs {
+        let size = BATCH.min(options.programs - done);
+        let mut batch = Vec::new();
+        for _ in 0..size {
+            let tree = match strategy.new_tree(&mut runner) {
+                Ok(tree) => tree,
+                Err(why) => bail!("no program: {why}"),
+            };
+            match Asked::prepare(&tree.current()) {
+                Ok(asked) => batch.push((tree, asked)),
+                Err(err) => return Err(shrink(tree, err)),
+            }
+        }
+        // The one that answered last goes on.
+        for handler in order {
+            match handler {
+                Handler::C => handler::unload()?,
+                Handler::Rust => handler::load()?,
+            }
+            for (_, asked) in &mut batch {
+                asked.ask(handler);
+            }
+        }
+        order.reverse();
+
+        for (tree, asked) in batch {
+            if let Err(err) = asked.verify() {
+                drop(asked);
+                return Err(shrink(tree, err));
+            }
+            processes += asked.model.processes();
+            counts.extend(asked.model.counts());
+            for &answer in &asked.answers[0] {
+                *count.entry(answer).or_default() += 1;
+            }
+        }
+        done += size;
+
+        if told.elapsed().as_secs() >= 10 {
+            told = Instant::now();
+            note(format!("{done} of {} programs", options.programs));
+        }
+    }
+    handler::unload()?;
+
+    let answers: Vec<_> = count
+        .iter()
+        .map(|(&answer, n)| format!("{} {n}", sys::describe(answer)))
+        .collect();
+    let total: u64 = count.values().sum();
+    note(format!(
+        "{done} programs, {processes} processes, {} entries, up to {} of one number; {total} \
+         questions to each handler: {}",
+        counts.iter().sum::<usize>(),
+        counts.iter().max().unwrap_or(&0),
+        answers.join(", ")
+    ));
+    // With few programs some answers may be missing.
+    if done >= 100 {
+        let several = counts.iter().filter(|&&count| count > 1).count();
+        ensure!(several > 0, "there were never two entries of one number");
+        let errnos = [Errno::ESRCH, Errno::EBADF, Errno::EINVAL, Errno::ENOENT];
+        let needed = [sys::EQUAL, sys::LESS, sys::GREATER];
+        for answer in needed
+            .into_iter()
+            .chain(errnos.map(|errno| -(errno as i32)))
+        {
+            ensure!(
+                count.contains_key(&answer),
+                "no question was answered by {}",
+                sys::describe(answer)
+            );
+        }
+    }
+    Ok(())
+}

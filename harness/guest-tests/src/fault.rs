@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Allocations that fail, one after the other: what is asked for is done, or is
+//! not done at all.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+
+use crate::Options;
+use crate::handler;
+use crate::sys::{self, Slot};
+use crate::tap::{Case, note, skip};
+
+const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
+const DEBUG: &str = "/sys/kernel/debug";
+
+/// More than anything here allocates.
+const LIMIT: u32 = 20_000;
+
+pub fn cases() -> Vec<Case> {
+    vec![Case::new("fault/injection", injection)]
+}
+
+fn injection(_: &Options) -> Result<()> {
+    handler::need_patched()?;
+    if !Path::new(FAIL_NTH).exists() {
+        return skip("this kernel cannot let allocations fail: no CONFIG_FAULT_INJECTION");
+    }
+    prepare()?;
+    add()?;
+    question("C")?;
+    load()?;
+    question("Rust")?;
+    unload()?;
+    Ok(())
+}
+
+/// Allocations that may wait fail too, and nothing is said about it.
+fn prepare() -> Result<()> {
+    for kind in ["failslab", "fail_page_alloc"] {
+        let dir = format!("{DEBUG}/{kind}");
+        ensure!(Path::new(&dir).exists(), "there is no {dir}");
+        for (name, value) in [
+            ("verbose", "0"),
+            ("ignore-gfp-wait", "N"),
+            ("cache-filter", "N"),
+            ("ignore-gfp-highmem", "N"),
+            ("min-order", "0"),
+        ] {
+            let path = format!("{dir}/{name}");
+            if Path::new(&path).exists() {
+                fs::write(&path, value).with_context(|| format!("{path}: {value}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The allocation of this thread that is to fail. The file stays open: to open it
+/// takes allocations, too.
+struct FailNth(File);
+
+impl FailNth {
+    fn new() -> Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(FAIL_NTH);
+        Ok(Self(file.context(FAIL_NTH)?))
+    }
+
+    fn set(&self, n: u32) -> Result<()> {
+        self.0
+            .write_all_at(n.to_string().as_bytes(), 0)
+            .context("cannot set fail-nth")
+    }
+
+    /// How many allocations there are still to be until one fails.
+    fn left(&self) -> Result<u32> {
+        let mut text = [0; 16];
+        let len = self
+            .0
+            .read_at(&mut text, 0)
+            .context("cannot read fail-nth")?;
+        Ok(std::str::from_utf8(&text[..len])?.trim().parse()?)
+    }
+}
+
+/// Let each allocation of `what` fail in turn, until it has no more of them.
+/// `verify` is given the result each time, and undoes what was done.
+fn each(
+    what: &str,
+    mut act: impl FnMut() -> nix::Result<i32>,
+    mut verify: impl FnMut(nix::Result<i32>) -> Result<()>,
+) -> Result<()> {
+    // Pages that the calls need are there after this.
+    verify(act())?;
+    let nth = FailNth::new()?;
+    let (mut failed, mut survived) = (0, 0);
+    for n in 1..=LIMIT {
+        nth.set(n)?;
+        let result = act();
+        let injected = nth.left()? == 0;
+        nth.set(0)?;
+        if let Err(errno) = result {
+            ensure!(injected, "{what}: {errno} though nothing failed");
+            ensure!(
+                errno == Errno::ENOMEM,
+                "{what}: {errno} when allocation {n} failed"
+            );
+        }
+        verify(result).with_context(|| format!("{what}: after allocation {n} failed"))?;
+        if !injected {
+            note(format!(
+                "{what}: {} allocations: {failed} that it cannot do without, {survived} others",
+                n - 1
+            ));
+            return Ok(());
+        }
+        match result {
+            Ok(_) => survived += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    bail!("{what}: more than {LIMIT} allocations")
+}
+
+fn add() -> Result<()> {
+    let (efd, fd, me) = (sys::epoll_create()?, sys::eventfd(0)?, sys::getpid());
+    let ask = || sys::epoll_tfd(me, fd, me, Slot::new(efd, fd, 0));
+    each(
+        "EPOLL_CTL_ADD",
+        || sys::epoll_add(efd, fd),
+        |result| {
+            match result {
+                Ok(_) => {
+                    ensure!(
+                        ask() == Ok(sys::EQUAL),
+                        "the entry is not there: {:?}",
+                        ask()
+                    );
+                    sys::epoll_del(efd, fd)?;
+                }
+                Err(_) => ensure!(
+                    sys::epoll_del(efd, fd) == Err(Errno::ENOENT),
+                    "half an entry"
+                ),
+            }
+            ensure!(ask() == Err(Errno::ENOENT), "an entry is left: {:?}", ask());
+            Ok(())
+        },
+    )?;
+    sys::close(efd)?;
+    sys::close(fd)?;
+    Ok(())
+}
+
+fn question(handler: &str) -> Result<()> {
+    let (efd, fd, me) = (sys::epoll_create()?, sys::eventfd(0)?, sys::getpid());
+    sys::epoll_add(efd, fd)?;
+    let ask = || sys::epoll_tfd(me, fd, me, Slot::new(efd, fd, 0));
+    each(&format!("a question to {handler}"), ask, |_| {
+        ensure!(ask() == Ok(sys::EQUAL), "a wrong answer: {:?}", ask());
+        Ok(())
+    })?;
+    sys::close(efd)?;
+    sys::close(fd)?;
+    Ok(())
+}
+
+fn load() -> Result<()> {
+    handler::unload()?;
+    let output = Command::new("modinfo")
+        .args(["-n", handler::MODULE])
+        .output()
+        .context("cannot run modinfo")?;
+    let path = String::from_utf8(output.stdout)?;
+    // Not what the root file system allocates is looked at.
+    let copy = format!("/tmp/{}.ko", handler::MODULE);
+    fs::copy(path.trim(), &copy).with_context(|| path.trim().to_owned())?;
+    let file = File::open(&copy)?;
+    let flags = ModuleInitFlags::empty();
+    each(
+        "loading",
+        || finit_module(&file, c"", flags).map(|()| 0),
+        |result| {
+            ensure!(
+                handler::is_loaded() == result.is_ok(),
+                "the module is half loaded"
+            );
+            answers()?;
+            handler::unload()
+        },
+    )?;
+    fs::remove_file(&copy)?;
+    handler::load()
+}
+
+fn unload() -> Result<()> {
+    let flags = DeleteModuleFlags::O_NONBLOCK;
+    let name = CString::new(handler::MODULE)?;
+    each(
+        "unloading",
+        || delete_module(&name, flags).map(|()| 0),
+        |result| {
+            ensure!(
+                handler::is_loaded() == result.is_err(),
+                "the module is half unloaded"
+            );
+            answers()?;
+            handler::load()
+        },
+    )?;
+    handler::unload()
+}
+
+/// Whoever answers, it is right.
+fn answers() -> Result<()> {
+    let (efd, fd, me) = (sys::epoll_create()?, sys::eventfd(0)?, sys::getpid());
+    sys::epoll_add(efd, fd)?;
+    let answer = sys::epoll_tfd(me, fd, me, Slot::new(efd, fd, 0));
+    sys::close(efd)?;
+    sys::close(fd)?;
+    ensure!(answer == Ok(sys::EQUAL), "a wrong answer: {answer:?}");
+    Ok(())
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tests of kcmp(KCMP_EPOLL_TFD) that run as root in a guest of their own.
+//!
+//! Most put the same questions to the handler in C and to the module, and load
+//! and unload the module for that.
+
+mod criu;
+mod differential;
+mod fault;
+mod fuzz;
+mod handler;
+mod held;
+mod leak;
+mod model;
+mod process;
+mod race;
+mod scale;
+mod sys;
+mod tap;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use tap::Case;
+
+/// Tests of kcmp(KCMP_EPOLL_TFD), reported as TAP.
+#[derive(Debug, Parser)]
+#[command(name = "guest-tests")]
+pub struct Options {
+    /// Print the names of the cases
+    #[arg(long)]
+    list: bool,
+
+    /// What the random cases begin with; printed by a run that does not say
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// Random programs of differential/programs
+    #[arg(long, default_value_t = 500)]
+    programs: u32,
+
+    /// Random calls of fuzz/calls
+    #[arg(long, default_value_t = 100_000)]
+    calls: u32,
+
+    /// How long a race may take with each handler
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+
+    /// The process of one case
+    #[arg(long, hide = true)]
+    case: Option<String>,
+
+    /// Be another program than this: some races need one to execute
+    #[arg(long, hide = true, num_args = 1..)]
+    program: Vec<String>,
+
+    /// Names, groups, parts of names or shell patterns; none means all
+    patterns: Vec<String>,
+}
+
+impl Options {
+    /// The seed, which the first process has chosen at the latest.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or_default()
+    }
+
+    /// The options as the process of a case gets them.
+    fn args(&self) -> Vec<String> {
+        [
+            ("--seed", self.seed()),
+            ("--programs", self.programs.into()),
+            ("--calls", self.calls.into()),
+            ("--seconds", self.seconds),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value.to_string()])
+        .collect()
+    }
+}
+
+fn cases() -> Vec<Case> {
+    [
+        differential::cases(),
+        fuzz::cases(),
+        race::cases(),
+        fault::cases(),
+        scale::cases(),
+        criu::cases(),
+        // Whatever the others may have lost.
+        leak::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let mut options = Options::parse();
+    let cases = cases();
+
+    if !options.program.is_empty() {
+        return race::exec::other_program(&options.program);
+    }
+    if let Some(name) = &options.case {
+        let case = cases
+            .iter()
+            .find(|case| case.name == *name)
+            .with_context(|| format!("there is no case '{name}'"))?;
+        return Ok(tap::run_one(case, &options));
+    }
+
+    let selected = tap::select(&cases, &options.patterns)?;
+    if options.list {
+        for case in selected {
+            println!("{}", case.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    options.seed.get_or_insert_with(|| fastrand::u64(..));
+    tap::note(format!("--seed {}", options.seed()));
+    let good = tap::run_all(&selected, &options.args())?;
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

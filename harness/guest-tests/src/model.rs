@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Random programs, and what they must lead to: which file is behind which
+//! number of which process, and which entries the sets have.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use proptest::prelude::*;
+
+/// The numbers of the program start here; those below are the workers' own.
+pub const BASE: i32 = 100;
+/// So many of them are used by choice, so that they meet often.
+const NUMBERS: i32 = 14;
+/// Of these, so many are given to one file after the other to add them.
+const SHARED: u8 = 3;
+
+pub const MAX_PROCESSES: usize = 3;
+
+/// Sets that contain each other may not be deeper than the kernel allows.
+const MAX_SETS: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Eventfd,
+    Pipe,
+    Socketpair,
+    Timerfd,
+    Signalfd,
+    Epoll,
+}
+
+/// A step of a program. What the small numbers mean depends on what is there
+/// when it is the step's turn.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// A file, or both of a pair, at chosen numbers.
+    Create {
+        process: u8,
+        kind: Kind,
+        at: [u8; 2],
+    },
+    Dup {
+        process: u8,
+        fd: u8,
+    },
+    Dup2 {
+        process: u8,
+        fd: u8,
+        to: u8,
+    },
+    Close {
+        process: u8,
+        fd: u8,
+    },
+    Fork {
+        process: u8,
+    },
+    /// Pass a descriptor over a unix socket.
+    Pass {
+        process: u8,
+        fd: u8,
+        to: u8,
+        at: u8,
+    },
+    Exit {
+        process: u8,
+    },
+    Ctl {
+        process: u8,
+        efd: u8,
+        fd: u8,
+        op: u8,
+        events: u8,
+    },
+    /// Give a file one of few numbers, and add it by that.
+    AddAs {
+        process: u8,
+        efd: u8,
+        fd: u8,
+        to: u8,
+    },
+}
+
+pub fn program() -> impl Strategy<Value = Vec<Step>> {
+    let kind = prop_oneof![
+        3 => Just(Kind::Eventfd),
+        1 => Just(Kind::Pipe),
+        1 => Just(Kind::Socketpair),
+        1 => Just(Kind::Timerfd),
+        1 => Just(Kind::Signalfd),
+        4 => Just(Kind::Epoll),
+    ];
+    let n = any::<u8>;
+    let step = prop_oneof![
+        8 => (n(), kind, any::<[u8; 2]>())
+            .prop_map(|(process, kind, at)| Step::Create { process, kind, at }),
+        3 => (n(), n()).prop_map(|(process, fd)| Step::Dup { process, fd }),
+        2 => (n(), n(), n()).prop_map(|(process, fd, to)| Step::Dup2 { process, fd, to }),
+        2 => (n(), n()).prop_map(|(process, fd)| Step::Close { process, fd }),
+        1 => n().prop_map(|process| Step::Fork { process }),
+        2 => (n(), n(), n(), n())
+            .prop_map(|(process, fd, to, at)| Step::Pass { process, fd, to, at }),
+        1 => n().prop_map(|process| Step::Exit { process }),
+        10 => (n(), n(), n(), n())
+            .prop_map(|(process, efd, fd, to)| Step::AddAs { process, efd, fd, to }),
+        14 => (n(), n(), n(), n(), n())
+            .prop_map(|(process, efd, fd, op, events)| Step::Ctl { process, efd, fd, op, events }),
+    ];
+    prop::collection::vec(step, 1..=48)
+}
+
+/// What one process is to do, with nothing left to decide.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Create {
+        kind: Kind,
+        at: [i32; 2],
+    },
+    Dup {
+        fd: i32,
+    },
+    Dup2 {
+        fd: i32,
+        to: i32,
+    },
+    Close {
+        fd: i32,
+    },
+    /// The child has this index.
+    Fork {
+        child: usize,
+    },
+    Send {
+        fd: i32,
+    },
+    Receive {
+        at: i32,
+    },
+    Ctl {
+        efd: i32,
+        op: i32,
+        fd: i32,
+        events: u32,
+    },
+    Exit,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Planned {
+    pub process: usize,
+    pub op: Op,
+    pub expect: Result<i32, Errno>,
+}
+
+/// An open file, for as long as a number means it.
+pub type FileId = usize;
+
+#[derive(Clone, Debug)]
+struct File {
+    /// The entries of a set: number and file.
+    set: Option<BTreeMap<(i32, FileId), u32>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Process {
+    table: BTreeMap<i32, FileId>,
+    exited: bool,
+}
+
+/// What is true after the steps so far.
+#[derive(Clone, Debug)]
+pub struct Model {
+    files: BTreeMap<FileId, File>,
+    processes: Vec<Process>,
+    created: usize,
+    sets: usize,
+    pub plan: Vec<Planned>,
+}
+
+impl Model {
+    pub fn of(program: &[Step]) -> Self {
+        let mut model = Self {
+            files: BTreeMap::new(),
+            processes: vec![Process::default()],
+            created: 0,
+            sets: 0,
+            plan: Vec::new(),
+        };
+        for step in program {
+            let _ = model.step(step);
+        }
+        model
+    }
+
+    pub fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// The open numbers of a process, and their files.
+    pub fn table(&self, process: usize) -> &BTreeMap<i32, FileId> {
+        &self.processes[process].table
+    }
+
+    /// The files behind a set's entries of one number; none is no set.
+    pub fn entries(&self, set: FileId, tfd: i32) -> Option<Vec<FileId>> {
+        let entries = self.files[&set].set.as_ref()?;
+        Some(
+            entries
+                .range((tfd, 0)..=(tfd, FileId::MAX))
+                .map(|(&(_, file), _)| file)
+                .collect(),
+        )
+    }
+
+    /// The numbers of a set's entries.
+    pub fn numbers(&self, set: FileId) -> Option<Vec<i32>> {
+        let entries = self.files[&set].set.as_ref()?;
+        let mut numbers: Vec<_> = entries.keys().map(|&(tfd, _)| tfd).collect();
+        numbers.dedup();
+        Some(numbers)
+    }
+
+    /// For each set, how many entries it has of each number.
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = BTreeMap::new();
+        for (&set, file) in &self.files {
+            for (tfd, _) in file.set.iter().flat_map(BTreeMap::keys) {
+                *counts.entry((set, tfd)).or_default() += 1;
+            }
+        }
+        counts.into_values().collect()
+    }
+
+    /// Does nothing, and says so, if there is nothing to do it with.
+    fn step(&mut self, step: &Step) -> Option<()> {
+        match *step {
+            Step::Create { process, kind, at } => {
+                let process = self.pick_process(process);
+                // One set more could be nested too deep.
+                let kind = match kind {
+                    Kind::Epoll if self.sets == MAX_SETS => Kind::Eventfd,
+                    kind => kind,
+                };
+                let at = at.map(number);
+                self.run(process, Op::Create { kind, at }, Ok(0));
+                let ends = match kind {
+                    Kind::Pipe | Kind::Socketpair => 2,
+                    _ => 1,
+                };
+                let ids = [self.created, self.created + 1];
+                self.created += ends;
+                for &id in &ids[..ends] {
+                    let set = (kind == Kind::Epoll).then(BTreeMap::new);
+                    self.sets += usize::from(set.is_some());
+                    self.files.insert(id, File { set });
+                }
+                for (&id, at) in ids[..ends].iter().zip(at) {
+                    self.install(process, at, id);
+                }
+            }
+            Step::Dup { process, fd } => {
+                let process = self.pick_process(process);
+                let fd = self.pick(process, fd)?;
+                let table = &mut self.processes[process].table;
+                let free = (BASE..).find(|n| !table.contains_key(n)).unwrap_or(BASE);
+                let file = table.get(&fd).copied();
+                if let Some(file) = file {
+                    table.insert(free, file);
+                }
+                self.run(
+                    process,
+                    Op::Dup { fd },
+                    file.map(|_| free).ok_or(Errno::EBADF),
+                );
+            }
+            Step::Dup2 { process, fd, to } => {
+                let process = self.pick_process(process);
+                let (fd, to) = (self.pick(process, fd)?, number(to));
+                self.dup2(process, fd, to);
+            }
+            Step::Close { process, fd } => {
+                let process = self.pick_process(process);
+                let fd = self.pick(process, fd)?;
+                let file = self.processes[process].table.remove(&fd);
+                self.run(
+                    process,
+                    Op::Close { fd },
+                    file.map(|_| 0).ok_or(Errno::EBADF),
+                );
+                self.release(file);
+            }
+            Step::Fork { process } => {
+                let process = self.pick_process(process);
+                let child = self.processes.len();
+                if child < MAX_PROCESSES {
+                    self.run(process, Op::Fork { child }, Ok(0));
+                    self.processes.push(self.processes[process].clone());
+                }
+            }
+            Step::Pass {
+                process,
+                fd,
+                to,
+                at,
+            } => {
+                let (process, to) = (self.pick_process(process), self.pick_process(to));
+                let (fd, at) = (self.pick(process, fd)?, number(at));
+                let file = self.file(process, fd);
+                self.run(
+                    process,
+                    Op::Send { fd },
+                    file.map(|_| 0).ok_or(Errno::EBADF),
+                );
+                if let Some(file) = file {
+                    self.run(to, Op::Receive { at }, Ok(0));
+                    self.install(to, at, file);
+                }
+            }
+            Step::Exit { process } => {
+                let process = self.pick_process(process);
+                // The first one is there to be asked about.
+                if process != 0 {
+                    self.run(process, Op::Exit, Ok(0));
+                    let table = std::mem::take(&mut self.processes[process].table);
+                    self.processes[process].exited = true;
+                    for file in table.into_values() {
+                        self.release(Some(file));
+                    }
+                }
+            }
+            Step::AddAs {
+                process,
+                efd,
+                fd,
+                to,
+            } => {
+                let process = self.pick_process(process);
+                let efd = self.pick_set(process, efd)?;
+                let (fd, to) = (self.pick(process, fd)?, number(to % SHARED));
+                self.dup2(process, fd, to);
+                self.ctl(process, efd, libc::EPOLL_CTL_ADD, to, 0);
+            }
+            Step::Ctl {
+                process,
+                efd,
+                fd,
+                op,
+                events,
+            } => {
+                let process = self.pick_process(process);
+                let efd = self.pick_set(process, efd)?;
+                let fd = self.pick(process, fd)?;
+                // Mostly additions, or there is little to ask about.
+                let op = match op % 8 {
+                    0..=5 => libc::EPOLL_CTL_ADD,
+                    6 => libc::EPOLL_CTL_MOD,
+                    _ => libc::EPOLL_CTL_DEL,
+                };
+                self.ctl(process, efd, op, fd, u32::from(events & 1));
+            }
+        }
+        Some(())
+    }
+
+    fn dup2(&mut self, process: usize, fd: i32, to: i32) {
+        let file = self.file(process, fd);
+        let expect = file.map(|_| to).ok_or(Errno::EBADF);
+        self.run(process, Op::Dup2 { fd, to }, expect);
+        if let Some(file) = file {
+            self.install(process, to, file);
+        }
+    }
+
+    fn ctl(&mut self, process: usize, efd: i32, op: i32, fd: i32, events: u32) {
+        let (set, file) = (self.file(process, efd), self.file(process, fd));
+        // A set in an older one only: no cycles, which is not what is tested.
+        if let (Some(set), Some(file)) = (set, file) {
+            let nested = self.files[&file].set.is_some();
+            if op == libc::EPOLL_CTL_ADD && nested && file < set {
+                return;
+            }
+        }
+        let expect = self.ctl_result(set, op, fd, file, events);
+        self.run(
+            process,
+            Op::Ctl {
+                efd,
+                op,
+                fd,
+                events,
+            },
+            expect,
+        );
+    }
+
+    fn ctl_result(
+        &mut self,
+        set: Option<FileId>,
+        op: i32,
+        fd: i32,
+        file: Option<FileId>,
+        events: u32,
+    ) -> Result<i32, Errno> {
+        let set = set.ok_or(Errno::EBADF)?;
+        let file = file.ok_or(Errno::EBADF)?;
+        if set == file {
+            return Err(Errno::EINVAL);
+        }
+        let entries = self.files.get_mut(&set).and_then(|file| file.set.as_mut());
+        let entries = entries.ok_or(Errno::EINVAL)?;
+        let key = (fd, file);
+        match (op, entries.contains_key(&key)) {
+            (libc::EPOLL_CTL_ADD, true) => return Err(Errno::EEXIST),
+            (libc::EPOLL_CTL_ADD, false) => {}
+            (_, false) => return Err(Errno::ENOENT),
+            (_, true) => {}
+        }
+        if op == libc::EPOLL_CTL_DEL {
+            entries.remove(&key);
+        } else {
+            entries.insert(key, events);
+        }
+        Ok(0)
+    }
+
+    fn run(&mut self, process: usize, op: Op, expect: Result<i32, Errno>) {
+        self.plan.push(Planned {
+            process,
+            op,
+            expect,
+        });
+    }
+
+    fn file(&self, process: usize, fd: i32) -> Option<FileId> {
+        self.processes[process].table.get(&fd).copied()
+    }
+
+    fn install(&mut self, process: usize, at: i32, file: FileId) {
+        let old = self.processes[process].table.insert(at, file);
+        self.release(old);
+    }
+
+    /// A file that no number means any more leaves all sets. The entries of a
+    /// set keep no file open.
+    fn release(&mut self, file: Option<FileId>) {
+        let Some(file) = file else { return };
+        let mut open = self.processes.iter().flat_map(|p| p.table.values());
+        if open.any(|&other| other == file) {
+            return;
+        }
+        self.files.remove(&file);
+        for other in self.files.values_mut() {
+            if let Some(entries) = &mut other.set {
+                entries.retain(|&(_, target), _| target != file);
+            }
+        }
+    }
+
+    fn pick_process(&self, n: u8) -> usize {
+        let alive: Vec<_> = (0..self.processes.len())
+            .filter(|&p| !self.processes[p].exited)
+            .collect();
+        alive[usize::from(n) % alive.len()]
+    }
+
+    /// Mostly a number that is open.
+    fn pick(&self, process: usize, n: u8) -> Option<i32> {
+        let open: Vec<_> = self.processes[process].table.keys().copied().collect();
+        choose(&open, n)
+    }
+
+    /// Mostly a set.
+    fn pick_set(&self, process: usize, n: u8) -> Option<i32> {
+        let table = &self.processes[process].table;
+        let sets: Vec<_> = table
+            .iter()
+            .filter(|(_, file)| self.files[file].set.is_some())
+            .map(|(&fd, _)| fd)
+            .collect();
+        choose(&sets, n)
+    }
+}
+
+/// One of them, seldom another number, and seldom one if there are none.
+fn choose(from: &[i32], n: u8) -> Option<i32> {
+    match n {
+        240.. => Some(number(n)),
+        _ if from.is_empty() => None,
+        _ => Some(from[usize::from(n) % from.len()]),
+    }
+}
+
+fn number(n: u8) -> i32 {
+    BASE + i32::from(n) % NUMBERS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTFD: Kind = Kind::Eventfd;
+
+    fn create(kind: Kind, at: u8) -> Step {
+        let at = [at, at];
+        Step::Create {
+            process: 0,
+            kind,
+            at,
+        }
+    }
+
+    fn counts(program: &[Step]) -> Vec<usize> {
+        Model::of(program).counts()
+    }
+
+    /// The file at the second number is in the set at the first.
+    fn one_entry() -> Vec<Step> {
+        let add = Step::Ctl {
+            process: 0,
+            efd: 0,
+            fd: 1,
+            op: 0,
+            events: 0,
+        };
+        vec![create(Kind::Epoll, 0), create(EVENTFD, 1), add]
+    }
+
+    #[test]
+    fn an_entry_stays_as_long_as_its_file() {
+        let mut program = one_entry();
+        assert_eq!(counts(&program), [1]);
+        program.push(Step::Dup { process: 0, fd: 1 });
+        program.push(Step::Close { process: 0, fd: 1 });
+        assert_eq!(counts(&program), [1]);
+        program.push(Step::Close { process: 0, fd: 1 });
+        assert_eq!(counts(&program), []);
+    }
+
+    #[test]
+    fn a_child_keeps_files_open() {
+        let mut program = one_entry();
+        program.push(Step::Fork { process: 0 });
+        program.push(Step::Close { process: 0, fd: 1 });
+        assert_eq!(counts(&program), [1]);
+        program.push(Step::Exit { process: 1 });
+        assert_eq!(counts(&program), []);
+    }
+
+    #[test]
+    fn files_of_one_number_are_different_entries() {
+        let mut program = one_entry();
+        let add = program[2];
+        program.push(Step::Dup { process: 0, fd: 1 });
+        program.push(create(EVENTFD, 1));
+        program.push(add);
+        let model = Model::of(&program);
+        assert_eq!(model.counts(), [2]);
+        assert!(model.plan.iter().all(|planned| planned.expect.is_ok()));
+    }
+
+    #[test]
+    fn what_cannot_be_added_is_refused() {
+        let mut program = one_entry();
+        program.push(program[2]);
+        let model = Model::of(&program);
+        assert_eq!(model.plan[3].expect, Err(Errno::EEXIST));
+        assert_eq!(model.counts(), [1]);
+    }
+}

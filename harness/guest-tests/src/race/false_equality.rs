@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `equal` for two files that have never existed at the same time.
+//!
+//! The C handler takes the address of the file of idx1, lets the file go, and
+//! waits for the set. Meanwhile that file, A, is closed by its only descriptor,
+//! and only then a new one, B, is opened, which gets A's memory, and is added.
+//! The handler then compares A's address with B's.
+//!
+//! It takes no luck. A thread holds the set's mutex while the caller begins to
+//! wait for it. Then the caller's processor is kept busy by a real-time task, so
+//! that the caller does not run when the mutex becomes free, and B gets in first.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::preempted;
+use crate::Options;
+use crate::handler::{self, Handler};
+use crate::held::HeldSet;
+use crate::process::{pin, realtime, two_cpus, wait_in_kcmp, wait_until};
+use crate::sys::{self, Slot};
+use crate::tap::{note, skip};
+
+/// The number of A, that of B, and that of a target that is always ready.
+const A: i32 = 300;
+const B: i32 = 301;
+const READY: i32 = 302;
+
+/// Enough false answers to be sure.
+const ENOUGH: u64 = 50;
+/// How much longer C may take than the module is asked, if it takes luck.
+const PATIENCE: u32 = 3;
+
+#[derive(Default)]
+struct Count {
+    asked: u64,
+    equal: u64,
+    /// B was not there in time.
+    early: u32,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    handler::need_patched()?;
+    let seconds = Duration::from_secs(options.seconds);
+    let cpus = two_cpus()?;
+
+    let c = {
+        let _answering = Handler::C.answers()?;
+        let until = Instant::now() + seconds;
+        rounds(cpus, |count| count.equal < ENOUGH && Instant::now() < until)?
+    };
+    let rust = {
+        let _answering = Handler::Rust.answers()?;
+        rounds(cpus, |count| count.asked < c.asked)?
+    };
+    if c.early + rust.early > 0 {
+        note(format!(
+            "asked too early: {} times C, {} times Rust",
+            c.early, rust.early
+        ));
+    }
+    verdict([c.equal, c.asked], [rust.equal, rust.asked])
+}
+
+/// The same without help: the caller is stopped anywhere.
+pub fn preempted(options: &Options) -> Result<()> {
+    handler::need_patched()?;
+    let efd = sys::epoll_create()?;
+    let me = sys::getpid();
+    let slot = Slot::new(efd, preempted::B, 0);
+    let race = |patience, enough| {
+        preempted::race(
+            patience,
+            enough,
+            || sys::epoll_tfd(me, preempted::A, me, slot),
+            || sys::epoll_add(efd, preempted::B),
+        )
+    };
+    let c = {
+        let _answering = Handler::C.answers()?;
+        race(Duration::from_secs(options.seconds) * PATIENCE, ENOUGH)?
+    };
+    let rust = {
+        let _answering = Handler::Rust.answers()?;
+        race(Duration::from_secs(options.seconds), u64::MAX)?
+    };
+    note(format!("changes: C: {}, Rust: {}", c.changes, rust.changes));
+    verdict([c.equal, c.asked], [rust.equal, rust.asked])
+}
+
+/// False answers, and how many there were.
+fn verdict(c: [u64; 2], rust: [u64; 2]) -> Result<()> {
+    note(format!(
+        "C: {} false of {}; Rust: {} of {}",
+        c[0], c[1], rust[0], rust[1]
+    ));
+    ensure!(
+        rust[0] == 0,
+        "the module says that files are equal that never met"
+    );
+    if c[0] == 0 {
+        return skip(format!(
+            "the race did not show up in {} questions to C (with KASAN memory is not used \
+             again at once)",
+            c[1]
+        ));
+    }
+    Ok(())
+}
+
+fn rounds(cpus: [usize; 2], mut more: impl FnMut(&Count) -> bool) -> Result<Count> {
+    let efd = sys::epoll_create()?;
+    sys::renumber(sys::eventfd(1)?, READY)?;
+    sys::epoll_add(efd, READY)?;
+    let mut count = Count::default();
+    while more(&count) {
+        match round(efd, cpus)? {
+            Ok(answer) => {
+                ensure!((0..=2).contains(&answer), "the answer is {answer}");
+                count.asked += 1;
+                count.equal += u64::from(answer == sys::EQUAL);
+            }
+            Err(errno) => {
+                // The caller found the set without B: nothing was compared.
+                ensure!(errno == nix::errno::Errno::ENOENT, "the answer is {errno}");
+                count.early += 1;
+                ensure!(count.early < 1000, "B is always late");
+            }
+        }
+    }
+    sys::close(READY)?;
+    sys::close(efd)?;
+    Ok(count)
+}
+
+/// One question; the answer `equal` is false.
+fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
+    pin(here)?;
+    sys::renumber(sys::eventfd(0)?, A)?;
+    let held = HeldSet::hold(efd, Some(here))?;
+
+    let tid = AtomicI32::new(0);
+    let busy = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| -> Result<nix::Result<i32>> {
+            pin(there)?;
+            tid.store(sys::gettid(), Ordering::Relaxed);
+            let me = sys::getpid();
+            Ok(sys::epoll_tfd(me, A, me, Slot::new(efd, B, 0)))
+        });
+        // It has looked A up, and waits for the set.
+        wait_until("the caller", || tid.load(Ordering::Relaxed) != 0)?;
+        wait_in_kcmp(sys::getpid(), tid.load(Ordering::Relaxed))?;
+
+        let hog = scope.spawn(|| -> Result<()> {
+            pin(there)?;
+            realtime()?;
+            busy.store(true, Ordering::Relaxed);
+            let until = Instant::now() + Duration::from_secs(1);
+            while !stop.load(Ordering::Relaxed) && Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        });
+        let result = wait_until("the other processor", || {
+            busy.load(Ordering::Relaxed) || hog.is_finished()
+        })
+        .and_then(|()| {
+            // A is gone before B is there.
+            sys::close(A)?;
+            sys::renumber(sys::eventfd(0)?, B)?;
+            // The mutex is free, the caller is woken, but does not run.
+            held.release()?;
+            sys::epoll_add(efd, B)?;
+            Ok(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        let hogged = hog.join().ok().context("panic")?;
+        let answer = caller.join().ok().context("panic")?;
+        result.and(hogged)?;
+        // B leaves the set before there is an A again.
+        sys::close(B)?;
+        answer
+    })
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A caller that waits for a held set dies by SIGKILL, if the module answers.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+
+use crate::Options;
+use crate::handler::{self, Handler};
+use crate::held::HeldSet;
+use crate::process::{self, sleeps_in_kcmp, wait_in_kcmp};
+use crate::sys::{self, Slot};
+use crate::tap::note;
+
+const SOON: Duration = Duration::from_secs(20);
+/// What must not happen has had time to.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+pub fn run(_: &Options) -> Result<()> {
+    handler::need_patched()?;
+    for handler in Handler::BOTH {
+        let _answering = handler.answers()?;
+        with(handler).with_context(|| format!("{handler}"))?;
+    }
+    Ok(())
+}
+
+fn with(handler: Handler) -> Result<()> {
+    let efd = sys::epoll_create()?;
+    let fd = sys::eventfd(1)?;
+    sys::epoll_add(efd, fd)?;
+    let me = sys::getpid();
+    let slot = Slot::new(efd, fd, 0);
+    let [begin, end] = sys::pipe()?;
+
+    // Forked before there is a thread; it asks when the pipe has no writer.
+    let mut caller = process::fork(|| {
+        if sys::close(end).is_err() || sys::readable(begin, SOON) != Ok(true) {
+            return 100;
+        }
+        sys::code(sys::epoll_tfd(me, fd, me, slot))
+    })?;
+    let held = HeldSet::hold(efd, None)?;
+    sys::close(end)?;
+    wait_in_kcmp(caller.pid(), caller.pid())?;
+
+    let killed = Instant::now();
+    caller.kill();
+    let dead = |status: Option<WaitStatus>| {
+        matches!(status, Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)))
+    };
+    match handler {
+        Handler::Rust => {
+            ensure!(dead(caller.wait(SOON)?), "the caller does not die");
+            note(format!(
+                "Rust: dead after {:.1} ms, the set still held",
+                ms(killed)
+            ));
+            held.release()?;
+        }
+        Handler::C => {
+            ensure!(caller.wait(A_WHILE)?.is_none(), "the caller did not wait");
+            ensure!(
+                sleeps_in_kcmp(caller.pid(), caller.pid()),
+                "the caller is not in kcmp"
+            );
+            held.release()?;
+            ensure!(dead(caller.wait(SOON)?), "the caller does not die");
+            note(format!(
+                "C: alive until the set was let go, {:.1} ms",
+                ms(killed)
+            ));
+        }
+    }
+    ensure!(
+        sys::epoll_tfd(me, fd, me, slot) == Ok(sys::EQUAL),
+        "the set has changed"
+    );
+    for fd in [efd, fd, begin] {
+        sys::close(fd)?;
+    }
+    Ok(())
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}

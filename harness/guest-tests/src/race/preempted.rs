@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A caller that is stopped wherever it is.
+//!
+//! A real-time task on the caller's processor stops it, closes the file at the
+//! first number, and only then opens one at the second, which gets the memory of
+//! the first. That it stops the caller where it hurts is a matter of luck, so it
+//! does this often. The kernel has to be one that can be preempted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+
+use crate::process::{pin, realtime, two_cpus};
+use crate::sys;
+
+/// One of these two numbers is open at a time, if any.
+pub const A: i32 = 300;
+pub const B: i32 = 301;
+
+#[derive(Debug, Default)]
+pub struct Count {
+    pub asked: u64,
+    /// False answers: the two files have never existed at the same time.
+    pub equal: u64,
+    pub changes: u64,
+}
+
+/// Ask whether A is B until the time is up, or there are enough false answers.
+/// `opened` is called each time that B is.
+pub fn race(
+    patience: Duration,
+    enough: u64,
+    question: impl Fn() -> nix::Result<i32> + Send,
+    opened: impl Fn() -> nix::Result<i32> + Send,
+) -> Result<Count> {
+    let [_, cpu] = two_cpus()?;
+    let until = Instant::now() + patience;
+    let stop = AtomicBool::new(false);
+    let over = || stop.load(Ordering::Relaxed) || Instant::now() >= until;
+    let over = &over;
+    let stop = &stop;
+    thread::scope(|scope| {
+        let caller = scope.spawn(move || -> Result<Count> {
+            pin(cpu)?;
+            let mut count = Count::default();
+            let mut result = Ok(());
+            while count.equal < enough && result.is_ok() && !over() {
+                count.asked += 1;
+                match question() {
+                    Ok(sys::EQUAL) => count.equal += 1,
+                    Ok(_) | Err(Errno::EBADF | Errno::ENOENT) => {}
+                    Err(errno) => result = Err(errno),
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            result.context("a question")?;
+            Ok(count)
+        });
+        let changer = scope.spawn(move || -> Result<u64> {
+            pin(cpu)?;
+            realtime()?;
+            let mut changes = 0;
+            while !over() {
+                sys::renumber(sys::eventfd(0)?, A)?;
+                pause(changes);
+                sys::close(A)?;
+                sys::renumber(sys::eventfd(0)?, B)?;
+                opened()?;
+                pause(changes);
+                sys::close(B)?;
+                changes += 1;
+            }
+            Ok(changes)
+        });
+        let changes = changer.join().ok().context("panic")?;
+        stop.store(true, Ordering::Relaxed);
+        let mut count = caller.join().ok().context("panic")??;
+        count.changes = changes?;
+        if count.changes == 0 {
+            bail!("there was no change");
+        }
+        Ok(count)
+    })
+}
+
+/// Long enough for some questions, and of no length that could fall into step
+/// with them.
+fn pause(n: u64) {
+    thread::sleep(Duration::from_nanos(20_000 + n % 97 * 101));
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Large sets: a million numbers, and a hundred thousand entries of one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
+use nix::errno::Errno;
+
+use crate::Options;
+use crate::handler::{self, Handler};
+use crate::leak;
+use crate::process::own_files;
+use crate::sys::{self, Slot};
+use crate::tap::{Case, note};
+
+const MILLION: i32 = 1_000_000;
+const STEP: i32 = 10_000;
+/// The numbers of the files that a million numbers mean in turn.
+const FILES: i32 = 16;
+const FIRST: i32 = 100;
+
+/// To be left to everybody else.
+const ROOM_KIB: u64 = 700 << 10;
+
+const ONE_NUMBER: usize = 100_000;
+const TFD: i32 = 99;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("scale/million", million),
+        Case::new("scale/one_number", one_number),
+    ]
+}
+
+/// Samples that each handler has time for: the one in C visits half of a set.
+fn samples(handler: Handler, large: usize, small: usize) -> usize {
+    match handler {
+        Handler::C => small,
+        Handler::Rust => large,
+    }
+}
+
+/// What a set may have at most is a share of the memory unless one says more.
+fn allow_watches() -> Result<()> {
+    std::fs::write("/proc/sys/fs/epoll/max_user_watches", "4000000")
+        .context("cannot raise fs.epoll.max_user_watches")
+}
+
+fn allow_descriptors(count: u64) -> Result<()> {
+    let path = "/proc/sys/fs/nr_open";
+    let allowed: u64 = std::fs::read_to_string(path)?.trim().parse()?;
+    if allowed < count {
+        std::fs::write(path, count.to_string()).context("cannot raise fs.nr_open")?;
+    }
+    sys::allow_descriptors(count).context("cannot raise RLIMIT_NOFILE")
+}
+
+/// A kernel that looks for leaks keeps books that take more memory than a million
+/// targets do: there are as many then as there is room for.
+fn is_memory_short() -> Result<bool> {
+    if !Path::new(leak::KMEMLEAK).exists() {
+        return Ok(false);
+    }
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.context("no MemAvailable in /proc/meminfo")?.parse()?;
+    Ok(kib < ROOM_KIB)
+}
+
+fn million(options: &Options) -> Result<()> {
+    handler::need_patched()?;
+    allow_watches()?;
+    allow_descriptors((FIRST + FILES + MILLION) as u64 + 1)?;
+    let mut rng = Rng::with_seed(options.seed());
+    let began = Instant::now();
+    let efd = sys::epoll_create()?;
+    for fd in FIRST..FIRST + FILES {
+        sys::renumber(sys::eventfd(0)?, fd)?;
+    }
+    let base = FIRST + FILES;
+    // Number base + n means file n % FILES.
+    let file = |n: i32| FIRST + n % FILES;
+    let mut count = 0;
+    while count < MILLION && !is_memory_short()? {
+        for n in count..count + STEP {
+            sys::dup2(file(n), base + n)?;
+            sys::epoll_add(efd, base + n)?;
+        }
+        count += STEP;
+    }
+    ensure!(count > 0, "there is no memory for targets");
+    note(format!(
+        "{count} targets added in {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    let mut order = Vec::new();
+    for a in 0..FILES {
+        for b in 0..FILES {
+            order.push(own_files(FIRST + a, FIRST + b)?);
+        }
+    }
+
+    for handler in Handler::BOTH {
+        let _answering = handler.answers()?;
+        let began = Instant::now();
+        let mut asked = 0;
+        let ask = |fd, tfd, toff| ask(fd, Slot::new(efd, tfd, toff));
+        let some: Vec<_> = [0, 1, count / 2, count - 1]
+            .into_iter()
+            .chain((0..samples(handler, 20_000, 6)).map(|_| rng.i32(0..count)))
+            .collect();
+        for n in some {
+            // By its own number, by that of its file, and by another file's.
+            let other = rng.i32(0..FILES);
+            let expect = order[(other * FILES + n % FILES) as usize];
+            let answers = [
+                (ask(base + n, base + n, 0), Ok(sys::EQUAL)),
+                (ask(file(n), base + n, 0), Ok(sys::EQUAL)),
+                (ask(FIRST + other, base + n, 0), Ok(expect)),
+                (ask(base + n, base + n, 1), Err(Errno::ENOENT)),
+            ];
+            for (answer, expect) in answers {
+                ensure!(
+                    answer == expect,
+                    "{handler}: {n}: {answer:?}, right is {expect:?}"
+                );
+                asked += 1;
+            }
+        }
+        for tfd in [0, FIRST, base - 1, base + count, i32::MAX, -1] {
+            let answer = ask(FIRST, tfd, 0);
+            ensure!(
+                answer == Err(Errno::ENOENT),
+                "{handler}: number {tfd}: {answer:?}"
+            );
+            asked += 1;
+        }
+        let each = began.elapsed().as_secs_f64() * 1e6 / f64::from(asked);
+        note(format!(
+            "{handler}: {asked} answers were right, {each:.1} us each"
+        ));
+    }
+    Ok(())
+}
+
+fn one_number(options: &Options) -> Result<()> {
+    handler::need_patched()?;
+    allow_watches()?;
+    allow_descriptors(ONE_NUMBER as u64 + 200)?;
+    let mut rng = Rng::with_seed(options.seed());
+    let began = Instant::now();
+    let efd = sys::epoll_create()?;
+    let mut fds = Vec::new();
+    for n in 0..ONE_NUMBER as i32 {
+        let fd = sys::renumber(sys::eventfd(0)?, FIRST + n)?;
+        sys::epoll_add_as(efd, fd, TFD)?;
+        fds.push(fd);
+    }
+    note(format!(
+        "{ONE_NUMBER} targets of one number added in {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    let mut toffs = BTreeSet::from([0, 1, 255, 256, 257, ONE_NUMBER / 2, ONE_NUMBER - 1]);
+    while toffs.len() < 15 {
+        toffs.insert(rng.usize(..ONE_NUMBER));
+    }
+    let slot = |toff: usize| Slot::new(efd, TFD, toff as u32);
+    let slots: Vec<_> = toffs.into_iter().map(slot).collect();
+    let mut owners: [BTreeMap<u32, i32>; 2] = Default::default();
+    for handler in Handler::BOTH {
+        let _answering = handler.answers()?;
+        let began = Instant::now();
+        find_owners(&fds, &slots, &mut rng, &mut owners[handler as usize])?;
+        for toff in [ONE_NUMBER, ONE_NUMBER + 1, 1 << 31, u32::MAX as usize] {
+            let answer = ask(fds[0], slot(toff));
+            ensure!(
+                answer == Err(Errno::ENOENT),
+                "{handler}: toff {toff}: {answer:?}"
+            );
+        }
+        note(format!(
+            "{handler}: {} owners found, {:.1} s",
+            slots.len(),
+            began.elapsed().as_secs_f64()
+        ));
+    }
+    let [c, rust] = owners;
+    ensure!(c == rust, "C finds the owners {c:?}, Rust {rust:?}");
+    let distinct: BTreeSet<_> = rust.values().collect();
+    ensure!(
+        distinct.len() == slots.len(),
+        "one file is at two offsets: {rust:?}"
+    );
+    Ok(())
+}
+
+fn ask(fd: i32, slot: Slot) -> nix::Result<i32> {
+    let me = sys::getpid();
+    sys::epoll_tfd(me, fd, me, slot)
+}
+
+/// Whose the entries are, by toff. A file is compared with the others, and with
+/// the entries; what is less and what is greater is searched in turn. To sort
+/// all files would take more questions than there are entries to find.
+fn find_owners(
+    fds: &[i32],
+    slots: &[Slot],
+    rng: &mut Rng,
+    owners: &mut BTreeMap<u32, i32>,
+) -> Result<()> {
+    if slots.is_empty() {
+        return Ok(());
+    }
+    ensure!(!fds.is_empty(), "{slots:?} are no files of ours");
+    let middle = fds[rng.usize(..fds.len())];
+    let [mut less, mut greater] = [Vec::new(), Vec::new()];
+    for &fd in fds {
+        match own_files(fd, middle)? {
+            sys::LESS => less.push(fd),
+            sys::GREATER => greater.push(fd),
+            _ => ensure!(fd == middle, "{fd} and {middle} are one file"),
+        }
+    }
+    let [mut below, mut above] = [Vec::new(), Vec::new()];
+    for &slot in slots {
+        match ask(middle, slot)? {
+            sys::GREATER => below.push(slot),
+            sys::LESS => above.push(slot),
+            _ => {
+                owners.insert(slot.toff, middle);
+            }
+        }
+    }
+    find_owners(&less, &below, rng, owners)?;
+    find_owners(&greater, &above, rng, owners)
+}

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Named cases, each run in a process of its own, reported as TAP 13.
+//!
+//! A process of its own: a panic, a hang, a leaked descriptor or a thread that
+//! does not end is the matter of one case.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, pipe2};
+
+use crate::Options;
+use crate::handler;
+
+/// As the kernel's selftests do it.
+const STATUS_SKIP: i32 = 4;
+
+/// A case may take this long unless it says otherwise.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// How long to read what leftovers of an ended case still write.
+const GRACE: Duration = Duration::from_secs(2);
+
+type Run = Box<dyn Fn(&Options) -> Result<()>>;
+
+/// A test with a name of the form `group/name`.
+pub struct Case {
+    pub name: String,
+    deadline: Duration,
+    run: Run,
+}
+
+impl Case {
+    pub fn new(name: impl Into<String>, run: impl Fn(&Options) -> Result<()> + 'static) -> Self {
+        Self {
+            name: name.into(),
+            deadline: DEADLINE,
+            run: Box::new(run),
+        }
+    }
+
+    /// Let it take longer, or less.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case").field("name", &self.name).finish()
+    }
+}
+
+/// The error of a case that cannot be run here.
+#[derive(Debug)]
+pub struct Skip(String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Ends a case as skipped: `return skip("why")`, or `skip("why")?`.
+pub fn skip<T>(why: impl Into<String>) -> Result<T> {
+    Err(Skip(why.into()).into())
+}
+
+/// A line of what a case has to tell.
+pub fn note(line: impl fmt::Display) {
+    // Nobody reads on if this fails, and then the status is what counts.
+    let _ = writeln!(std::io::stdout(), "# {line}");
+}
+
+/// The process of one case.
+pub fn run_one(case: &Case, options: &Options) -> ExitCode {
+    match (case.run)(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            note(format!("{err:#}"));
+            if err.is::<Skip>() {
+                ExitCode::from(STATUS_SKIP as u8)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+enum Verdict {
+    Pass,
+    Fail(String),
+    Skip(String),
+}
+
+/// Run the cases one after the other; whether none failed.
+pub fn run_all(cases: &[&Case], args: &[String]) -> Result<bool> {
+    println!("TAP version 13");
+    println!("1..{}", cases.len());
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+
+    for (n, case) in cases.iter().enumerate() {
+        let n = n + 1;
+        let began = Instant::now();
+        let verdict = spawn(case, args)?;
+        let took = began.elapsed().as_secs_f64();
+        match verdict {
+            Verdict::Pass => {
+                passed += 1;
+                note(format!("{}: {took:.1} s", case.name));
+                println!("ok {n} - {}", case.name);
+            }
+            Verdict::Skip(why) => {
+                skipped += 1;
+                println!("ok {n} - {} # SKIP {why}", case.name);
+            }
+            Verdict::Fail(how) => {
+                failed += 1;
+                note(format!("{}: {how}, after {took:.1} s", case.name));
+                println!("not ok {n} - {}", case.name);
+            }
+        }
+    }
+    note(format!(
+        "{passed} passed, {failed} failed, {skipped} skipped"
+    ));
+
+    Ok(failed == 0)
+}
+
+fn spawn(case: &Case, args: &[String]) -> Result<Verdict> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(args)
+        .args(["--case", &case.name])
+        .stdin(Stdio::null())
+        .stdout(write.try_clone()?)
+        .stderr(write)
+        .process_group(0)
+        .spawn()
+        .context("cannot start the process of a case")?;
+    let group = Pid::from_raw(child.id() as i32);
+
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(std::fs::File::from(read));
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(text).is_err() {
+                break;
+            }
+            line.clear();
+        }
+    });
+
+    let deadline = Instant::now() + case.deadline;
+    let mut last = String::new();
+    let mut status = None;
+    let mut until = deadline;
+    loop {
+        let wait = until.saturating_duration_since(Instant::now());
+        match lines.recv_timeout(wait.min(Duration::from_millis(100))) {
+            Ok(line) => {
+                let text = line.strip_prefix("# ").unwrap_or(&line);
+                note(text);
+                last = text.to_owned();
+            }
+            Err(RecvTimeoutError::Disconnected) if status.is_some() => break,
+            Err(RecvTimeoutError::Disconnected) => {
+                // All output is in, the end is not.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if status.is_none() {
+            status = child.try_wait()?;
+            if status.is_some() {
+                // What it left behind must not disturb the next one.
+                let _ = killpg(group, Signal::SIGKILL);
+                until = Instant::now() + GRACE;
+            }
+        }
+        if Instant::now() >= until {
+            break;
+        }
+    }
+
+    if status.is_none() {
+        note(stacks(group));
+        let _ = killpg(group, Signal::SIGKILL);
+        // A task that cannot be killed is for the kernel's own detectors.
+        let until = Instant::now() + GRACE;
+        while Instant::now() < until && child.try_wait()?.is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let left = handler::unload();
+
+    Ok(match status {
+        None => Verdict::Fail("it did not end in time".into()),
+        Some(status) if status.code() == Some(STATUS_SKIP) => Verdict::Skip(last),
+        Some(status) if status.success() => match left {
+            Ok(()) => Verdict::Pass,
+            Err(err) => Verdict::Fail(format!("{err:#}")),
+        },
+        Some(status) => Verdict::Fail(match (status.code(), status.signal()) {
+            (Some(1), _) => "failed".into(),
+            (Some(code), _) => format!("exit status {code}"),
+            (None, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
+        }),
+    })
+}
+
+/// Where the tasks of a case hang.
+fn stacks(group: Pid) -> String {
+    let mut text = String::from("tasks that were left:");
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else {
+            continue;
+        };
+        // pid (comm) state ppid pgrp
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let mut fields = fields.split_whitespace();
+        let state = fields.next().unwrap_or("?");
+        if fields.nth(1).and_then(|pgrp| pgrp.parse().ok()) != Some(group.as_raw()) {
+            continue;
+        }
+        let syscall = std::fs::read_to_string(path.join("syscall")).unwrap_or_default();
+        text.push_str(&format!(
+            " {} {state} in {};",
+            path.display(),
+            syscall.split_whitespace().next().unwrap_or("?")
+        ));
+    }
+    text
+}
+
+/// The cases that the patterns mean: of a group, of a name, or by a shell
+/// pattern or a part of the name.
+pub fn select<'a>(cases: &'a [Case], patterns: &[String]) -> Result<Vec<&'a Case>> {
+    if patterns.is_empty() {
+        return Ok(cases.iter().collect());
+    }
+    let mut globs = Vec::new();
+    for pattern in patterns {
+        let glob = glob::Pattern::new(pattern)
+            .with_context(|| format!("'{pattern}' is no shell pattern"))?;
+        if !cases.iter().any(|case| matches(case, pattern, &glob)) {
+            bail!("no case matches '{pattern}': see --list");
+        }
+        globs.push((pattern, glob));
+    }
+    Ok(cases
+        .iter()
+        .filter(|case| globs.iter().any(|(text, glob)| matches(case, text, glob)))
+        .collect())
+}
+
+fn matches(case: &Case, text: &str, glob: &glob::Pattern) -> bool {
+    glob.matches(&case.name) || case.name.contains(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(patterns: &[&str]) -> Result<Vec<String>> {
+        let names = ["race/exec", "race/reload", "scale/million"];
+        let cases: Vec<_> = names.map(|name| Case::new(name, |_| Ok(()))).into();
+        let patterns: Vec<_> = patterns.iter().map(|text| text.to_string()).collect();
+        let selected = select(&cases, &patterns)?;
+        Ok(selected.iter().map(|case| case.name.clone()).collect())
+    }
+
+    #[test]
+    fn cases_are_selected() -> Result<()> {
+        assert_eq!(names(&[])?.len(), 3);
+        assert_eq!(names(&["race"])?, ["race/exec", "race/reload"]);
+        assert_eq!(names(&["race/exec"])?, ["race/exec"]);
+        assert_eq!(names(&["*o*", "exec"])?.len(), 3);
+        assert_eq!(names(&["*/m*"])?, ["scale/million"]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_pattern_that_means_nothing_is_an_error() {
+        assert!(names(&["race", "nothing"]).is_err());
+        assert!(names(&["[race"]).is_err());
+    }
+}

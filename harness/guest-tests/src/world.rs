@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Programs run for real: processes that do what a plan says, step by step,
+//! and then stay as they are to be asked about.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, send, sendmsg,
+};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid};
+
+use crate::model::{BASE, Kind, MAX_PROCESSES, Model, Op, Planned};
+use crate::process;
+use crate::sys;
+
+/// Workers talk to their controller here; one more for each process.
+const CONTROL: i32 = BASE / 2;
+/// Descriptors are passed from one end of this to the other.
+const MAIL: [i32; 2] = [
+    CONTROL + MAX_PROCESSES as i32,
+    CONTROL + MAX_PROCESSES as i32 + 1,
+];
+
+/// Any step takes less.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The processes of one program. They are killed and reaped with it.
+#[derive(Debug)]
+pub struct World {
+    pids: Vec<Pid>,
+}
+
+impl World {
+    pub fn pid(&self, process: usize) -> i32 {
+        self.pids[process].as_raw()
+    }
+
+    /// Run the plan of a model.
+    pub fn build(model: &Model) -> Result<World> {
+        let plan = &model.plan;
+        let mut controls = Vec::new();
+        let mut worker_ends = Vec::new();
+        for _ in 0..model.processes() {
+            let [ours, theirs] = sys::socketpair()?;
+            controls.push(ours);
+            worker_ends.push(theirs);
+        }
+        let mail = sys::socketpair()?;
+
+        let first = process::fork(|| {
+            if take_places(&worker_ends, mail).is_err() {
+                return 1;
+            }
+            work(0, plan)
+        });
+        for fd in worker_ends.into_iter().chain(mail) {
+            sys::close(fd)?;
+        }
+        let mut world = World { pids: Vec::new() };
+        let result = first.and_then(|first| {
+            world.pids.push(first.leave());
+            world.drive(plan, &controls)
+        });
+        for fd in controls {
+            sys::close(fd)?;
+        }
+        result.map(|()| world)
+    }
+
+    fn drive(&mut self, plan: &[Planned], controls: &[i32]) -> Result<()> {
+        let mut start = 0;
+        while let Some(first) = plan.get(start) {
+            // What one process does on its own needs no turns.
+            let len = plan[start..]
+                .iter()
+                .take_while(|planned| planned.process == first.process)
+                .count();
+            let forks = |planned: &Planned| matches!(planned.op, Op::Fork { .. } | Op::Exit);
+            let len = plan[start..start + len]
+                .iter()
+                .position(forks)
+                .map_or(len, |at| at + 1);
+            let control = controls[first.process];
+            let order = Message(start as i32, (start + len) as i32);
+            send(control, &order.to_bytes(), MsgFlags::MSG_NOSIGNAL)?;
+
+            let last = &plan[start + len - 1];
+            if let Op::Exit = last.op {
+                self.wait_exit(last.process)?;
+            } else {
+                let Message(done, value) =
+                    receive(control).with_context(|| format!("after {last:?}"))?;
+                if done != (start + len) as i32 {
+                    let planned = plan[done as usize];
+                    bail!("{planned:?} came to {value} instead");
+                }
+                if let Op::Fork { .. } = last.op {
+                    self.pids.push(Pid::from_raw(value));
+                }
+            }
+            start += len;
+        }
+        Ok(())
+    }
+
+    /// It stays a zombie, so nobody else gets its pid.
+    fn wait_exit(&self, process: usize) -> Result<()> {
+        let path = format!("/proc/{}/stat", self.pids[process]);
+        process::wait_until("a process to exit", || {
+            std::fs::read_to_string(&path).is_ok_and(|stat| stat.contains(") Z "))
+        })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for &pid in &self.pids {
+            // Zombies do not mind.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        // Parents first: their children are ours then.
+        for &pid in &self.pids {
+            let _ = waitpid(pid, None);
+        }
+    }
+}
+
+/// From the controller: do the steps from the first up to the second number.
+/// From a worker: it got to the first number, and what came of the step there.
+struct Message(i32, i32);
+
+impl Message {
+    fn to_bytes(&self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&self.0.to_ne_bytes());
+        bytes[4..].copy_from_slice(&self.1.to_ne_bytes());
+        bytes
+    }
+
+    fn read(socket: i32) -> nix::Result<Option<Message>> {
+        let mut bytes = [0; 8];
+        if recv(socket, &mut bytes, MsgFlags::empty())? != bytes.len() {
+            return Ok(None);
+        }
+        let word = |at: usize| {
+            i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Ok(Some(Message(word(0), word(4))))
+    }
+}
+
+fn receive(control: i32) -> Result<Message> {
+    if !sys::readable(control, PATIENCE)? {
+        bail!("a worker does not answer");
+    }
+    Message::read(control)?.context("a worker is gone")
+}
+
+/// Nothing of the parent's is left but the sockets.
+fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> nix::Result<()> {
+    // They may stand where they are to go: first out of the way, then there.
+    let away = 2 * BASE;
+    let ends = worker_ends.iter().copied().zip(CONTROL..);
+    let places: Vec<_> = ends.chain(mail.into_iter().zip(MAIL)).collect();
+    let mut moved = Vec::new();
+    for &(fd, place) in &places {
+        moved.push((sys::dup_from(fd, away)?, place));
+    }
+    for (fd, place) in moved {
+        sys::dup2(fd, place)?;
+    }
+    sys::close_range(3, CONTROL as u32 - 1)?;
+    sys::close_range(MAIL[1] as u32 + 1, u32::MAX)?;
+    Ok(())
+}
+
+/// A worker's life.
+fn work(me: usize, plan: &[Planned]) -> i32 {
+    let mut me = me;
+    loop {
+        let control = CONTROL + me as i32;
+        let Ok(Some(Message(start, end))) = Message::read(control) else {
+            // The program is over. It is killed when it has been asked about.
+            loop {
+                nix::unistd::pause();
+            }
+        };
+        let mut reply = Message(end, 0);
+        for at in start..end {
+            let Planned { op, expect, .. } = plan[at as usize];
+            let result = match op {
+                Op::Fork { child } => match fork() {
+                    Ok(0) => {
+                        me = child;
+                        break;
+                    }
+                    other => {
+                        reply.1 = sys::code(other);
+                        other.map(|_| 0)
+                    }
+                },
+                Op::Exit => return 0,
+                op => run(op),
+            };
+            if result != expect {
+                reply = Message(at, sys::code(result));
+                break;
+            }
+        }
+        if control != CONTROL + me as i32 {
+            // A new process has not been asked anything yet.
+            continue;
+        }
+        if send(control, &reply.to_bytes(), MsgFlags::MSG_NOSIGNAL).is_err() {
+            return 1;
+        }
+    }
+}
+
+fn fork() -> nix::Result<i32> {
+    // SAFETY: workers are processes of a single thread.
+    Ok(match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => child.as_raw(),
+        ForkResult::Child => 0,
+    })
+}
+
+fn run(op: Op) -> nix::Result<i32> {
+    match op {
+        Op::Create { kind, at } => {
+            let fds = match kind {
+                Kind::Eventfd => vec![sys::eventfd(0)?],
+                Kind::Pipe => sys::pipe()?.to_vec(),
+                Kind::Socketpair => sys::socketpair()?.to_vec(),
+                Kind::Timerfd => vec![sys::timerfd()?],
+                Kind::Signalfd => vec![sys::signalfd()?],
+                Kind::Epoll => vec![sys::epoll_create()?],
+            };
+            for (fd, at) in fds.into_iter().zip(at) {
+                sys::renumber(fd, at)?;
+            }
+            Ok(0)
+        }
+        Op::Dup { fd } => sys::dup_from(fd, BASE),
+        Op::Dup2 { fd, to } => sys::dup2(fd, to),
+        Op::Close { fd } => sys::close(fd),
+        Op::Send { fd } => {
+            let rights = [fd];
+            let rights = ControlMessage::ScmRights(&rights);
+            sendmsg::<()>(
+                MAIL[0],
+                &[IoSlice::new(b"x")],
+                &[rights],
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            )?;
+            Ok(0)
+        }
+        Op::Receive { at } => {
+            let mut byte = [0];
+            let mut space = cmsg_space!(i32);
+            let mut slices = [IoSliceMut::new(&mut byte)];
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let message = recvmsg::<()>(MAIL[1], &mut slices, Some(&mut space), flags)?;
+            let mut passed = message.cmsgs()?;
+            match passed.next() {
+                Some(ControlMessageOwned::ScmRights(fds)) if fds.len() == 1 => {
+                    sys::renumber(fds[0], at)?;
+                    Ok(0)
+                }
+                _ => Err(Errno::ENOMSG),
+            }
+        }
+        Op::Ctl {
+            efd,
+            op,
+            fd,
+            events,
+        } => {
+            let events = if events == 0 {
+                libc::EPOLLIN
+            } else {
+                libc::EPOLLET
+            };
+            sys::epoll_ctl(efd, op, fd, events as u32)
+        }
+        Op::Fork { .. } | Op::Exit => Err(Errno::ENOSYS),
+    }
+}
+
+/// Let the processes that a worker leaves behind become ours.
+pub fn adopt_orphans() -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    Ok(())
+}

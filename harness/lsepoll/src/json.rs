@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! For programs. The manual page documents it: lsepoll.1, OUTPUT FOR PROGRAMS.
+
+use crate::{Args, names};
+use anyhow::Result;
+use epoll_targets::resolve::{Descriptor, Number, Owner, Report, Resolved};
+use epoll_targets::{fdinfo, resolve};
+use serde::Serialize;
+use std::io::Write;
+
+#[derive(Serialize)]
+struct Output<'a> {
+    version: u32,
+    complete: bool,
+    sets: Vec<Set<'a>>,
+    skipped: Vec<Skipped>,
+    statistics: Statistics,
+}
+
+#[derive(Serialize)]
+struct Set<'a> {
+    pid: i32,
+    command: String,
+    efd: i32,
+    also: Vec<Place>,
+    targets: Vec<Target<'a>>,
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    tfd: u32,
+    toff: u32,
+    events: Events,
+    data: String,
+    inode: Option<Inode>,
+    zombie: bool,
+    stale: bool,
+    changed: bool,
+    owner: &'static str,
+    owners: Vec<Place>,
+    number: &'static str,
+    number_file: Option<std::borrow::Cow<'a, str>>,
+}
+
+#[derive(Serialize)]
+struct Events {
+    bits: u32,
+    names: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Inode {
+    ino: u64,
+    major: u32,
+    minor: u32,
+}
+
+#[derive(Serialize)]
+struct Place {
+    pid: i32,
+    fd: i32,
+    file: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Skipped {
+    pid: i32,
+    efd: Option<i32>,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Statistics {
+    tables: usize,
+    descriptors: usize,
+    kcmp_file: u64,
+    kcmp_epoll_tfd: u64,
+    kcmp_files: u64,
+}
+
+impl From<Descriptor> for Place {
+    fn from(descriptor: Descriptor) -> Self {
+        Self {
+            pid: descriptor.pid,
+            fd: descriptor.fd,
+            file: names::link(descriptor),
+        }
+    }
+}
+
+impl From<fdinfo::Inode> for Inode {
+    fn from(inode: fdinfo::Inode) -> Self {
+        Self {
+            ino: inode.ino,
+            major: inode.major,
+            minor: inode.minor,
+        }
+    }
+}
+
+impl<'a> From<&'a Resolved> for Target<'a> {
+    fn from(resolved: &'a Resolved) -> Self {
+        let target = resolved.target;
+        let (owner, owners) = match &resolved.owner {
+            Owner::SameNumber(place) => ("same", vec![(*place).into()]),
+            Owner::Others(places) => ("other", places.iter().map(|&p| p.into()).collect()),
+            Owner::NoOne => ("none", Vec::new()),
+            Owner::Unknown => ("unknown", Vec::new()),
+        };
+        let (number, number_file) = match &resolved.number {
+            Number::Target => ("target", None),
+            Number::Closed => ("closed", None),
+            Number::Other(link) => ("other", Some(link.to_string_lossy())),
+            Number::Unknown => ("unknown", None),
+        };
+        Self {
+            tfd: target.tfd,
+            toff: target.toff,
+            events: Events {
+                bits: target.events.0,
+                names: target.events.names().collect(),
+            },
+            data: format!("{:#x}", target.data),
+            inode: target.inode.map(Inode::from),
+            zombie: resolved.is_zombie(),
+            stale: resolved.is_stale(),
+            changed: resolved.changed,
+            owner,
+            owners,
+            number,
+            number_file,
+        }
+    }
+}
+
+fn set<'a>(args: &Args, set: &'a resolve::Set, commands: &mut names::Commands) -> Set<'a> {
+    let targets = set.targets.iter();
+    Set {
+        pid: set.pid,
+        command: commands.of(set.pid).to_owned(),
+        efd: set.efd,
+        also: set.also.iter().map(|&place| place.into()).collect(),
+        targets: targets
+            .filter(|target| args.shows(target))
+            .map(Target::from)
+            .collect(),
+    }
+}
+
+pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> Result<()> {
+    let mut commands = names::Commands::default();
+    let skipped = report.skipped.iter();
+    let calls = report.calls;
+    let output = Output {
+        version: 1,
+        complete: report.skipped.is_empty(),
+        sets: report
+            .sets
+            .iter()
+            .map(|s| set(args, s, &mut commands))
+            .filter(|set| !set.targets.is_empty() || !(args.zombies || args.stale))
+            .collect(),
+        skipped: skipped
+            .map(|skipped| Skipped {
+                pid: skipped.pid,
+                efd: skipped.efd,
+                reason: crate::reason(skipped),
+            })
+            .collect(),
+        statistics: Statistics {
+            tables: report.tables,
+            descriptors: report.descriptors,
+            kcmp_file: calls.file,
+            kcmp_epoll_tfd: calls.epoll_tfd,
+            kcmp_files: calls.tables,
+        },
+    };
+    // serde_json hides what kind of error it is otherwise.
+    serde_json::to_writer(&mut *out, &output).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Lists epoll sets, and the true owner of each target.
+
+mod json;
+mod names;
+mod table;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use epoll_targets::proc;
+use epoll_targets::resolve::{Progress, Report, Resolved, Resolver, Skipped};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeSet;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// Fewer targets than this are done before one could read how far it is.
+const MANY: usize = 5000;
+
+const ABOUT: &str = "\
+List epoll sets, and the true owner of each target.
+
+An epoll set watches open files, not descriptors: a target is a file, and the \
+number that its descriptor had when it was added. The number may since have been \
+closed, or mean another file. lsepoll asks the kernel, with kcmp(2), whose \
+descriptors the file behind each target has, and marks in the column STATE:
+
+  moved    the number is closed, or means another file; a descriptor of another
+           number, or of another process, has the file (OWNER)
+  stale    the number means another file now
+  zombie   nobody has the file open, and yet it is there, and its events come:
+           those for a descriptor that was closed, as it seems
+  unknown  the target went away, or processes changed, while they were looked at
+  changed  the target came while they were looked at
+
+To list processes of other users needs their ptrace access, that is root.";
+
+const AFTER: &str = "\
+Exit status:
+  0  nothing is a zombie or stale
+  1  something is
+  2  an error, or a process given with -p could not be looked into
+
+Examples:
+  lsepoll -p 1234             the epoll sets of process 1234
+  lsepoll --zombies           zombies of all processes
+  lsepoll -p 1234 --owners given
+                              search no other process for owners
+  lsepoll --json | jq -r '.sets[] | .pid as $pid | .targets[] |
+      select(.zombie) | \"\\($pid) \\(.tfd)\"'
+                              pid and number of each zombie";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Owners {
+    /// In all processes, if those given with -p do not have the file
+    All,
+    /// Only in the processes given with -p
+    Given,
+}
+
+/// List epoll sets, and the true owner of each target
+#[derive(Debug, Parser)]
+#[command(version, long_about = ABOUT, after_long_help = AFTER)]
+struct Args {
+    /// Processes to list [default: all that may be looked into]
+    #[arg(short, long = "pid", value_name = "PID", num_args = 1..)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pids: Vec<i32>,
+
+    /// Where to look for owners
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = Owners::All)]
+    owners: Owners,
+
+    /// Show only targets that nobody has open
+    #[arg(long)]
+    zombies: bool,
+
+    /// Show only targets whose number means another file now
+    #[arg(long)]
+    stale: bool,
+
+    /// Print one JSON object; lsepoll(1) has its parts
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn shows(&self, target: &Resolved) -> bool {
+        let all = !self.zombies && !self.stale;
+        all || self.zombies && target.is_zombie() || self.stale && target.is_stale()
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    run(&args).unwrap_or_else(|error| {
+        eprintln!("lsepoll: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    let report = look(args)?;
+    let failed = tell_skipped(args, &report);
+    let targets = || report.sets.iter().flat_map(|set| &set.targets);
+    let zombies = targets().filter(|target| target.is_zombie()).count();
+    let stale = targets().filter(|target| target.is_stale()).count();
+
+    match print(args, &report) {
+        // The reader has seen enough.
+        Err(error) if is_broken_pipe(&error) => {}
+        printed => printed.context("cannot print")?,
+    }
+    if io::stdout().is_terminal() && !args.json {
+        let (sets, targets) = (report.sets.len(), targets().count());
+        eprintln!("epoll sets: {sets}, targets: {targets}, zombies: {zombies}, stale: {stale}");
+    }
+    Ok(match (failed, zombies + stale) {
+        (true, _) => ExitCode::from(2),
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(1),
+    })
+}
+
+fn print(args: &Args, report: &Report) -> Result<()> {
+    let stdout = io::stdout().lock();
+    let is_terminal = stdout.is_terminal();
+    let mut out = BufWriter::new(stdout);
+    if args.json {
+        json::print(args, report, &mut out)?;
+    } else {
+        table::print(args, report, is_terminal, &mut out)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn look(args: &Args) -> Result<Report> {
+    let mut resolver = if args.pids.is_empty() {
+        anyhow::ensure!(
+            args.owners == Owners::All,
+            "--owners given: give the processes with -p"
+        );
+        Resolver::everyone()
+    } else {
+        Resolver::new(args.pids.iter().copied())
+    };
+    if args.owners == Owners::All {
+        resolver = resolver.search_everyone();
+    }
+    // On standard error; hidden if that is no terminal.
+    let mut bar = None;
+    let report = resolver
+        .on_progress(|progress| show(progress, &mut bar))
+        .resolve();
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    report.context("cannot tell targets")
+}
+
+fn show(progress: Progress, bar: &mut Option<ProgressBar>) {
+    let (what, done, total) = match progress {
+        Progress::Targets { done, total } if total >= MANY => {
+            ("targets", done as u64, total as u64)
+        }
+        Progress::Sorting { done, total } => ("sorting descriptors", done, total),
+        Progress::Targets { .. } => return,
+    };
+    let bar = bar.get_or_insert_with(|| {
+        let style = ProgressStyle::with_template("{msg:20} {wide_bar} {pos}/{len} {eta}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::no_length().with_style(style)
+    });
+    bar.set_message(what);
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
+/// Says what could not be looked into; returns whether it should have been.
+fn tell_skipped(args: &Args, report: &Report) -> bool {
+    let mut failed = false;
+    let mut others = BTreeSet::new();
+    for skipped in &report.skipped {
+        if args.pids.contains(&skipped.pid) {
+            failed = true;
+            eprintln!("lsepoll: {}", reason(skipped));
+        } else if skipped.efd.is_none() {
+            others.insert(skipped.pid);
+        }
+    }
+    if !others.is_empty() {
+        eprintln!(
+            "lsepoll: no ptrace access to {} of the processes: run as root to see them; \
+             what nobody seems to have open may be theirs",
+            others.len()
+        );
+    }
+    failed
+}
+
+fn reason(skipped: &Skipped) -> String {
+    let Skipped { pid, efd, error } = skipped;
+    let name = proc::command(*pid).map(|name| format!(" ({})", names::printable(&name)));
+    let name = name.unwrap_or_default();
+    let what = match (error.kind(), error.raw_os_error(), efd) {
+        (io::ErrorKind::PermissionDenied, ..) => {
+            "ptrace access is missing; run as its user or as root".into()
+        }
+        (io::ErrorKind::NotFound, _, Some(_)) => "it was closed meanwhile".into(),
+        (io::ErrorKind::NotFound, ..) => "there is no such process".into(),
+        // ESRCH
+        (_, Some(3), _) => "the process ended meanwhile".into(),
+        _ => error.to_string(),
+    };
+    match efd {
+        Some(efd) => format!("cannot look into epoll set {efd} of PID {pid}{name}: {what}"),
+        None => format!("cannot look into PID {pid}{name}: {what}"),
+    }
+}

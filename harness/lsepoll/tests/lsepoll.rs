@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs the program on this process.
+
+use epoll_targets::kcmp::{self, Support};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
+use serde_json::Value;
+use std::fs::{self, File, Permissions};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const LSEPOLL: &str = env!("CARGO_BIN_EXE_lsepoll");
+
+/// One test at a time: the program lists all sets of the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn say(text: &str) {
+    // Past the capture of the test's output.
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "SKIPPED: {text}").unwrap();
+}
+
+fn start() -> Option<MutexGuard<'static, ()>> {
+    let support = kcmp::support();
+    if support != Support::Epoll {
+        say(&support.to_string());
+        return None;
+    }
+    Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn pid() -> String {
+    std::process::id().to_string()
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(LSEPOLL).args(args).output().unwrap();
+    text(output)
+}
+
+fn text(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let status = output.status.code().unwrap();
+    (status, text(output.stdout), text(output.stderr))
+}
+
+fn of_this(more: &[&str]) -> (i32, String, String) {
+    let pid = pid();
+    run(&[&["-p", &pid, "--owners", "given"], more].concat())
+}
+
+/// An epoll set, with what keeps its targets there.
+struct Fixture {
+    set: OwnedFd,
+    keep: Vec<OwnedFd>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let keep = Vec::new();
+        Self { set, keep }
+    }
+
+    fn file() -> OwnedFd {
+        eventfd(0, EventfdFlags::CLOEXEC).unwrap()
+    }
+
+    fn add(&self, fd: &OwnedFd, data: u64) {
+        let flags = EventFlags::IN | EventFlags::ET;
+        epoll::add(&self.set, fd, EventData::new_u64(data), flags).unwrap();
+    }
+
+    fn good(&mut self) -> i32 {
+        let file = Self::file();
+        self.add(&file, 0x11);
+        self.keep.push(file);
+        self.keep.last().unwrap().as_raw_fd()
+    }
+
+    /// Its number is closed, another one has the file.
+    fn moved(&mut self) -> i32 {
+        let file = Self::file();
+        let number = fcntl_dupfd_cloexec(&file, 400).unwrap();
+        self.add(&number, 0x22);
+        self.keep.push(file);
+        number.as_raw_fd()
+    }
+
+    /// Its number means the first of a pair of sockets now.
+    fn stale(&mut self) -> i32 {
+        let (socket, other) = sockets();
+        let file = Self::file();
+        let mut number = fcntl_dupfd_cloexec(&file, 500).unwrap();
+        self.add(&number, 0x33);
+        dup3(&socket, &mut number, DupFlags::CLOEXEC).unwrap();
+        let fd = number.as_raw_fd();
+        self.keep.extend([socket, other, file, number]);
+        fd
+    }
+
+    /// Only a message that nobody has received has it.
+    fn zombie(&mut self) -> i32 {
+        let (sender, receiver) = sockets();
+        let file = Self::file();
+        let number = fcntl_dupfd_cloexec(&file, 600).unwrap();
+        self.add(&number, 0x44);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [file.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(
+            &sender,
+            &[IoSlice::new(b"x")],
+            &mut control,
+            SendFlags::empty(),
+        )
+        .unwrap();
+        self.keep.extend([sender, receiver]);
+        number.as_raw_fd()
+    }
+}
+
+fn sockets() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+}
+
+/// The line of a number, split at blanks.
+fn line(table: &str, tfd: i32) -> Vec<&str> {
+    let lines = table.lines().map(|line| line.split_whitespace().collect());
+    let mut lines = lines.filter(|cells: &Vec<&str>| cells[3] == tfd.to_string());
+    lines.next().unwrap()
+}
+
+#[test]
+fn nothing_odd() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let (good, moved) = (fixture.good(), fixture.moved());
+    let (status, table, errors) = of_this(&[]);
+    assert_eq!((status, errors.as_str()), (0, ""));
+    assert_eq!(table.lines().count(), 3);
+
+    let (pid, efd, fd) = (pid(), fixture.set.as_raw_fd().to_string(), good.to_string());
+    let cells = line(&table, good);
+    assert_eq!(cells[0], pid);
+    assert_eq!(cells[2], efd);
+    assert_eq!(
+        cells[4..],
+        ["0", "IN|ET", "0x11", "-", "fd", &fd, "anon_inode:[eventfd]"]
+    );
+    let owner = fixture.keep[1].as_raw_fd().to_string();
+    assert_eq!(line(&table, moved)[6..10], ["0x22", "moved", "fd", &owner]);
+    assert!(table.contains(&format!("({moved} is closed)")));
+}
+
+#[test]
+fn an_empty_set_and_none() {
+    let Some(_alone) = start() else { return };
+    assert_eq!(of_this(&[]), (0, String::new(), String::new()));
+    let fixture = Fixture::new();
+    let (status, table, _) = of_this(&[]);
+    assert_eq!(status, 0);
+    assert!(table.lines().nth(1).unwrap().ends_with("no targets"));
+    drop(fixture);
+}
+
+#[test]
+fn what_is_odd_is_marked() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let good = fixture.good();
+    let stale = fixture.stale();
+    let (status, table, _) = of_this(&[]);
+    assert_eq!(status, 1);
+    assert_eq!(line(&table, good)[7], "-");
+    assert_eq!(line(&table, stale)[7], "moved,stale");
+    assert!(table.contains(&format!("(now {stale} is socket:[")));
+
+    let zombie = fixture.zombie();
+    let (status, table, _) = of_this(&[]);
+    assert_eq!(status, 1);
+    assert_eq!(line(&table, zombie)[6..9], ["0x44", "zombie", "nobody"]);
+    // Nobody else either.
+    let (_, table, _) = run(&["-p", &pid()]);
+    assert_eq!(line(&table, zombie)[7], "zombie");
+}
+
+#[test]
+fn filters() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    fixture.good();
+    let none = of_this(&["--zombies", "--stale"]);
+    assert_eq!(none, (0, String::new(), String::new()));
+    let (stale, zombie) = (fixture.stale(), fixture.zombie());
+    let numbers = |args: &[&str]| {
+        let (status, table, _) = of_this(args);
+        assert_eq!(status, 1);
+        let lines = table.lines().skip(1);
+        let mut numbers: Vec<i32> = lines
+            .map(|line| line.split_whitespace().nth(3).unwrap().parse().unwrap())
+            .collect();
+        numbers.sort();
+        numbers
+    };
+    assert_eq!(numbers(&["--stale"]), [stale]);
+    assert_eq!(numbers(&["--zombies"]), [zombie]);
+    assert_eq!(numbers(&["--zombies", "--stale"]), [stale, zombie]);
+}
+
+#[test]
+fn json() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let (good, stale, zombie) = (fixture.good(), fixture.stale(), fixture.zombie());
+    let (status, text, errors) = of_this(&["--json"]);
+    assert_eq!((status, errors.as_str()), (1, ""));
+    let output: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(output["version"], 1);
+    assert_eq!(output["complete"], true);
+    assert_eq!(output["skipped"], serde_json::json!([]));
+    assert_eq!(output["statistics"]["tables"], 1);
+    let set = &output["sets"][0];
+    assert_eq!(set["pid"].to_string(), pid());
+    assert_eq!(set["efd"], fixture.set.as_raw_fd());
+    let targets = set["targets"].as_array().unwrap();
+    let target = |tfd: i32| targets.iter().find(|t| t["tfd"] == tfd).unwrap();
+
+    let good = target(good);
+    assert_eq!(good["owner"], "same");
+    assert_eq!(good["number"], "target");
+    assert_eq!(good["data"], "0x11");
+    assert_eq!(good["owners"][0]["fd"], good["tfd"]);
+    assert_eq!(good["owners"][0]["file"], "anon_inode:[eventfd]");
+    let names = serde_json::json!(["IN", "ERR", "HUP", "ET"]);
+    assert_eq!(good["events"]["names"], names);
+    assert_eq!(good["events"]["bits"], 0x8000_0019_u32);
+    assert!(good["inode"]["ino"].is_u64());
+
+    let stale = target(stale);
+    assert_eq!(
+        (&stale["stale"], &stale["zombie"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(stale["owner"], "other");
+    assert_eq!(stale["owners"][0]["fd"], fixture.keep[3].as_raw_fd());
+    assert_eq!(stale["number"], "other");
+    assert!(
+        stale["number_file"]
+            .as_str()
+            .unwrap()
+            .starts_with("socket:[")
+    );
+
+    let zombie = target(zombie);
+    assert_eq!(
+        (&zombie["stale"], &zombie["zombie"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(zombie["owner"], "none");
+    assert_eq!(zombie["number"], "closed");
+
+    let (_, text, _) = of_this(&["--json", "--zombies"]);
+    let output: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(output["sets"][0]["targets"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn an_owner_in_another_process() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let (file, moved) = (Fixture::file(), fixture.moved());
+    let number = fcntl_dupfd_cloexec(&file, 600).unwrap();
+    fixture.add(&number, 0x55);
+    let tfd = number.as_raw_fd();
+    drop(number);
+    let mut child = Command::new("sleep")
+        .arg("600")
+        .stdin(Stdio::from(file))
+        .spawn()
+        .unwrap();
+    let (_, given, _) = of_this(&[]);
+    let (status, all, _) = run(&["--pid", &pid()]);
+    let owner = child.id().to_string();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(line(&given, tfd)[7], "zombie");
+    assert_eq!(line(&all, tfd)[7..12], ["moved", "pid", &owner, "fd", "0"]);
+    assert_eq!(line(&all, moved)[7], "moved");
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn all_processes() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let zombie = fixture.zombie();
+    let (status, table, _) = run(&[]);
+    assert_eq!(status, 1);
+    let pid = pid();
+    let mine: Vec<_> = table
+        .lines()
+        .filter(|l| l.trim_start().starts_with(&pid))
+        .collect();
+    assert_eq!(mine.len(), 1);
+    assert_eq!(line(mine[0], zombie)[7], "zombie");
+}
+
+#[test]
+fn errors() {
+    let (status, table, errors) = run(&["-p", "0"]);
+    assert_eq!((status, table.as_str()), (2, ""));
+    assert!(errors.contains("invalid value '0'"));
+    let (status, _, errors) = run(&["--owners", "given"]);
+    assert_eq!(status, 2);
+    assert_eq!(
+        errors,
+        "lsepoll: --owners given: give the processes with -p\n"
+    );
+
+    let Some(_alone) = start() else { return };
+    let max = i32::MAX.to_string();
+    let (status, table, errors) = run(&["-p", &max]);
+    assert_eq!((status, table.as_str()), (2, ""));
+    let expected = format!("lsepoll: cannot look into PID {max}: there is no such process\n");
+    assert_eq!(errors, expected);
+
+    // The others are listed all the same.
+    let mut fixture = Fixture::new();
+    fixture.good();
+    let (status, table, _) = run(&["-p", &max, &pid()]);
+    assert_eq!((status, table.lines().count()), (2, 2));
+}
+
+#[test]
+fn without_ptrace_access() {
+    let Some(_alone) = start() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return say("only root can become another user");
+    }
+    // Where another user can run it.
+    let copy = std::env::temp_dir().join(format!("lsepoll-{}", pid()));
+    fs::copy(LSEPOLL, &copy).unwrap();
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&copy);
+    let output = command.args(["-p", &pid()]).uid(65534).gid(65534).output();
+    fs::remove_file(&copy).unwrap();
+    let (status, table, errors) = text(output.unwrap());
+    assert_eq!((status, table.as_str()), (2, ""));
+    assert!(errors.starts_with(&format!("lsepoll: cannot look into PID {} (", pid())));
+    assert!(errors.ends_with("): ptrace access is missing; run as its user or as root\n"));
+}
+
+#[test]
+fn a_reader_that_has_gone() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    fixture.zombie();
+    for more in [&[][..], &["--json"]] {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        let mut command = Command::new(LSEPOLL);
+        command.args(["-p", &pid(), "--owners", "given"]).args(more);
+        let output = command.stdout(Stdio::from(writer)).output().unwrap();
+        let (status, _, errors) = text(output);
+        assert_eq!((status, errors.as_str()), (1, ""));
+    }
+}
+
+#[test]
+fn on_a_terminal() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    fixture.good();
+    fixture.zombie();
+    fixture.stale();
+    for no_colour in [false, true] {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let Ok(master) = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+        else {
+            return say("there are no terminals here");
+        };
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let terminal = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let size = rustix::termios::Winsize {
+            ws_row: 25,
+            ws_col: 90,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&terminal, size).unwrap();
+        let mut command = Command::new(LSEPOLL);
+        command
+            .args(["-p", &pid(), "--owners", "given"])
+            .env_remove("NO_COLOR");
+        if no_colour {
+            command.env("NO_COLOR", "1");
+        }
+        let output = command
+            .stdout(terminal)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        // Holds the terminal.
+        drop(command);
+        let (status, _, errors) = text(output);
+        assert_eq!(status, 1);
+        assert_eq!(errors, "epoll sets: 1, targets: 3, zombies: 1, stale: 1\n");
+
+        let mut shown = Vec::new();
+        // Ends with an error when nobody has the terminal any more.
+        let _ = File::from(master).read_to_end(&mut shown);
+        let shown = String::from_utf8(shown).unwrap();
+        assert_eq!(shown.contains("\x1b[31mzombie\x1b[0m"), !no_colour);
+        assert_eq!(shown.contains("\x1b[33mmoved,stale\x1b[0m"), !no_colour);
+        assert_eq!(shown.lines().count(), 4);
+        for line in shown.lines() {
+            let plain = ["\x1b[31m", "\x1b[33m", "\x1b[0m"]
+                .iter()
+                .fold(line.to_owned(), |l, c| l.replace(c, ""));
+            assert!(plain.chars().count() <= 90, "{plain}");
+            // What is too long loses its middle.
+            if plain.contains("stale") {
+                assert!(plain.contains('…'), "{plain}");
+            }
+            if plain.contains("0x11") {
+                assert!(plain.ends_with("anon_inode:[eventfd]"), "{plain}");
+            }
+        }
+    }
+}
+
+#[test]
+fn help_tells_the_exit_status() {
+    let (status, help, _) = run(&["--help"]);
+    assert_eq!(status, 0);
+    for part in ["Exit status:", "Examples:", "zombie", "--owners"] {
+        assert!(help.contains(part), "{part}");
+    }
+}
