@@ -4,8 +4,9 @@
 //!
 //! An epoll set does not watch descriptors. It watches pairs of an open file and the number that
 //! its descriptor had when it was added. The number may since have been closed, or mean another
-//! file; the pair stays until it is deleted or the file itself is closed. This module lets code other than epoll
-//! itself see these pairs: by number, one after the other, or in steps that let go of the lock.
+//! file; the pair stays until it is deleted, or nothing holds the file any more. This module lets
+//! code other than epoll itself see these pairs: by number, one after the other, or in steps that
+//! let go of the lock.
 //!
 //! - [`Eventpoll`] is a set, borrowed from its file.
 //! - [`Guard`] is the evidence that the mutex of the set is held. Nothing of what that mutex
@@ -17,9 +18,9 @@
 //! # Locking
 //!
 //! The mutex of a set is the `mtx` of the [locking rules of `fs/eventpoll.c`]: the watched program
-//! needs it for each `epoll_wait(2)`, and it may be held for as long as a program likes, by one that
-//! lets its `epoll_wait(2)` fault on memory that somebody else serves. Hence it is only ever waited
-//! for killably here, or not at all, and should be held for a bounded number of entries;
+//! needs it for each `epoll_wait(2)`, and it may be held for as long as a program likes, by one
+//! that lets its `epoll_wait(2)` fault on memory that somebody else serves. Hence it is only ever
+//! waited for killably here, or not at all, and should be held for a bounded number of entries;
 //! [`Eventpoll::walk`] does so.
 //!
 //! While it is held one must not take the mutex of another set, nor call what does: the order in
@@ -107,8 +108,8 @@ impl Eventpoll {
     #[doc(alias = "is_file_epoll")]
     #[inline]
     pub fn from_file(file: &RemoteFile) -> Result<&Eventpoll, NotEpollError> {
-        // SAFETY: `file` is valid since we have a reference to it. Its `f_op` is set before the file
-        // is published, and that of an epoll file never changes; others change theirs as a whole.
+        // SAFETY: `file` is valid since we have a reference to it. Its `f_op` is set before it is
+        // published, and that of an epoll file never changes; others change theirs as a whole.
         let f_op = unsafe { (&raw const (*file.as_ptr()).f_op).read_volatile() };
         if !ptr::eq(f_op, &raw const bindings::eventpoll_fops) {
             return Err(NotEpollError);
@@ -143,7 +144,7 @@ impl Eventpoll {
 
     /// Locks the mutex of the set, unless somebody else holds it.
     ///
-    /// Context: does not sleep.
+    /// Context: does not sleep, but has to be a task's.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_>> {
         // SAFETY: By the type invariants, the mutex is initialized.
@@ -172,12 +173,13 @@ impl Eventpoll {
     /// Calls `visit` on each entry behind `cursor`, in order, until it breaks.
     ///
     /// Returns the value that `visit` broke with, or `None` at the end of the set. Fails with
-    /// [`EINTR`] if the current task is killed meanwhile, and as [`Eventpoll::lock`] does.
+    /// [`EINTR`] if the current task is killed meanwhile, and as [`Eventpoll::lock`] does: with
+    /// [`Wait::Never`] that can be after some entries were visited, so begin anew then.
     ///
     /// The mutex is held while `visit` runs, and is let go of after at most [`WALK_BATCH`] entries.
-    /// So `visit` must be quick, and should not allocate: the mutex may be a stranger's. Entries can
-    /// come and go when it is not held. Each entry that is in the set throughout is visited exactly
-    /// once; one that comes or goes meanwhile is visited once or not at all.
+    /// So `visit` must be quick, and should not allocate: the mutex may be a stranger's. Entries
+    /// can come and go when it is not held. Each entry that is in the set throughout is visited
+    /// exactly once; one that comes or goes meanwhile is visited once or not at all.
     ///
     /// Context: may sleep. See the [module documentation](self#locking) for what `visit` may do.
     ///
@@ -258,8 +260,9 @@ impl Eventpoll {
         // SAFETY: `walk` may sleep, as its documentation says.
         unsafe { bindings::cond_resched() };
 
-        // Whoever sleeps until the mutex is free is handed it by the next unlock but one. Whoever
-        // spins has to see that it is free, which it would not be for long enough.
+        // The first of those who sleep until the mutex is free asks for it to be handed over as
+        // soon as it runs. Whoever spins has to see that it is free, which it would not be for long
+        // enough.
         for _ in 0..SPINS {
             if !self.has_spinner() {
                 break;
@@ -271,7 +274,7 @@ impl Eventpoll {
     }
 
     /// Returns whether somebody spins until the mutex is free, and it is.
-    #[inline]
+    #[cfg(all(CONFIG_MUTEX_SPIN_ON_OWNER, not(CONFIG_PREEMPT_RT)))]
     fn has_spinner(&self) -> bool {
         // SAFETY: By the type invariants, the mutex is initialized.
         if unsafe { bindings::mutex_is_locked(&raw mut (*self.0.get()).mtx) } {
@@ -281,10 +284,11 @@ impl Eventpoll {
         // This `read_volatile` is intended to correspond to the `atomic_read` in `osq_is_locked`.
         //
         // SAFETY: As above. It is only ever written to by atomic operations.
-        #[cfg(all(CONFIG_MUTEX_SPIN_ON_OWNER, not(CONFIG_PREEMPT_RT)))]
-        return unsafe { (&raw const (*self.0.get()).mtx.osq.tail.counter).read_volatile() } != 0;
+        unsafe { (&raw const (*self.0.get()).mtx.osq.tail.counter).read_volatile() != 0 }
+    }
 
-        #[cfg(not(all(CONFIG_MUTEX_SPIN_ON_OWNER, not(CONFIG_PREEMPT_RT))))]
+    #[cfg(not(all(CONFIG_MUTEX_SPIN_ON_OWNER, not(CONFIG_PREEMPT_RT))))]
+    fn has_spinner(&self) -> bool {
         false
     }
 }
@@ -447,7 +451,8 @@ impl Epitem {
 
     /// Returns the events that are waited for, with the flags, as they were last added or modified.
     ///
-    /// `EPOLLERR` and `EPOLLHUP` are always among them, except that an `EPOLLONESHOT` entry that has fired has nothing but flags left.
+    /// `EPOLLERR` and `EPOLLHUP` are always among them, except that an `EPOLLONESHOT` entry that has
+    /// fired has nothing but flags left.
     #[inline]
     pub fn events(&self) -> u32 {
         self.event().events

@@ -123,7 +123,7 @@ pub struct EpollQuestion<'a> {
 ///
 /// // A module registers its handler by `module_epoll_handler!`.
 /// //
-/// // SAFETY: The registration is dropped below.
+/// // SAFETY: The handler is of this crate. The registration is dropped below.
 /// let registration = unsafe { EpollRegistration::<NothingThere>::new()? };
 ///
 /// // There is only one at a time.
@@ -145,7 +145,7 @@ pub trait EpollHandler {
     /// A question is first asked with [`Wait::Never`], and the removal of the handler waits for the
     /// answer. A handler that would have to wait for the set, which may be for as long as its owner
     /// likes, fails with [`EAGAIN`]; then it is asked again with [`Wait::Killable`] and a reference
-    /// to its module.
+    /// to its module, unless that is being loaded or unloaded. It must not fail so a second time.
     ///
     /// Context: may sleep. The `exec_update_lock` of both tasks is held for reading: since
     /// the caller's access was checked, neither of them has become another program by `execve(2)`,
@@ -187,13 +187,14 @@ impl<T: EpollHandler> EpollRegistration<T> {
     ///
     /// # Safety
     ///
-    /// The registration must be dropped before the module is unloaded. It must not be leaked.
+    /// `T::OwnerModule` must be the module that calls this. The registration must be dropped before
+    /// that module is unloaded, and must not be leaked.
     pub unsafe fn new() -> Result<Self> {
         let ops: &'static bindings::kcmp_epoll_ops = &Self::OPS;
 
         // SAFETY: `ops` is valid as long as the module is loaded, which is longer than it is
-        // registered per the safety requirements. `owner` is the module that has the code of
-        // `target`.
+        // registered per the safety requirements. `target` is compiled into the module that calls
+        // this, which is `owner` per the same.
         to_result(unsafe { bindings::kcmp_register_epoll_ops(ops) })?;
 
         // INVARIANT: It has just been registered.
@@ -265,11 +266,15 @@ macro_rules! module_epoll_handler {
             _registration: $crate::kcmp::EpollRegistration<$type>,
         }
 
-        impl $crate::Module for EpollHandlerModule {
+        impl $crate::Module for EpollHandlerModule
+        where
+            $type: $crate::kcmp::EpollHandler<OwnerModule = EpollHandlerModule>,
+        {
             fn init(_module: &'static $crate::ThisModule) -> $crate::error::Result<Self> {
                 Ok(Self {
-                    // SAFETY: The module owns the registration, and is dropped when it is unloaded.
-                    // Should it not get that far, the registration is dropped here.
+                    // SAFETY: The handler is this module's, see above. The module owns the
+                    // registration, and is dropped when it is unloaded. Should it not get that far,
+                    // the registration is dropped here.
                     _registration: unsafe { $crate::kcmp::EpollRegistration::new() }?,
                 })
             }

@@ -36,7 +36,7 @@ const TROUBLE: &[&str] = &[
     // Leaks, and a detector that has given up.
     "kmemleak: [1-9]",
     "unreferenced object 0x",
-    "kmemleak: (Cannot|Memory pool empty|Failed to create)",
+    "kmemleak: (Cannot allocate a kmemleak_object|Memory pool empty|Failed to create)",
     // Locking.
     "possible (circular|recursive) locking",
     "possible irq lock inversion",
@@ -235,6 +235,7 @@ mod tests {
             "[    0.0] kcsan: enabled early",
             "[    0.0] kmemleak: Kernel memory leak detector initialized (mem pool available: 1)",
             "[    0.0] kmemleak: Automatic memory scanning thread started",
+            "[    0.0] kmemleak: Cannot allocate a scan area, scanning the full object",
             "[    0.0] **   NOTICE NOTICE NOTICE NOTICE NOTICE NOTICE NOTICE    **",
             "[    0.0] Lock dependency validator: Copyright (c) 2006 Red Hat, Inc., Ingo Molnar",
             "[    0.0] ODEBUG: selftest passed",

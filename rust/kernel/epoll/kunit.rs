@@ -73,8 +73,8 @@ impl TestSet {
 
     /// Returns the set itself.
     pub fn eventpoll(&self) -> &Eventpoll {
-        // SAFETY: By the type invariants, the mutex and the tree are initialized. The cast is okay because `Eventpoll`
-        // is `repr(transparent)`.
+        // SAFETY: By the type invariants, the mutex and the tree are initialized. The cast is okay
+        // because `Eventpoll` is `repr(transparent)`.
         unsafe { &*self.ep.get().cast() }
     }
 
@@ -208,8 +208,8 @@ impl TestSet {
 
         // INVARIANT: There is no reference but ours, and `file_ref_get` gives out no more.
         //
-        // SAFETY: The file is valid memory, which nobody else uses: there are no references, and new
-        // ones cannot be taken as long as we have the only reference to `self`.
+        // SAFETY: The file is valid memory, which nobody else uses: there are no references, and
+        // new ones cannot be taken as long as we have the only reference to `self`.
         unsafe { (*self.files[file].get()).f_ref.refcnt.counter = dead };
 
         true
