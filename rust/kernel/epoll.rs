@@ -14,6 +14,8 @@
 //! - [`Epitem`] is an entry, borrowed from the guard.
 //! - [`Cursor`] is a place in the order of the entries. It is a value: it holds no reference and
 //!   can be kept while the mutex is not held.
+//! - [`Visit`] is a guard and an entry in one, together with what keeps them: for code that C calls
+//!   once for each entry, and that has nothing to borrow from in between.
 //!
 //! # Locking
 //!
@@ -33,6 +35,8 @@
 //! C headers: [`include/linux/eventpoll.h`](srctree/include/linux/eventpoll.h) and
 //! [`fs/eventpoll.h`](srctree/fs/eventpoll.h)
 
+#[cfg(CONFIG_BPF_SYSCALL)]
+use crate::bpf;
 use crate::{
     bindings,
     error::{
@@ -52,8 +56,16 @@ use crate::{
         CRbTreeIter, //
     },
     processor::cpu_relax,
-    sync::aref::ARef,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
     task::Task,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     types::{
         NotThreadSafe,
         Opaque, //
@@ -62,7 +74,10 @@ use crate::{
 use core::{
     cmp::Ordering,
     iter::FusedIterator,
-    mem::offset_of,
+    mem::{
+        offset_of,
+        transmute, //
+    },
     ops::ControlFlow,
     ptr::{
         self,
@@ -73,7 +88,8 @@ use core::{
 #[cfg(CONFIG_KUNIT)]
 pub mod kunit;
 
-/// How many entries [`Eventpoll::walk`] visits before it lets go of the mutex for a moment.
+/// How many entries [`Eventpoll::walk`] and [`Visit::next`] pass before they let go of the mutex
+/// for a moment.
 ///
 /// To get back to the place costs O(log n), so this is large enough to make that cost vanish. It is
 /// small enough that to look at that many entries delays nobody who waits for the mutex by much.
@@ -123,6 +139,16 @@ impl Eventpoll {
         // has a share until its refcount is zero. `file` has a reference for as long as it is
         // borrowed. The cast is okay because `Eventpoll` is `repr(transparent)`.
         Ok(unsafe { &*ep.cast() })
+    }
+
+    /// Returns the number of the set, which no other set is given as long as the system runs.
+    ///
+    /// It is the `epoll-id` in the fdinfo of each descriptor of the set.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        // SAFETY: By the type invariants, this is a valid set. Nobody writes to `id` once the set
+        // is there.
+        unsafe { (*self.0.get()).id }
     }
 
     /// Locks the mutex of the set.
@@ -248,6 +274,8 @@ impl Eventpoll {
     }
 
     /// What is to be done between two batches of a walk, when the mutex is not held.
+    ///
+    /// Context: may sleep.
     #[cold]
     fn let_others_in(&self) -> Result {
         // To lock a mutex that is free does not look at signals.
@@ -257,7 +285,7 @@ impl Eventpoll {
             return Err(EINTR);
         }
 
-        // SAFETY: `walk` may sleep, as its documentation says.
+        // SAFETY: This may sleep, as the documentation says.
         unsafe { bindings::cond_resched() };
 
         // The first of those who sleep until the mutex is free asks for it to be handed over as
@@ -292,6 +320,11 @@ impl Eventpoll {
         false
     }
 }
+
+// SAFETY: It is a transparent wrapper. A program can only read it, since no function that programs
+// may call takes one.
+#[cfg(CONFIG_BPF_SYSCALL)]
+unsafe impl bpf::iter::Struct for Eventpoll {}
 
 /// Evidence that the mutex of an epoll set is held.
 ///
@@ -391,6 +424,10 @@ impl FusedIterator for Items<'_> {}
 /// - The current task holds the mutex of that set as long as there is a reference to one.
 #[repr(transparent)]
 pub struct Epitem(Opaque<bindings::epitem>);
+
+// SAFETY: As for `Eventpoll`.
+#[cfg(CONFIG_BPF_SYSCALL)]
+unsafe impl bpf::iter::Struct for Epitem {}
 
 impl Epitem {
     #[inline]
@@ -528,6 +565,254 @@ impl Cursor {
     #[inline]
     fn order(self, other: Cursor) -> Ordering {
         (self.fd, self.file).cmp(&(other.fd, other.file))
+    }
+}
+
+/// The file of an epoll set.
+///
+/// Whoever has a reference to it, an [`ARef<EpollFile>`], has the set.
+///
+/// # Invariants
+///
+/// Instances of this type are epoll files.
+#[repr(transparent)]
+pub struct EpollFile(RemoteFile);
+
+// SAFETY: As for `RemoteFile`, which this is a transparent wrapper of.
+unsafe impl AlwaysRefCounted for EpollFile {
+    #[inline]
+    fn inc_ref(&self) {
+        self.0.inc_ref();
+    }
+
+    #[inline]
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller passes us ownership of a reference. The cast is okay because
+        // `EpollFile` is `repr(transparent)`.
+        unsafe { RemoteFile::dec_ref(obj.cast()) };
+    }
+}
+
+impl EpollFile {
+    /// Takes over a reference to a file, if it is an epoll file.
+    #[inline]
+    pub fn new(file: ARef<RemoteFile>) -> Result<ARef<Self>, NotEpollError> {
+        Eventpoll::from_file(&file)?;
+
+        // INVARIANT: It is an epoll file, which it remains.
+        //
+        // SAFETY: The reference is the one that `file` has owned. The cast is okay because
+        // `EpollFile` is `repr(transparent)`.
+        Ok(unsafe { ARef::from_raw(ARef::into_raw(file).cast()) })
+    }
+
+    /// Returns the set.
+    #[inline]
+    pub fn eventpoll(&self) -> &Eventpoll {
+        // SAFETY: By the type invariants this is an epoll file. It has a reference for as long as
+        // it is borrowed. See `Eventpoll::from_file` for the rest.
+        unsafe { &*(*self.0.as_ptr()).private_data.cast() }
+    }
+}
+
+/// A set whose mutex is held, and those of its entries that are still to come.
+///
+/// # Invariants
+///
+/// - `guard` is for the set of `file`, `items` iterates over its entries.
+/// - Each is used only as long as the next field is there, which is dropped after it.
+struct Locked {
+    items: Items<'static>,
+    guard: Guard<'static>,
+    file: ARef<EpollFile>,
+    wait: Wait,
+}
+
+impl Locked {
+    /// Locks the set behind `file`, and begins behind `cursor`.
+    #[inline]
+    fn new(file: ARef<EpollFile>, cursor: Cursor, wait: Wait) -> Result<Self> {
+        let guard = file.eventpoll().lock(wait)?;
+
+        // SAFETY: By the type invariants, `items` is used only as long as the mutex is held. The
+        // tree is in the set, not in `guard`, which may be moved.
+        let items = unsafe { transmute::<Items<'_>, Items<'static>>(guard.items_after(cursor)) };
+        // SAFETY: By the type invariants, `guard` is used only as long as we have the reference to
+        // `file`, and so is the set, which is not in `file` itself.
+        let guard = unsafe { transmute::<Guard<'_>, Guard<'static>>(guard) };
+
+        // INVARIANT: They are for the set of `file`.
+        Ok(Self {
+            items,
+            guard,
+            file,
+            wait,
+        })
+    }
+
+    /// Lets go of the mutex for a moment, and goes on behind `cursor`.
+    #[cold]
+    fn breathe(self, cursor: Cursor) -> Result<Self> {
+        let Self {
+            items,
+            guard,
+            file,
+            wait,
+        } = self;
+
+        let _ = items;
+        drop(guard);
+        if wait == Wait::Killable {
+            file.eventpoll().let_others_in()?;
+        }
+
+        Self::new(file, cursor, wait)
+    }
+}
+
+/// A visit to an entry of a set: the mutex is held, and the file that the entry watches is there.
+///
+/// This is for code that C calls once for each entry. Others better use [`Eventpoll::walk`], which
+/// takes no references. Keep the [`Cursor`] of the entry, not the visit, while userspace runs.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(CONFIG_KUNIT)] {
+/// use kernel::epoll::{kunit::TestSet, Cursor, Visit};
+///
+/// # let set = TestSet::new(&[(3, 0), (4, 0), (4, 1)])?;
+/// # let file = set.epoll_file();
+/// let first = Visit::first(file.into(), Cursor::START)?.ok_or(ENOENT)?;
+/// assert_eq!(first.epitem().fd(), 3);
+///
+/// let second = first.next()?.ok_or(ENOENT)?;
+/// assert_eq!(second.epitem().fd(), 4);
+///
+/// // It can be interrupted here.
+/// let cursor = second.epitem().cursor();
+/// drop(second);
+///
+/// let third = Visit::first(file.into(), cursor)?.ok_or(ENOENT)?;
+/// assert_eq!(third.epitem().fd(), 4);
+/// assert!(third.next()?.is_none());
+/// # }
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Invariants
+///
+/// `epi` is an entry of the set that `locked` holds the mutex of.
+#[must_use = "the mutex is unlocked as soon as the visit is dropped"]
+pub struct Visit {
+    target: ARef<RemoteFile>,
+    epi: NonNull<Epitem>,
+    /// How many entries may be passed before others are let in.
+    left: usize,
+    locked: Locked,
+}
+
+impl Visit {
+    /// Visits the first entry behind `after` whose file is not about to be closed.
+    ///
+    /// Returns `None`, and holds nothing, if there is none. Fails with [`EINTR`] if the current
+    /// task is killed.
+    ///
+    /// Context: may sleep. See the [module documentation](self#locking) for the locking rules.
+    #[inline]
+    pub fn first(file: ARef<EpollFile>, after: Cursor) -> Result<Option<Self>> {
+        Self::find(Locked::new(file, after, Wait::Killable)?, after, WALK_BATCH)
+    }
+
+    /// As [`Visit::first`], for those who must not wait as long as a stranger likes.
+    ///
+    /// Fails with [`EBUSY`] if the mutex is held for more than a millisecond, which is longer than
+    /// the calls of epoll hold it, unless they have to wait for memory themselves. [`Visit::next`]
+    /// does not wait for it at all then, and fails with [`EAGAIN`].
+    ///
+    /// Context: does not sleep, but has to be a task's.
+    pub fn try_first(file: ARef<EpollFile>, after: Cursor) -> Result<Option<Self>> {
+        let start = Instant::<Monotonic>::now();
+
+        // SAFETY: The current task is valid.
+        if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
+            return Err(EINTR);
+        }
+
+        loop {
+            match Locked::new(file.clone(), after, Wait::Never) {
+                Ok(locked) => return Self::find(locked, after, WALK_BATCH),
+                Err(e) if e != EAGAIN => return Err(e),
+                Err(_) if start.elapsed() > Delta::from_millis(1) => return Err(EBUSY),
+                Err(_) => cpu_relax(),
+            }
+        }
+    }
+
+    /// Goes on to the next entry whose file is not about to be closed.
+    ///
+    /// The mutex is let go of after [`WALK_BATCH`] entries, and taken again. What is said of
+    /// entries that come and go at [`Eventpoll::walk`] holds here, too.
+    ///
+    /// Returns `None`, and holds nothing any more, if there is none, and on errors, which are those
+    /// of [`Visit::first`].
+    ///
+    /// Context: as for [`Visit::first`].
+    #[inline]
+    pub fn next(self) -> Result<Option<Self>> {
+        let last = self.epitem().cursor();
+        let Self {
+            target,
+            left,
+            locked,
+            ..
+        } = self;
+
+        drop(target);
+
+        Self::find(locked, last, left)
+    }
+
+    #[inline]
+    fn find(mut locked: Locked, mut last: Cursor, mut left: usize) -> Result<Option<Self>> {
+        loop {
+            if left == 0 {
+                locked = locked.breathe(last)?;
+                left = WALK_BATCH;
+            }
+
+            let Some(epi) = locked.items.next() else {
+                return Ok(None);
+            };
+            last = epi.cursor();
+            left -= 1;
+
+            if let Some(target) = epi.pin() {
+                // INVARIANT: `epi` is an entry of the set, whose mutex is held.
+                return Ok(Some(Self {
+                    target,
+                    epi: NonNull::from(epi),
+                    left,
+                    locked,
+                }));
+            }
+        }
+    }
+
+    /// Returns the entry.
+    #[inline]
+    pub fn epitem(&self) -> &Epitem {
+        // SAFETY: By the type invariants, it is an entry of a set whose mutex is held for as long
+        // as `self` is borrowed.
+        unsafe { self.epi.as_ref() }
+    }
+
+    /// Returns the file that the entry watches.
+    ///
+    /// It may be kept longer than the visit, but see [`Epitem::pin`].
+    #[inline]
+    pub fn target(&self) -> &RemoteFile {
+        &self.target
     }
 }
 

@@ -6,7 +6,11 @@
 //! have what [`Eventpoll`] looks at, and nothing else: a mutex, a tree, entries, and files that
 //! cannot be opened, read or closed.
 
-use super::Eventpoll;
+use super::{
+    EpollFile,
+    Eventpoll,
+    Guard, //
+};
 use crate::{
     alloc::AllocError,
     bindings,
@@ -14,11 +18,21 @@ use crate::{
     fs::FileIdentity,
     prelude::*,
     sync::static_lock_class,
-    types::Opaque, //
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
 };
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    mem::{
+        forget,
+        take,
+        ManuallyDrop, //
+    },
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 
 /// An epoll set for tests, together with the files that it watches.
@@ -30,8 +44,10 @@ use core::ptr::{
 /// - The mutex, the tree and the list of ready entries of `ep` are initialized.
 /// - All entries of the tree are in `items`, and watch a file in `files`.
 /// - Each file has one reference that is never put, or has none and never gets one again.
+/// - `epoll_file` is an epoll file, of `ep`, with one reference that is never put.
 pub struct TestSet {
-    ep: KBox<Opaque<bindings::eventpoll>>,
+    ep: ManuallyDrop<KBox<Opaque<bindings::eventpoll>>>,
+    epoll_file: ManuallyDrop<KBox<Opaque<bindings::file>>>,
     items: KVec<KBox<Opaque<bindings::epitem>>>,
     files: KVec<Opaque<bindings::file>>,
 }
@@ -58,9 +74,18 @@ impl TestSet {
             bindings::INIT_LIST_HEAD(&raw mut (*ep.get()).rdllist);
         };
 
-        // INVARIANT: The mutex and the list are initialized, and all zeroes is an empty tree.
+        let epoll_file = KBox::new(Opaque::<bindings::file>::zeroed(), GFP_KERNEL)?;
+        // SAFETY: `epoll_file` is memory for a `struct file`, which nobody else uses yet.
+        unsafe {
+            (*epoll_file.get()).f_op = &raw const bindings::eventpoll_fops;
+            (*epoll_file.get()).private_data = ep.get().cast();
+        };
+
+        // INVARIANT: The mutex and the list are initialized, and all zeroes is an empty tree. The
+        // file has the operations of an epoll file and its set, which is freed together with it.
         let mut set = Self {
-            ep,
+            ep: ManuallyDrop::new(ep),
+            epoll_file: ManuallyDrop::new(epoll_file),
             items: KVec::new(),
             files,
         };
@@ -76,6 +101,15 @@ impl TestSet {
         // SAFETY: By the type invariants, the mutex and the tree are initialized. The cast is okay
         // because `Eventpoll` is `repr(transparent)`.
         unsafe { &*self.ep.get().cast() }
+    }
+
+    /// Returns the file of the set.
+    ///
+    /// The set is not freed if there are references to it in the end.
+    pub fn epoll_file(&self) -> &EpollFile {
+        // SAFETY: By the type invariants, it is an epoll file with a reference. The cast is okay
+        // because `EpollFile` is `repr(transparent)`.
+        unsafe { &*self.epoll_file.get().cast() }
     }
 
     /// Returns the identity of a file.
@@ -98,12 +132,13 @@ impl TestSet {
         let epi = KBox::new(Opaque::<bindings::epitem>::zeroed(), GFP_KERNEL)?;
         let item = epi.get();
         self.items.push(epi, GFP_KERNEL)?;
+        let _guard = self.lock();
 
         // As in `ep_rbtree_insert`.
         //
         // SAFETY: By the type invariants, all nodes that can be reached from the root are in
-        // `items`, which is not shrunk, and nobody else uses them since we have the only reference
-        // to `self`. The new item is initialized before it is linked. The packed fields are copied.
+        // `items`, which is not shrunk, and nobody else uses them since we hold the mutex. The new
+        // item is initialized before it is linked. The packed fields are copied.
         unsafe {
             (*item).ffd = bindings::epoll_key { file, fd };
             bindings::INIT_LIST_HEAD(&raw mut (*item).rdllink);
@@ -135,12 +170,13 @@ impl TestSet {
     ///
     /// If there is no such file.
     pub fn remove(&mut self, fd: i32, file: usize) -> bool {
-        let Some(item) = self.item(fd, file) else {
+        let guard = self.lock();
+        let Some(item) = self.item(&guard, fd, file) else {
             return false;
         };
 
-        // SAFETY: `item` is in the tree, which nobody else uses since we have the only reference to
-        // `self`. It stays in memory, in `items`.
+        // SAFETY: `item` is in the tree, which nobody else uses since we hold the mutex. It stays in
+        // memory, in `items`.
         unsafe {
             bindings::rb_erase(
                 &raw mut (*item.as_ptr()).__bindgen_anon_1.rbn,
@@ -157,12 +193,12 @@ impl TestSet {
     ///
     /// If there is no such file.
     pub fn set_event(&mut self, fd: i32, file: usize, events: u32, data: u64) -> bool {
-        let Some(item) = self.item(fd, file) else {
+        let guard = self.lock();
+        let Some(item) = self.item(&guard, fd, file) else {
             return false;
         };
 
-        // SAFETY: `item` is valid, and nobody else uses it since we have the only reference to
-        // `self`.
+        // SAFETY: `item` is valid, and nobody else uses it since we hold the mutex.
         unsafe { (*item.as_ptr()).event = bindings::epoll_event { events, data } };
 
         true
@@ -174,12 +210,13 @@ impl TestSet {
     ///
     /// If there is no such file.
     pub fn set_ready(&mut self, fd: i32, file: usize) -> bool {
-        let Some(item) = self.item(fd, file) else {
+        let guard = self.lock();
+        let Some(item) = self.item(&guard, fd, file) else {
             return false;
         };
 
-        // SAFETY: `item` and `ep` are valid with initialized lists, and nobody else uses them since
-        // we have the only reference to `self`.
+        // SAFETY: `item` and `ep` are valid with initialized lists, and nobody else writes to them
+        // since we hold the mutex. Who looks whether an entry is ready holds it, too.
         unsafe {
             let rdllink = &raw mut (*item.as_ptr()).rdllink;
             if (*rdllink).next != rdllink {
@@ -198,6 +235,7 @@ impl TestSet {
     ///
     /// If there is no such file.
     pub fn release_file(&mut self, file: usize) -> bool {
+        let _guard = self.lock();
         if self.is_pinned(file) {
             return false;
         }
@@ -209,7 +247,7 @@ impl TestSet {
         // INVARIANT: There is no reference but ours, and `file_ref_get` gives out no more.
         //
         // SAFETY: The file is valid memory, which nobody else uses: there are no references, and
-        // new ones cannot be taken as long as we have the only reference to `self`.
+        // new ones cannot be taken without the mutex.
         unsafe { (*self.files[file].get()).f_ref.refcnt.counter = dead };
 
         true
@@ -217,16 +255,30 @@ impl TestSet {
 
     /// Whether there is a reference to a file besides the one that is never put.
     fn is_pinned(&self, file: usize) -> bool {
+        Self::has_more_references(&self.files[file])
+    }
+
+    fn has_more_references(file: &Opaque<bindings::file>) -> bool {
         // The count is that of the other references, or negative if there are none at all.
         //
         // SAFETY: The file is valid memory. Others may put their references meanwhile, which is
         // atomic, as this `read_volatile` is, which is intended to correspond to an atomic_read.
-        unsafe { (&raw const (*self.files[file].get()).f_ref.refcnt.counter).read_volatile() > 0 }
+        unsafe { (&raw const (*file.get()).f_ref.refcnt.counter).read_volatile() > 0 }
     }
 
-    fn item(&self, fd: i32, file: usize) -> Option<NonNull<bindings::epitem>> {
-        let guard = self.eventpoll().lock_killable().ok()?;
+    /// Locks the mutex, which a reference to the set's file lets others do as well.
+    fn lock(&self) -> Guard<'_> {
+        // SAFETY: By the type invariants, the mutex is initialized.
+        unsafe { bindings::mutex_lock(&raw mut (*self.ep.get()).mtx) };
 
+        // INVARIANT: We have just locked the mutex, and leave it to the guard to unlock it.
+        Guard {
+            ep: self.eventpoll(),
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    fn item(&self, guard: &Guard<'_>, fd: i32, file: usize) -> Option<NonNull<bindings::epitem>> {
         guard
             .find(fd, self.file(file))
             .map(|epi| NonNull::from(epi).cast())
@@ -235,9 +287,20 @@ impl TestSet {
 
 impl Drop for TestSet {
     fn drop(&mut self) {
-        // A file that a test has pinned may be used for as long as the test likes.
+        // What a test has pinned may be used for as long as the test likes.
+        if Self::has_more_references(&self.epoll_file) {
+            forget(take(&mut self.items));
+            forget(take(&mut self.files));
+            return;
+        }
         if (0..self.files.len()).any(|file| self.is_pinned(file)) {
-            core::mem::forget(core::mem::take(&mut self.files));
+            forget(take(&mut self.files));
+        }
+
+        // SAFETY: They are dropped here only, and not used any more.
+        unsafe {
+            ManuallyDrop::drop(&mut self.epoll_file);
+            ManuallyDrop::drop(&mut self.ep);
         }
     }
 }

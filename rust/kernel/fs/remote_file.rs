@@ -40,6 +40,13 @@ pub struct RemoteFile {
     inner: Opaque<bindings::file>,
 }
 
+// SAFETY: A reference to a file can be put by any thread.
+unsafe impl Send for RemoteFile {}
+
+// SAFETY: Nothing that can be done with a shared reference depends on the thread: taking and
+// putting references is atomic, and so are the reads.
+unsafe impl Sync for RemoteFile {}
+
 // SAFETY: The type invariants guarantee that `RemoteFile` is always ref-counted. This
 // implementation makes `ARef<RemoteFile>` own a normal refcount.
 unsafe impl AlwaysRefCounted for RemoteFile {

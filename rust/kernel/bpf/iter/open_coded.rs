@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Iterators for loops within programs.
+
+use crate::{
+    error::Result,
+    prelude::*, //
+};
+use core::ptr;
+
+/// An iterator for a loop within a program.
+///
+/// [`bpf_open_coded_iter!`] makes the functions of it that programs call.
+///
+/// The program can do anything between two items that it can do otherwise, and it may have several
+/// iterators at once. So no lock can be held from one item to the next.
+///
+/// [`bpf_open_coded_iter!`]: crate::bpf_open_coded_iter
+pub trait OpenCoded: Sized {
+    /// What the program gets.
+    type Item;
+
+    /// Returns the next item, until there is none.
+    ///
+    /// It may be called again then, and has to return `None` again.
+    fn next(&mut self) -> Option<&Self::Item>;
+
+    /// Returns what has ended the iteration before its time, if anything.
+    fn status(&self) -> Result;
+}
+
+/// What is in the iterator that a program has on its stack.
+///
+/// In C, it is a struct of two opaque `u64`.
+///
+/// # Examples
+///
+/// What a program does, by way of the functions that [`bpf_open_coded_iter!`] makes:
+///
+/// ```
+/// use core::mem::MaybeUninit;
+/// use kernel::bpf::iter::{OpenCoded, State};
+///
+/// struct Countdown(u32);
+///
+/// impl OpenCoded for Countdown {
+///     type Item = u32;
+///
+///     fn next(&mut self) -> Option<&u32> {
+///         self.0 = self.0.checked_sub(1)?;
+///         Some(&self.0)
+///     }
+///
+///     fn status(&self) -> Result {
+///         Ok(())
+///     }
+/// }
+///
+/// let mut it = MaybeUninit::<State<Countdown>>::uninit();
+///
+/// // SAFETY: `it` is begun, used until it is ended, and not moved meanwhile.
+/// unsafe {
+///     assert_eq!(State::init(it.as_mut_ptr(), || Ok(Countdown(2))), 0);
+///     assert_eq!(*State::next(it.as_mut_ptr()), 1);
+///     assert_eq!(*State::next(it.as_mut_ptr()), 0);
+///     assert!(State::next(it.as_mut_ptr()).is_null());
+///     assert!(State::next(it.as_mut_ptr()).is_null());
+///     assert_eq!(State::status(it.as_ptr()), 0);
+///     State::destroy(it.as_mut_ptr());
+/// }
+///
+/// // One that could not begin has no items, and is to be ended, too.
+/// //
+/// // SAFETY: As above.
+/// unsafe {
+///     assert_eq!(State::init(it.as_mut_ptr(), || Err(EBADF)), EBADF.to_errno());
+///     assert!(State::next(it.as_mut_ptr()).is_null());
+///     assert_eq!(State::status(it.as_ptr()), EBADF.to_errno());
+///     State::destroy(it.as_mut_ptr());
+/// }
+/// ```
+///
+/// [`bpf_open_coded_iter!`]: crate::bpf_open_coded_iter
+#[repr(C, align(8))]
+pub struct State<T> {
+    iter: Option<KBox<T>>,
+    /// What it could not begin because of, an errno, or 0.
+    error: c_int,
+}
+
+impl<T: OpenCoded> State<T> {
+    const LAYOUT: () = assert!(size_of::<Self>() <= 16 && align_of::<Self>() == 8);
+
+    /// Begins an iteration, with what `init` returns.
+    ///
+    /// Returns 0 or an errno. There is a state even then.
+    ///
+    /// # Safety
+    ///
+    /// `it` must be valid for writes.
+    #[inline]
+    pub unsafe fn init(it: *mut Self, init: impl FnOnce() -> Result<T>) -> c_int {
+        const { Self::LAYOUT };
+
+        let (iter, error) = match init().and_then(|iter| Ok(KBox::new(iter, GFP_KERNEL)?)) {
+            Ok(iter) => (Some(iter), 0),
+            Err(e) => (None, e.to_errno()),
+        };
+
+        // SAFETY: Per the safety requirements.
+        unsafe { it.write(Self { iter, error }) };
+
+        error
+    }
+
+    /// Returns the next item, or `NULL`.
+    ///
+    /// # Safety
+    ///
+    /// `it` must be a state that nobody else uses until this returns. The item must not be used
+    /// once the iteration is ended, and may be another one once this is called again.
+    #[inline]
+    pub unsafe fn next(it: *mut Self) -> *const T::Item {
+        // SAFETY: Per the safety requirements.
+        let state = unsafe { &mut *it };
+
+        match state.iter.as_mut().and_then(|iter| iter.next()) {
+            Some(item) => item,
+            None => ptr::null(),
+        }
+    }
+
+    /// Returns why the iteration did not begin, or ended before its time: an errno, or 0.
+    ///
+    /// # Safety
+    ///
+    /// `it` must be a state that nobody else uses until this returns.
+    #[inline]
+    pub unsafe fn status(it: *const Self) -> c_int {
+        // SAFETY: Per the safety requirements.
+        let state = unsafe { &*it };
+
+        match state.iter.as_ref().map(|iter| iter.status()) {
+            Some(Err(e)) => e.to_errno(),
+            Some(Ok(())) => 0,
+            None => state.error,
+        }
+    }
+
+    /// Ends the iteration.
+    ///
+    /// # Safety
+    ///
+    /// `it` must be a state. It is none any more once this is called.
+    #[inline]
+    pub unsafe fn destroy(it: *mut Self) {
+        // SAFETY: Per the safety requirements.
+        unsafe { ptr::drop_in_place(it) };
+    }
+}
+
+/// Makes the functions that begin, continue and end an [`OpenCoded`] iterator.
+///
+/// The `type` argument is a type that implements [`OpenCoded`]. It has a function `new`, which is
+/// called with the arguments that are listed after the name of the first function.
+///
+/// They are to be called by the kfuncs in the C part of the module, which has to declare them with
+/// the same arguments, and with a type that has the layout of that of the items. If that is not a
+/// struct, then the verifier does not let programs use an item once they have ended the iteration.
+///
+/// # Examples
+///
+/// ```ignore
+/// kernel::bpf_open_coded_iter! {
+///     type: Numbers,
+///     new: numbers_new(start: c_int, end: c_int),
+///     next: numbers_next,
+///     status: numbers_status,
+///     destroy: numbers_destroy,
+/// }
+/// ```
+///
+/// ```c
+/// struct bpf_iter_numbers {
+///         __u64 __opaque[2];
+/// } __aligned(8);
+///
+/// int numbers_new(struct bpf_iter_numbers *it, int start, int end);
+/// int *numbers_next(struct bpf_iter_numbers *it);
+/// int numbers_status(struct bpf_iter_numbers *it);
+/// void numbers_destroy(struct bpf_iter_numbers *it);
+///
+/// __bpf_kfunc int bpf_iter_numbers_new(struct bpf_iter_numbers *it, int start, int end)
+/// {
+///         return numbers_new(it, start, end);
+/// }
+/// ```
+#[macro_export]
+macro_rules! bpf_open_coded_iter {
+    (
+        type: $type:ty,
+        new: $new:ident($($arg:ident: $arg_type:ty),* $(,)?),
+        next: $next:ident,
+        status: $status:ident,
+        destroy: $destroy:ident $(,)?
+    ) => {
+        /// # Safety
+        ///
+        /// `it` must be valid for writes, and the other arguments valid until this returns.
+        #[no_mangle]
+        unsafe extern "C" fn $new(
+            it: *mut $crate::bpf::iter::State<$type>,
+            $($arg: $arg_type),*
+        ) -> $crate::ffi::c_int {
+            // SAFETY: Per the safety requirements. A kfunc calls this, with memory for a state on
+            // the stack of the program.
+            unsafe { $crate::bpf::iter::State::init(it, || <$type>::new($($arg),*)) }
+        }
+
+        /// # Safety
+        ///
+        /// As for [`State::next`].
+        ///
+        /// [`State::next`]: $crate::bpf::iter::State::next
+        #[no_mangle]
+        unsafe extern "C" fn $next(
+            it: *mut $crate::bpf::iter::State<$type>,
+        ) -> *const <$type as $crate::bpf::iter::OpenCoded>::Item {
+            // SAFETY: Per the safety requirements. The verifier sees to it that programs begin an
+            // iterator before they call the kfunc, and do not use it elsewhere meanwhile.
+            unsafe { $crate::bpf::iter::State::next(it) }
+        }
+
+        /// # Safety
+        ///
+        /// As for [`State::status`].
+        ///
+        /// [`State::status`]: $crate::bpf::iter::State::status
+        #[no_mangle]
+        unsafe extern "C" fn $status(
+            it: *const $crate::bpf::iter::State<$type>,
+        ) -> $crate::ffi::c_int {
+            // SAFETY: Per the safety requirements, which the verifier sees to as for `next`.
+            unsafe { $crate::bpf::iter::State::status(it) }
+        }
+
+        /// # Safety
+        ///
+        /// As for [`State::destroy`].
+        ///
+        /// [`State::destroy`]: $crate::bpf::iter::State::destroy
+        #[no_mangle]
+        unsafe extern "C" fn $destroy(it: *mut $crate::bpf::iter::State<$type>) {
+            // SAFETY: Per the safety requirements. The verifier sees to it that programs end each
+            // iterator that they begin, exactly once.
+            unsafe { $crate::bpf::iter::State::destroy(it) }
+        }
+    };
+}
