@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! BPF iterators over the entries of an epoll set.
+//!
+//! - [`target`]: programs of the section `iter/epoll`, which whoever reads from the iterator runs on
+//!   each entry.
+//! - [`items`]: loops in other programs.
+//!
+//! Their interface is described in `Documentation/bpf_iter_epoll.rst`. What BPF has to find in the
+//! BTF of this module is in `epoll_iter_bpf.c`.
+
+use kernel::{
+    epoll::EpollFile,
+    fs::RemoteFile,
+    prelude::*,
+    sync::aref::ARef,
+    task::Task, //
+};
+
+mod items;
+mod target;
+
+kernel::module_bpf_iter! {
+    type: target::EpollTarget,
+    kfuncs: epoll_iter_register_kfuncs,
+    name: "epoll_iter",
+    authors: ["The rust-epoll developers"],
+    description: "BPF iterators over the entries of an epoll set",
+    license: "GPL",
+}
+
+/// Takes a reference to the set that is descriptor `efd` of `task`.
+fn fget_epoll(task: &Task, efd: u32) -> Result<ARef<EpollFile>> {
+    let file = RemoteFile::fget_task(task, efd)?;
+
+    EpollFile::new(file).map_err(|_| EOPNOTSUPP)
+}
+
+#[kernel::macros::kunit_tests(epoll_iter)]
+mod tests {
+    use crate::target::EpollItems;
+    use kernel::{
+        bpf::iter::Items,
+        epoll::{
+            kunit::TestSet,
+            WALK_BATCH, //
+        },
+        prelude::*, //
+    };
+
+    /// The data of the entry for `file` that was added as `fd`.
+    fn data(fd: i32, file: usize) -> u64 {
+        (u64::from(fd.cast_unsigned()) << 32) | file as u64
+    }
+
+    /// A set whose entries have their [`data`].
+    fn set_of(entries: &[(i32, usize)]) -> Result<TestSet> {
+        let mut set = TestSet::new(entries)?;
+        for &(fd, file) in entries {
+            set.set_event(fd, file, 1, data(fd, file));
+        }
+
+        Ok(set)
+    }
+
+    /// What a program sees that runs on `count` entries, as one read does: what the last of them is
+    /// followed by is visited, too, but not shown.
+    fn read(items: &mut EpollItems, count: usize) -> Result<KVec<u64>> {
+        let mut seen = KVec::new();
+        let mut visit = items.start()?;
+
+        while let Some(shown) = visit {
+            let (_, epi) = items.args(Some(&shown));
+            seen.push(epi.ok_or(EINVAL)?.data(), GFP_KERNEL)?;
+            visit = items.next(shown)?;
+            if seen.len() == count {
+                break;
+            }
+        }
+
+        Ok(seen)
+    }
+
+    #[test]
+    fn empty() -> Result {
+        let set = set_of(&[])?;
+        let mut items = EpollItems::new(set.epoll_file().into());
+
+        assert!(items.start()?.is_none());
+        assert!(items.args(None).1.is_none());
+        assert_eq!(items.args(None).0.id(), set.eventpoll().id());
+
+        Ok(())
+    }
+
+    #[test]
+    fn one_by_one() -> Result {
+        let set = set_of(&[(7, 0), (3, 1), (7, 1), (7, 2), (9, 0)])?;
+        let mut items = EpollItems::new(set.epoll_file().into());
+
+        for (fd, file) in [(3, 1), (7, 0), (7, 1), (7, 2), (9, 0)] {
+            assert_eq!(read(&mut items, 1)?[..], [data(fd, file)]);
+        }
+        assert!(read(&mut items, 1)?.is_empty());
+
+        Ok(())
+    }
+
+    #[test]
+    fn not_shown_yet() -> Result {
+        let set = set_of(&[(3, 0), (4, 0)])?;
+        let mut items = EpollItems::new(set.epoll_file().into());
+
+        // A read whose buffer was full before the first entry begins there again.
+        for _ in 0..3 {
+            let visit = items.start()?.ok_or(EINVAL)?;
+            assert_eq!(visit.epitem().fd(), 3);
+        }
+        assert_eq!(read(&mut items, 2)?[..], [data(3, 0), data(4, 0)]);
+
+        Ok(())
+    }
+
+    #[test]
+    fn deleted_at_the_cursor() -> Result {
+        let mut set = set_of(&[(3, 0), (4, 0), (4, 1), (4, 2), (5, 0)])?;
+        let mut items = EpollItems::new(set.epoll_file().into());
+
+        // The last one shown, and the one that is to come.
+        assert_eq!(read(&mut items, 2)?[..], [data(3, 0), data(4, 0)]);
+        assert!(set.remove(4, 0) && set.remove(4, 1));
+        assert_eq!(read(&mut items, 1)?[..], [data(4, 2)]);
+
+        // Back again: behind the cursor there is only what was not shown.
+        set.insert(4, 0)?;
+        set.insert(4, 1)?;
+        assert_eq!(read(&mut items, 9)?[..], [data(5, 0)]);
+
+        Ok(())
+    }
+
+    #[test]
+    fn all_deleted() -> Result {
+        let mut set = set_of(&[(3, 0), (4, 0)])?;
+        let mut items = EpollItems::new(set.epoll_file().into());
+
+        assert_eq!(read(&mut items, 1)?[..], [data(3, 0)]);
+        assert!(set.remove(3, 0) && set.remove(4, 0));
+        assert!(items.start()?.is_none());
+
+        Ok(())
+    }
+
+    #[test]
+    fn added_behind_the_cursor() -> Result {
+        let mut set = set_of(&[(3, 0), (9, 0)])?;
+        let mut items = EpollItems::new(set.epoll_file().into());
+
+        assert_eq!(read(&mut items, 1)?[..], [data(3, 0)]);
+        set.insert(2, 0)?;
+        set.insert(5, 0)?;
+        set.set_event(5, 0, 1, data(5, 0));
+        assert_eq!(read(&mut items, 9)?[..], [data(5, 0), data(9, 0)]);
+
+        Ok(())
+    }
+
+    #[test]
+    fn dying_files() -> Result {
+        let mut set = set_of(&[(3, 0), (4, 1), (5, 2), (6, 3)])?;
+
+        assert!(set.release_file(0) && set.release_file(2) && set.release_file(3));
+        let mut items = EpollItems::new(set.epoll_file().into());
+        assert_eq!(read(&mut items, 9)?[..], [data(4, 1)]);
+
+        Ok(())
+    }
+
+    #[test]
+    fn pinned_while_visited() -> Result {
+        let mut set = set_of(&[(3, 0)])?;
+        let mut items = EpollItems::new(set.epoll_file().into());
+
+        let visit = items.start()?.ok_or(EINVAL)?;
+        let target = visit.target().identity() == set.file(0);
+        // To release a file takes the mutex, as that of an entry does.
+        drop(visit);
+        assert!(target);
+        assert!(set.release_file(0));
+        assert!(items.start()?.is_none());
+
+        Ok(())
+    }
+
+    /// Every border of a batch, with entries of one number and files that are gone around it.
+    #[test]
+    fn batches() -> Result {
+        const COUNT: usize = 3 * WALK_BATCH + 2;
+
+        let mut set = TestSet::new(&[(7, COUNT - 1)])?;
+        for file in 0..COUNT {
+            if file != COUNT - 1 {
+                set.insert(7, file)?;
+            }
+            set.set_event(7, file, 1, data(7, file));
+        }
+        let gone = |file: usize| file % WALK_BATCH <= 1 || file % WALK_BATCH == WALK_BATCH - 1;
+        for file in (0..COUNT).filter(|&file| gone(file)) {
+            assert!(set.release_file(file));
+        }
+
+        for count in [1, 2, WALK_BATCH - 1, WALK_BATCH, WALK_BATCH + 1, COUNT] {
+            let mut items = EpollItems::new(set.epoll_file().into());
+            let mut expected = (0..COUNT).filter(|&file| !gone(file));
+            loop {
+                let seen = read(&mut items, count)?;
+                if seen.is_empty() {
+                    break;
+                }
+                for seen in seen {
+                    assert_eq!(Some(seen), expected.next().map(|file| data(7, file)));
+                }
+            }
+            assert!(expected.next().is_none());
+        }
+
+        Ok(())
+    }
+
+    #[test]
+    fn not_an_epoll_file() {
+        assert_eq!(crate::fget_epoll(current!(), u32::MAX).err(), Some(EBADF));
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The target of `iter/epoll` programs.
+
+use crate::fget_epoll;
+use kernel::{
+    bpf::iter::{
+        Items,
+        LinkConfig,
+        LinkInfo,
+        Target, //
+    },
+    epoll::{
+        Cursor,
+        Epitem,
+        EpollFile,
+        Eventpoll,
+        Visit, //
+    },
+    prelude::*,
+    seq_file::{
+        seq_print,
+        SeqFile, //
+    },
+    sync::aref::ARef, //
+};
+
+pub(crate) struct EpollTarget;
+
+#[vtable]
+impl Target for EpollTarget {
+    const NAME: &'static CStr = c"epoll";
+
+    type Link = ARef<EpollFile>;
+    type Items = EpollItems;
+
+    fn attach(config: &LinkConfig) -> Result<ARef<EpollFile>> {
+        fget_epoll(current!(), config.epoll_fd())
+    }
+
+    fn show_fdinfo(file: &EpollFile, m: &SeqFile) {
+        seq_print!(m, "epoll-id:\t{}\n", file.eventpoll().id());
+    }
+
+    fn fill_link_info(file: &EpollFile, info: &mut LinkInfo) {
+        info.set_epoll_id(file.eventpoll().id());
+    }
+
+    fn open(file: &EpollFile) -> Result<EpollItems> {
+        Ok(EpollItems::new(file.into()))
+    }
+}
+
+/// An open iterator: a set, and a place in it.
+///
+/// There is no reference to a target in it, which could close a cycle: the target may be a socket in
+/// whose queue the iterator's own descriptor is.
+pub(crate) struct EpollItems {
+    file: ARef<EpollFile>,
+    /// What the program has seen is before this place.
+    cursor: Cursor,
+}
+
+impl EpollItems {
+    pub(crate) fn new(file: ARef<EpollFile>) -> Self {
+        Self {
+            file,
+            cursor: Cursor::START,
+        }
+    }
+}
+
+impl Items for EpollItems {
+    type Visit = Visit;
+    type Args<'a> = (&'a Eventpoll, Option<&'a Epitem>);
+
+    fn start(&mut self) -> Result<Option<Visit>> {
+        Visit::first(self.file.clone(), self.cursor)
+    }
+
+    #[inline]
+    fn next(&mut self, visit: Visit) -> Result<Option<Visit>> {
+        self.cursor = visit.epitem().cursor();
+
+        visit.next()
+    }
+
+    #[inline]
+    fn args<'a>(&'a self, visit: Option<&'a Visit>) -> Self::Args<'a> {
+        (self.file.eventpoll(), visit.map(Visit::epitem))
+    }
+}
