@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef BPF_ITER_EPOLL_H
+#define BPF_ITER_EPOLL_H
+
+/*
+ * What the module epoll_iter hands to a program. Its own type information has
+ * it, too; that of the kernel, which vmlinux.h is made of, does not.
+ */
+struct bpf_iter__epoll {
+	struct bpf_iter_meta *meta;
+	struct eventpoll *ep;
+	/* NULL at the end, and for a set without entries */
+	struct epitem *epi;
+};
+
+#endif /* BPF_ITER_EPOLL_H */

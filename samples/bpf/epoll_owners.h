@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef EPOLL_OWNERS_H
+#define EPOLL_OWNERS_H
+
+/* What list_descriptors() writes for each epoll set that it comes across. */
+struct epoll_set {
+	int pid;
+	int efd;
+};
+
+#endif /* EPOLL_OWNERS_H */
