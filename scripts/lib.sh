@@ -14,7 +14,8 @@
 #   tree/ID/KERNEL/stamp/    one file a stage: the hash of what it was made of
 #   tree/ID/KERNEL/mo/       the modules' objects
 #   tree/ID/KERNEL/mod/      modules as modprobe wants them
-#   tree/ID/KERNEL/bin/      sample programs
+#   tree/ID/KERNEL/bin/      sample programs, and bpftool
+#   tree/ID/KERNEL/bpftool/  what it is built in
 #   tree/ID/KERNEL/kselftest/
 #   tree/ID/KERNEL/log/
 
