@@ -29,7 +29,11 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Those who test another module say so before. */
+#ifndef MODULE
 #define MODULE		"kcmp_epoll"
+#define MODULE_KO	"KCMP_EPOLL_KO"
+#endif
 #define MODULE_DIR	"/sys/module/" MODULE
 
 /* Numbers that nothing else uses: add_as() makes sure that they are free. */
@@ -399,7 +403,7 @@ static inline int module_refs(void)
 
 static inline int module_load(void)
 {
-	const char *path = getenv("KCMP_EPOLL_KO");
+	const char *path = getenv(MODULE_KO);
 	int fd, ret, status;
 	pid_t pid;
 

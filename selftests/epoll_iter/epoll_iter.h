@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the tests of the BPF iterator for epoll sets share. */
+#ifndef _EPOLL_ITER_H
+#define _EPOLL_ITER_H
+
+#define MODULE		"epoll_iter"
+#define MODULE_KO	"EPOLL_ITER_KO"
+
+#include "../kcmp_epoll/kcmp_epoll.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include "epoll_iter_record.h"
+
+/* For tests that take long where everything is checked. */
+#define LONG_TIMEOUT	300
+
+/* Have the module, or say why not. */
+static inline bool have_module(char *why, size_t len)
+{
+	libbpf_set_print(NULL);
+	if (geteuid()) {
+		snprintf(why, len, "needs root");
+		return false;
+	}
+	if (access("/sys/kernel/btf/vmlinux", R_OK)) {
+		snprintf(why, len, "this kernel has no BTF");
+		return false;
+	}
+
+	return use_handler(true, why, len);
+}
+
+/*
+ * When a test ends: nothing but its descriptors needs the module, which can
+ * be unloaded without them.
+ */
+static inline int end_module(void)
+{
+	close_range(STDERR_FILENO + 1, ~0U, 0);
+
+	return module_loaded() ? module_unload() : -ENOENT;
+}
+
+/* The link is for @efd, which is looked up as it is. A descriptor or -errno. */
+static inline int attach(struct bpf_program *prog, int efd)
+{
+	union bpf_iter_link_info info = { .epoll.epoll_fd = efd };
+	struct bpf_link_create_opts opts = {
+		.sz = sizeof(opts),
+		.iter_info = &info,
+		.iter_info_len = sizeof(info),
+	};
+
+	return bpf_link_create(bpf_program__fd(prog), 0, BPF_TRACE_ITER, &opts);
+}
+
+/* An iterator, whose link is gone. */
+static inline int open_iter(struct bpf_program *prog, int efd)
+{
+	int iter, link = attach(prog, efd);
+
+	if (link < 0)
+		return link;
+
+	iter = bpf_iter_create(link);
+	close(link);
+
+	return iter;
+}
+
+/* As many bytes as there are, by reads of @step. They are to be freed. */
+static inline ssize_t read_all(int fd, size_t step, char **bytes)
+{
+	size_t size = 0, len = 0;
+	ssize_t ret;
+
+	*bytes = NULL;
+	do {
+		if (size - len < step) {
+			char *more;
+
+			size = 2 * size + step;
+			more = realloc(*bytes, size);
+			if (!more)
+				return -ENOMEM;
+			*bytes = more;
+		}
+		ret = read(fd, *bytes + len, step);
+		if (ret < 0)
+			return -errno;
+		len += ret;
+	} while (ret);
+
+	return len;
+}
+
+/*
+ * The records of a pass by reads of @step, to be freed. Returns how many there
+ * are with that of the end, or a negative errno.
+ */
+static inline ssize_t read_records(int fd, size_t step, struct record **records)
+{
+	ssize_t ret = read_all(fd, step, (char **)records);
+
+	if (ret < 0)
+		return ret;
+
+	return ret % sizeof(**records) ? -EBADMSG : ret / sizeof(**records);
+}
+
+/*
+ * What has to be true of each pass: the numbers of records have no gaps, keys
+ * ascend, so that none is there twice, and one record is of the end, the last.
+ * That one does not count, and has the number of the last target unless there
+ * was a target more when that was shown. Returns how many targets there are, or
+ * -1 - the record that is wrong.
+ */
+static inline ssize_t check_pass(const struct record *r, ssize_t nr)
+{
+	ssize_t i;
+
+	if (nr < 1)
+		return -1;
+
+	for (i = 0; i < nr; i++) {
+		if ((r[i].seq_num != i && !(r[i].end && r[i].seq_num + 1 == i)) ||
+		    r[i].session_id != r[0].session_id || !r[i].ep ||
+		    r[i].ep != r[0].ep ||
+		    r[i].end != (i == nr - 1))
+			return -1 - i;
+		if (r[i].end)
+			break;
+		if (!r[i].file || !r[i].same_ep)
+			return -1 - i;
+		if (i && (r[i].fd < r[i - 1].fd ||
+			  (r[i].fd == r[i - 1].fd &&
+			   r[i].file <= r[i - 1].file)))
+			return -1 - i;
+	}
+
+	return nr - 1;
+}
+
+/* A whole pass over @efd. Returns as check_pass() or, less than that, -errno. */
+static inline ssize_t pass(struct bpf_program *prog, int efd, size_t step,
+			   struct record **records)
+{
+	int iter = open_iter(prog, efd);
+	ssize_t nr;
+
+	*records = NULL;
+	if (iter < 0)
+		return iter;
+
+	nr = read_records(iter, step, records);
+	close(iter);
+
+	return nr < 0 ? nr : check_pass(*records, nr);
+}
+
+/* Add the file behind @fd as number @num, with @data. */
+static inline int add_data(int efd, int fd, int num, __u64 data)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = data };
+	int ret = 0;
+
+	if (fd != num && dup2(fd, num) < 0)
+		return -errno;
+	if (epoll_ctl(efd, EPOLL_CTL_ADD, num, &ev))
+		ret = -errno;
+	if (fd != num)
+		close(num);
+
+	return ret;
+}
+
+/*
+ * @nr new files in the set, with data from @data on, as numbers from @num on
+ * if @step is 1, or all as @num if it is 0. They stay open elsewhere; their
+ * descriptors go to @fds.
+ */
+static inline int add_files(int efd, int *fds, int nr, int num, int step,
+			    __u64 data)
+{
+	int i, ret;
+
+	for (i = 0; i < nr; i++) {
+		fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (fds[i] < 0)
+			return -errno;
+		ret = add_data(efd, fds[i], num + i * step, data + i);
+		if (ret)
+			return ret;
+	}
+
+	return 0;
+}
+
+static inline void close_files(const int *fds, int nr)
+{
+	while (nr--)
+		close(fds[nr]);
+}
+
+/* The number behind @key in what the kernel tells of our descriptor. */
+static inline long long fdinfo_of(int fd, const char *key)
+{
+	char name[32], buf[4096], *at;
+
+	snprintf(name, sizeof(name), "fdinfo/%d", fd);
+	if (!proc_read(getpid(), name, buf, sizeof(buf)))
+		return -errno;
+
+	at = strstr(buf, key);
+
+	return at ? strtoll(at + strlen(key), NULL, 10) : -ENOENT;
+}
+
+/* Whether the task sleeps in that system call, deaf to what does not kill. */
+static inline bool asleep_in(pid_t pid, pid_t tid, int nr)
+{
+	char name[64], buf[2048];
+
+	snprintf(name, sizeof(name), "task/%d/status", tid);
+	if (!proc_read(pid, name, buf, sizeof(buf)) ||
+	    !strstr(buf, "\nState:\tD"))
+		return false;
+
+	snprintf(name, sizeof(name), "task/%d/syscall", tid);
+
+	return proc_read(pid, name, buf, sizeof(buf)) && buf[0] >= '0' &&
+	       buf[0] <= '9' && atoi(buf) == nr;
+}
+
+static inline bool wait_asleep_in(pid_t pid, pid_t tid, int nr)
+{
+	long long end = now_ms() + PATIENCE_MS;
+
+	do {
+		if (asleep_in(pid, tid, nr))
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+
+	return false;
+}
+
+/* A page that is not there: who touches it waits until it is provided. */
+struct missing_page {
+	void *page;
+	size_t size;
+	int uffd;
+};
+
+static inline int miss_page(struct missing_page *missing)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	missing->size = sysconf(_SC_PAGESIZE);
+	missing->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (missing->uffd < 0)
+		return -EOPNOTSUPP;
+
+	missing->page = mmap(NULL, missing->size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (missing->page == MAP_FAILED)
+		return -ENOMEM;
+
+	reg.range.start = (unsigned long)missing->page;
+	reg.range.len = missing->size;
+	if (ioctl(missing->uffd, UFFDIO_API, &api) ||
+	    ioctl(missing->uffd, UFFDIO_REGISTER, &reg))
+		return -EIO;
+
+	return 0;
+}
+
+/* Until somebody waits for it. */
+static inline bool page_is_missed(struct missing_page *missing)
+{
+	struct pollfd pfd = { .fd = missing->uffd, .events = POLLIN };
+	struct uffd_msg msg;
+
+	return poll(&pfd, 1, PATIENCE_MS) == 1 &&
+	       read(missing->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+	       msg.event == UFFD_EVENT_PAGEFAULT;
+}
+
+static inline int provide_page(struct missing_page *missing)
+{
+	struct uffdio_zeropage zero = {
+		.range = {
+			.start = (unsigned long)missing->page,
+			.len = missing->size,
+		},
+	};
+
+	return ioctl(missing->uffd, UFFDIO_ZEROPAGE, &zero) ? -errno : 0;
+}
+
+#endif /* _EPOLL_ITER_H */

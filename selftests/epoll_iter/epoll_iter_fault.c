@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Allocations that fail, one after the other: it is done, or it is ENOMEM. */
+#include "epoll_iter.h"
+#include "epoll_iter.skel.h"
+#include "epoll_iter_kfunc.skel.h"
+#include "kselftest_harness.h"
+
+#define FAIL_NTH	"/proc/thread-self/fail-nth"
+#define DEBUG		"/sys/kernel/debug/"
+#define NR_FEW		20
+/* More than anything here allocates. */
+#define LIMIT		2000
+
+FIXTURE(epoll_iter)
+{
+	struct epoll_iter *skel;
+	struct epoll_iter_kfunc *kfunc;
+	int efd;
+	int fds[NR_FEW];
+	int fail_nth;
+};
+
+static void set(const char *name, const char *value)
+{
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		if (write(fd, value, strlen(value)) < 0)
+			perror(name);
+		close(fd);
+	}
+}
+
+FIXTURE_SETUP(epoll_iter)
+{
+	char why[128];
+
+	self->fail_nth = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
+	if (self->fail_nth < 0)
+		SKIP(return, "this kernel cannot let allocations fail");
+	if (!have_module(why, sizeof(why)))
+		SKIP(return, "%s", why);
+
+	/* Allocations that may wait fail too, and nothing is said about it. */
+	set(DEBUG "failslab/verbose", "0");
+	set(DEBUG "failslab/ignore-gfp-wait", "N");
+	set(DEBUG "failslab/cache-filter", "N");
+	set(DEBUG "fail_page_alloc/verbose", "0");
+	set(DEBUG "fail_page_alloc/ignore-gfp-wait", "N");
+	set(DEBUG "fail_page_alloc/ignore-gfp-highmem", "N");
+	set(DEBUG "fail_page_alloc/min-order", "0");
+
+	self->efd = epoll_create1(EPOLL_CLOEXEC);
+	ASSERT_GE(self->efd, 0);
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	self->skel = epoll_iter__open_and_load();
+	ASSERT_NE(NULL, self->skel);
+	self->skel->bss->hold_seq_num = ~0ULL;
+	self->kfunc = epoll_iter_kfunc__open_and_load();
+	ASSERT_NE(NULL, self->kfunc);
+	self->kfunc->bss->pid = getpid();
+	self->kfunc->bss->efd = self->efd;
+}
+
+FIXTURE_TEARDOWN(epoll_iter)
+{
+	epoll_iter__destroy(self->skel);
+	epoll_iter_kfunc__destroy(self->kfunc);
+	EXPECT_EQ(0, end_module());
+}
+
+/* Let the allocation of that number, from 1, fail; 0: none. */
+static void fail(int fail_nth, int n)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", n);
+
+	if (pwrite(fail_nth, text, len, 0) != len)
+		abort();
+}
+
+/* Whether it has failed. */
+static bool has_failed(int fail_nth)
+{
+	char text[16] = "";
+
+	if (pread(fail_nth, text, sizeof(text) - 1, 0) <= 0)
+		abort();
+
+	return atoi(text) == 0;
+}
+
+/*
+ * Let each allocation of @act fail, until there are no more. What it returns, if
+ * it is not an error, is handed to @verify and has to be right then. Returns how
+ * many it could not do without, or minus the number of one that was wrong.
+ */
+static int each(int fail_nth, int (*act)(void *), bool (*verify)(void *, int),
+		void *data)
+{
+	int n, ret, failed = 0;
+	bool injected;
+
+	/* Pages that it needs are there after this. */
+	ret = act(data);
+	if (ret < 0 || !verify(data, ret))
+		return -1;
+
+	for (n = 1; n < LIMIT; n++) {
+		fail(fail_nth, n);
+		ret = act(data);
+		injected = has_failed(fail_nth);
+		fail(fail_nth, 0);
+		if (ret < 0) {
+			failed++;
+			if (!injected || ret != -ENOMEM)
+				return -n;
+		} else if (!verify(data, ret)) {
+			return -n;
+		}
+		if (!injected) {
+			printf("# %d allocations, %d that it cannot do without\n",
+			       n - 1, failed);
+			return failed;
+		}
+	}
+
+	return -n;
+}
+
+struct link {
+	struct bpf_program *prog;
+	int efd;
+	int fd;
+	struct record r[NR_FEW + 1];
+};
+
+static int do_attach(void *data)
+{
+	struct link *link = data;
+
+	return attach(link->prog, link->efd);
+}
+
+static bool verify_link(void *data, int fd)
+{
+	int iter = bpf_iter_create(fd);
+	struct record *r;
+	ssize_t nr;
+
+	close(fd);
+	if (iter < 0)
+		return false;
+	nr = read_records(iter, 4096, &r);
+	close(iter);
+	nr = nr < 0 ? nr : check_pass(r, nr);
+	free(r);
+
+	return nr == NR_FEW;
+}
+
+TEST_F(epoll_iter, attach)
+{
+	struct link link = { self->skel->progs.records, self->efd };
+
+	EXPECT_LT(0, each(self->fail_nth, do_attach, verify_link, &link));
+}
+
+static int do_create(void *data)
+{
+	struct link *link = data;
+
+	return bpf_iter_create(link->fd);
+}
+
+static bool verify_iter(void *data, int iter)
+{
+	struct record *r;
+	ssize_t nr = read_records(iter, 4096, &r);
+
+	close(iter);
+	nr = nr < 0 ? nr : check_pass(r, nr);
+	free(r);
+
+	return nr == NR_FEW;
+}
+
+TEST_F(epoll_iter, create)
+{
+	struct link link = { self->skel->progs.records, self->efd };
+
+	link.fd = attach(link.prog, link.efd);
+	ASSERT_GE(link.fd, 0);
+	EXPECT_LT(0, each(self->fail_nth, do_create, verify_iter, &link));
+}
+
+/* Without the descriptors, which allocate: one iterator a try, made before. */
+static int do_read(void *data)
+{
+	struct link *link = data;
+	ssize_t ret = read(link->fd, link->r, sizeof(link->r));
+	int err = ret < 0 ? -errno : 0;
+
+	if (err) {
+		/* It has read nothing, and goes on from there. */
+		link->r[0].seq_num = ~0ULL;
+		return err;
+	}
+
+	return ret / sizeof(link->r[0]);
+}
+
+static bool verify_read(void *data, int nr)
+{
+	struct link *link = data;
+	int fd;
+
+	if (check_pass(link->r, nr) != NR_FEW)
+		return false;
+
+	fd = open_iter(link->prog, link->efd);
+	if (fd < 0)
+		return false;
+
+	return dup2(fd, link->fd) == link->fd && !close(fd);
+}
+
+TEST_F(epoll_iter, read)
+{
+	struct link link = { self->skel->progs.records, self->efd };
+	int failed;
+
+	link.fd = open_iter(link.prog, link.efd);
+	ASSERT_GE(link.fd, 0);
+	/* Nothing is allocated but the buffer, for which there are two ways. */
+	failed = each(self->fail_nth, do_read, verify_read, &link);
+	EXPECT_LE(0, failed);
+	EXPECT_GE(1, failed);
+}
+
+static int do_walk(void *data)
+{
+	struct epoll_iter_kfunc *kfunc = data;
+	struct bpf_test_run_opts opts = { .sz = sizeof(opts) };
+	int ret = bpf_prog_test_run_opts(bpf_program__fd(kfunc->progs.walk),
+					 &opts);
+
+	if (ret)
+		return ret;
+	if (opts.retval)
+		return -ECHILD;
+
+	return kfunc->bss->error ?: kfunc->bss->count;
+}
+
+static bool verify_walk(void *data, int nr)
+{
+	return nr == NR_FEW;
+}
+
+TEST_F(epoll_iter, walk)
+{
+	EXPECT_LT(0, each(self->fail_nth, do_walk, verify_walk, self->kfunc));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,722 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What is read from a set that changes meanwhile, and what that may block. */
+#include <stdatomic.h>
+
+#include "epoll_iter.h"
+#include "epoll_iter.skel.h"
+#include "kselftest_harness.h"
+
+#define NR_FEW		12
+#define NR_STAY		2000
+#define NR_COME_AND_GO	64
+#define NR_CYCLES	200
+#define CANNOT_HOLD	"needs userfaultfd to hold up a program"
+
+FIXTURE(epoll_iter)
+{
+	struct epoll_iter *skel;
+	int efd;
+	int fds[NR_FEW];
+};
+
+FIXTURE_SETUP(epoll_iter)
+{
+	char why[128];
+
+	if (!have_module(why, sizeof(why)))
+		SKIP(return, "%s", why);
+
+	self->efd = epoll_create1(EPOLL_CLOEXEC);
+	ASSERT_GE(self->efd, 0);
+	self->skel = epoll_iter__open_and_load();
+	ASSERT_NE(NULL, self->skel);
+	/* Nobody is to be waited for. */
+	self->skel->bss->hold_seq_num = ~0ULL;
+}
+
+FIXTURE_TEARDOWN(epoll_iter)
+{
+	epoll_iter__destroy(self->skel);
+	EXPECT_EQ(0, end_module());
+}
+
+/* The next record, or NULL if there is none. */
+static struct record *next(int iter)
+{
+	static struct record r;
+
+	return read(iter, &r, sizeof(r)) == sizeof(r) ? &r : NULL;
+}
+
+/* What was shown last is removed before more is read, in each place. */
+TEST_F(epoll_iter, shown_is_removed)
+{
+	struct record *r;
+	int iter, i;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	for (i = 0; i < NR_FEW; i++) {
+		r = next(iter);
+		ASSERT_NE(NULL, r);
+		EXPECT_EQ(i, r->seq_num);
+		EXPECT_EQ(i, r->data);
+		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
+	}
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->end);
+	EXPECT_EQ(NULL, next(iter));
+}
+
+/* The same if it is added again: it has been shown. */
+TEST_F(epoll_iter, shown_is_added_again)
+{
+	struct record *r;
+	int iter, i;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	for (i = 0; i < NR_FEW; i++) {
+		r = next(iter);
+		ASSERT_NE(NULL, r);
+		EXPECT_EQ(i, r->seq_num);
+		EXPECT_EQ(i, r->data);
+		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
+		ASSERT_EQ(0, add_data(self->efd, self->fds[i], 100 + i, i));
+	}
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->end);
+}
+
+/* What would be shown next is removed: what follows it is shown, as the next. */
+TEST_F(epoll_iter, next_is_removed)
+{
+	struct record *r;
+	int iter, i;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	for (i = 0; i < NR_FEW; i += 2) {
+		r = next(iter);
+		ASSERT_NE(NULL, r);
+		EXPECT_EQ(i / 2, r->seq_num);
+		EXPECT_EQ(i, r->data);
+		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
+		ASSERT_EQ(0, del_as(self->efd, self->fds[i + 1], 101 + i));
+	}
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->end);
+}
+
+/* All of one number, so that it is the file that tells where to go on. */
+TEST_F(epoll_iter, shown_of_one_number_is_removed)
+{
+	bool seen[NR_FEW] = {};
+	struct record *r;
+	int iter, i;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 0, 0));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	for (i = 0; i < NR_FEW; i++) {
+		r = next(iter);
+		ASSERT_NE(NULL, r);
+		ASSERT_EQ(0, r->end);
+		EXPECT_EQ(i, r->seq_num);
+		ASSERT_LT(r->data, NR_FEW);
+		EXPECT_FALSE(seen[r->data]);
+		seen[r->data] = true;
+		/* Another file may get its place in memory. */
+		ASSERT_EQ(0, del_as(self->efd, self->fds[r->data], 100));
+		close(self->fds[r->data]);
+	}
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->end);
+}
+
+TEST_F(epoll_iter, all_are_removed)
+{
+	struct record *r;
+	int iter, i;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	ASSERT_NE(NULL, next(iter));
+	for (i = 0; i < NR_FEW; i++)
+		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->end);
+}
+
+/* Before where it is: not shown. After: shown. */
+TEST_F(epoll_iter, added_before_and_after)
+{
+	struct record *r = NULL;
+	int iter;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, 2, 100, 1, 0));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	ASSERT_NE(NULL, next(iter));
+	ASSERT_EQ(0, add_files(self->efd, self->fds + 2, 1, 99, 1, 2));
+	ASSERT_EQ(0, add_files(self->efd, self->fds + 3, 1, 102, 1, 3));
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->data);
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(3, r->data);
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->end);
+}
+
+/* Threads that add and remove what does not stay, between what does. */
+struct storm {
+	int efd;
+	int first;
+	int fds[NR_COME_AND_GO];
+	atomic_bool *stop;
+	atomic_ulong rounds;
+	int error;
+};
+
+/* Not the data of any that stays. */
+#define COMES_AND_GOES	0x100000000ULL
+
+static int come_and_go(struct storm *storm, int nr)
+{
+	struct epoll_event ev = { .events = EPOLLIN };
+	/* Two files to a number, one of which stays the first descriptor. */
+	int i, num = storm->first;
+
+	for (i = 0; i < nr; i++) {
+		ev.data.u64 = COMES_AND_GOES + i;
+		if (dup2(storm->fds[i], num + i / 2) < 0 ||
+		    epoll_ctl(storm->efd, EPOLL_CTL_ADD, num + i / 2, &ev))
+			return -errno;
+	}
+	for (i = 0; i < nr; i++) {
+		/* Every other one goes by the death of its file. */
+		if (i & 1) {
+			close(storm->fds[i]);
+			close(num + i / 2);
+			storm->fds[i] = eventfd(0, EFD_CLOEXEC);
+			if (storm->fds[i] < 0)
+				return -errno;
+			continue;
+		}
+		if (dup2(storm->fds[i], num + i / 2) < 0 ||
+		    epoll_ctl(storm->efd, EPOLL_CTL_DEL, num + i / 2, NULL))
+			return -errno;
+	}
+
+	return 0;
+}
+
+static void *run_storm(void *data)
+{
+	struct storm *storm = data;
+	int i;
+
+	for (i = 0; i < NR_COME_AND_GO; i++) {
+		storm->fds[i] = eventfd(0, EFD_CLOEXEC);
+		if (storm->fds[i] < 0) {
+			storm->error = -errno;
+			return NULL;
+		}
+	}
+	while (!atomic_load(storm->stop) && !storm->error) {
+		storm->error = come_and_go(storm, NR_COME_AND_GO);
+		atomic_fetch_add(&storm->rounds, 1);
+	}
+
+	return NULL;
+}
+
+TEST_F_TIMEOUT(epoll_iter, storm, LONG_TIMEOUT)
+{
+	/* Numbers of their own, among and behind those that stay. */
+	static struct storm storms[2] = { { .first = 12000 },
+					  { .first = 30000 } };
+	const size_t steps[] = { sizeof(struct record) / 2 + 1, 400, 65536 };
+	int *fds = calloc(NR_STAY, sizeof(*fds)), i, j, k;
+	unsigned long foreign = 0;
+	atomic_bool stop = false;
+	pthread_t threads[2];
+	struct record *r;
+
+	ASSERT_EQ(0, allow_fds(40000));
+	/* Half of them have a number for each, half of them one for all. */
+	ASSERT_EQ(0, add_files(self->efd, fds, NR_STAY / 4, 11600, 1, 0));
+	ASSERT_EQ(0, add_files(self->efd, fds + NR_STAY / 4, NR_STAY / 4,
+			       12100, 1, NR_STAY / 4));
+	ASSERT_EQ(0, add_files(self->efd, fds + NR_STAY / 2, NR_STAY / 2,
+			       12010, 0, NR_STAY / 2));
+
+	for (i = 0; i < 2; i++) {
+		storms[i].efd = self->efd;
+		storms[i].stop = &stop;
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, run_storm,
+					    &storms[i]));
+	}
+
+	for (i = 0; i < ARRAY_SIZE(steps); i++) {
+		for (j = 0; j < 10; j++) {
+			bool seen[NR_STAY] = {};
+			ssize_t nr = pass(self->skel->progs.records, self->efd,
+					  steps[i], &r);
+			int stayed = 0;
+
+			ASSERT_GE(nr, NR_STAY) {
+				TH_LOG("by reads of %zu", steps[i]);
+			}
+			for (k = 0; k < nr; k++) {
+				if (r[k].data >= COMES_AND_GOES) {
+					foreign++;
+					continue;
+				}
+				ASSERT_LT(r[k].data, NR_STAY);
+				ASSERT_FALSE(seen[r[k].data]);
+				seen[r[k].data] = true;
+				stayed++;
+			}
+			ASSERT_EQ(NR_STAY, stayed);
+			free(r);
+		}
+	}
+
+	atomic_store(&stop, true);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, storms[i].error);
+		/* There was one. */
+		EXPECT_LT(10, atomic_load(&storms[i].rounds));
+	}
+	EXPECT_LT(0, foreign);
+}
+
+/* One who reads while the program is held up. */
+struct reader {
+	pthread_t thread;
+	int iter;
+	struct record *r;
+	ssize_t nr;
+};
+
+static void *read_on(void *data)
+{
+	struct reader *reader = data;
+
+	reader->nr = read_records(reader->iter, 65536, &reader->r);
+
+	return NULL;
+}
+
+/* One who does something that has to wait for the set. */
+struct waiter {
+	pthread_t thread;
+	atomic_int tid;
+	int efd, fd, num;
+	int ret;
+};
+
+static void *close_target(void *data)
+{
+	struct waiter *waiter = data;
+
+	atomic_store(&waiter->tid, gettid());
+	waiter->ret = close(waiter->fd) ? -errno : 0;
+
+	return NULL;
+}
+
+static void *add_target(void *data)
+{
+	struct waiter *waiter = data;
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 4711 };
+
+	atomic_store(&waiter->tid, gettid());
+	waiter->ret = epoll_ctl(waiter->efd, EPOLL_CTL_ADD, waiter->fd, &ev) ?
+			      -errno : 0;
+
+	return NULL;
+}
+
+static int start_waiter(struct waiter *waiter, void *(*act)(void *), int nr)
+{
+	atomic_store(&waiter->tid, 0);
+	if (pthread_create(&waiter->thread, NULL, act, waiter))
+		return -EAGAIN;
+	while (!atomic_load(&waiter->tid))
+		sleep_ms(1);
+
+	return wait_asleep_in(getpid(), waiter->tid, nr) ? 0 : -ETIME;
+}
+
+/*
+ * The last descriptor of some targets is closed while an iterator holds the set:
+ * they are still in it, but may not be shown any more, and leave no gap. Those
+ * after the one that is being shown, at the end, and in a row.
+ */
+TEST_F(epoll_iter, dying_targets)
+{
+	static const int dying[] = { 4, 6, 7, NR_FEW - 1 };
+	struct waiter waiters[ARRAY_SIZE(dying)];
+	struct missing_page missing;
+	struct reader reader = {};
+	int i, ret, left = 0;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	ret = miss_page(&missing);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+	self->skel->bss->hold_seq_num = 2;
+	self->skel->bss->hold_address = (unsigned long)missing.page;
+
+	reader.iter = open_iter(self->skel->progs.hold, self->efd);
+	ASSERT_GE(reader.iter, 0);
+	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
+	ASSERT_TRUE(page_is_missed(&missing));
+
+	for (i = 0; i < ARRAY_SIZE(dying); i++) {
+		waiters[i].fd = self->fds[dying[i]];
+		/* The set has to be told, and is held. */
+		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
+					  __NR_close));
+	}
+	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	for (i = 0; i < ARRAY_SIZE(dying); i++) {
+		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
+		EXPECT_EQ(0, waiters[i].ret);
+	}
+
+	ASSERT_EQ(NR_FEW - ARRAY_SIZE(dying) + 1, reader.nr);
+	EXPECT_EQ(reader.nr - 1, check_pass(reader.r, reader.nr));
+	for (i = 0; i < NR_FEW; i++) {
+		int j;
+
+		for (j = 0; j < ARRAY_SIZE(dying); j++)
+			if (dying[j] == i)
+				break;
+		if (j == ARRAY_SIZE(dying))
+			EXPECT_EQ(i, reader.r[left++].data);
+	}
+}
+
+/* All that are left die: the end comes, and once. */
+TEST_F(epoll_iter, dying_rest)
+{
+	struct waiter waiters[3];
+	struct missing_page missing;
+	struct reader reader = {};
+	int i, ret;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, 4, 100, 1, 0));
+	ret = miss_page(&missing);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+	self->skel->bss->hold_seq_num = 0;
+	self->skel->bss->hold_address = (unsigned long)missing.page;
+
+	reader.iter = open_iter(self->skel->progs.hold, self->efd);
+	ASSERT_GE(reader.iter, 0);
+	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
+	ASSERT_TRUE(page_is_missed(&missing));
+	for (i = 0; i < 3; i++) {
+		waiters[i].fd = self->fds[i + 1];
+		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
+					  __NR_close));
+	}
+	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
+
+	ASSERT_EQ(2, reader.nr);
+	EXPECT_EQ(1, check_pass(reader.r, reader.nr));
+}
+
+/*
+ * The target that is being shown does not go away meanwhile, and no longer
+ * stays for it either: its last descriptor is closed without waiting.
+ */
+TEST_F(epoll_iter, shown_target_is_pinned)
+{
+	struct pollfd pfd = { .events = POLLIN };
+	struct missing_page missing;
+	struct reader reader = {};
+	int fds[2], ret;
+	struct stat st;
+
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
+	ASSERT_EQ(0, fstat(fds[1], &st));
+	ASSERT_EQ(0, add_data(self->efd, fds[1], fds[1], 0));
+	ret = miss_page(&missing);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+	self->skel->bss->hold_seq_num = 0;
+	self->skel->bss->hold_address = (unsigned long)missing.page;
+
+	reader.iter = open_iter(self->skel->progs.hold, self->efd);
+	ASSERT_GE(reader.iter, 0);
+	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
+	ASSERT_TRUE(page_is_missed(&missing));
+
+	/* The reading end tells when the writing end is gone. */
+	ASSERT_EQ(0, close(fds[1]));
+	pfd.fd = fds[0];
+	EXPECT_EQ(0, poll(&pfd, 1, A_WHILE_MS));
+
+	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	ASSERT_EQ(2, reader.nr);
+	EXPECT_EQ(st.st_ino, reader.r[0].ino);
+	EXPECT_EQ(1, poll(&pfd, 1, PATIENCE_MS));
+	EXPECT_EQ(POLLHUP, pfd.revents);
+}
+
+/* What was shown is not kept until more is read. */
+TEST_F(epoll_iter, shown_target_is_let_go)
+{
+	struct pollfd pfd = { .events = POLLIN };
+	struct record *r;
+	int fds[2], iter;
+
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
+	ASSERT_EQ(0, add_data(self->efd, fds[1], fds[1], 0));
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	ASSERT_NE(NULL, next(iter));
+
+	close(fds[1]);
+	pfd.fd = fds[0];
+	EXPECT_EQ(1, poll(&pfd, 1, PATIENCE_MS));
+	EXPECT_EQ(POLLHUP, pfd.revents);
+	r = next(iter);
+	ASSERT_NE(NULL, r);
+	EXPECT_EQ(1, r->seq_num);
+}
+
+/*
+ * The pass over a large set takes one read(), but others who want the set do not
+ * wait until that has ended: what is added meanwhile, at the end, is seen.
+ */
+TEST_F_TIMEOUT(epoll_iter, others_get_the_set, LONG_TIMEOUT)
+{
+	const int nr = 20000, last = 70000;
+	int *fds = calloc(nr, sizeof(*fds)), ret;
+	struct missing_page missing;
+	struct reader reader = {};
+	struct waiter waiter;
+
+	ASSERT_EQ(0, allow_fds(last + 1));
+	ASSERT_EQ(0, add_files(self->efd, fds, nr, 40000, 1, 0));
+	ret = miss_page(&missing);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+	self->skel->bss->hold_seq_num = 0;
+	self->skel->bss->hold_address = (unsigned long)missing.page;
+
+	reader.iter = open_iter(self->skel->progs.hold_and_count, self->efd);
+	ASSERT_GE(reader.iter, 0);
+	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
+	ASSERT_TRUE(page_is_missed(&missing));
+
+	waiter.efd = self->efd;
+	waiter.fd = dup2(fds[0], last);
+	ASSERT_EQ(last, waiter.fd);
+	ASSERT_EQ(0, start_waiter(&waiter, add_target, __NR_epoll_ctl));
+	EXPECT_EQ(0, self->skel->bss->counted);
+	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	ASSERT_EQ(0, pthread_join(waiter.thread, NULL));
+
+	EXPECT_EQ(0, waiter.ret);
+	EXPECT_EQ(0, reader.nr);
+	EXPECT_EQ(nr + 1, self->skel->bss->counted);
+	EXPECT_EQ(1, self->skel->bss->ended);
+}
+
+/* A reader that waits for the set can be killed, and leaves nothing. */
+TEST_F(epoll_iter, killed_reader)
+{
+	struct held_set held;
+	struct record r;
+	int iter, ret;
+	pid_t pid;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	ASSERT_EQ(0, eventfd_write(self->fds[0], 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(read(iter, &r, sizeof(r)) == sizeof(r) ? 0 : 1);
+	ASSERT_TRUE(wait_asleep_in(pid, pid, __NR_read));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
+
+	EXPECT_EQ(1, release_set(&held));
+	/* The iterator is where it was. */
+	ASSERT_EQ(sizeof(r), read(iter, &r, sizeof(r)));
+	EXPECT_EQ(0, r.seq_num);
+	EXPECT_EQ(100, r.fd);
+}
+
+/* A signal that does not kill does not end the wait. */
+static void ignore_signal(int sig)
+{
+}
+
+TEST_F(epoll_iter, signalled_reader)
+{
+	struct sigaction act = { .sa_handler = ignore_signal };
+	struct held_set held;
+	struct record r;
+	int iter, ret;
+	pid_t pid;
+
+	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
+	ASSERT_EQ(0, eventfd_write(self->fds[0], 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
+	iter = open_iter(self->skel->progs.records, self->efd);
+	ASSERT_GE(iter, 0);
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(read(iter, &r, sizeof(r)) == sizeof(r) ? 0 : 1);
+	ASSERT_TRUE(wait_asleep_in(pid, pid, __NR_read));
+	ASSERT_EQ(0, kill(pid, SIGUSR1));
+	sleep_ms(A_WHILE_MS);
+	EXPECT_TRUE(asleep_in(pid, pid, __NR_read));
+
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(0, wait_exit(pid));
+}
+
+/* Files that are open in the whole system. */
+static long open_files(void)
+{
+	long nr = -1;
+	FILE *file = fopen("/proc/sys/fs/file-nr", "re");
+
+	if (file) {
+		if (fscanf(file, "%ld", &nr) != 1)
+			nr = -1;
+		fclose(file);
+	}
+
+	return nr;
+}
+
+static int send_fd(int sock, int fd)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	struct iovec iov = { .iov_base = "", .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+
+	return sendmsg(sock, &msg, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+}
+
+/*
+ * The iterator stops at a socket that is a target, and lies in a queue that lives
+ * as long as that socket does: it would keep itself if it kept the target.
+ */
+static int make_cycle(struct bpf_program *prog, bool set_too)
+{
+	int efd = epoll_create1(EPOLL_CLOEXEC), socks[2], iter, ret;
+	struct record r;
+
+	if (efd < 0 || socketpair(AF_UNIX, SOCK_DGRAM, 0, socks))
+		return -errno;
+	ret = epoll_add(efd, socks[0]);
+	if (!ret)
+		ret = epoll_add(efd, socks[1]);
+	if (ret)
+		return ret;
+	iter = open_iter(prog, efd);
+	if (iter < 0)
+		return iter;
+	if (read(iter, &r, sizeof(r)) != sizeof(r) || r.fd != socks[0])
+		return -EIO;
+
+	ret = send_fd(socks[0], iter) ?: send_fd(socks[1], socks[1]) ?:
+	      send_fd(socks[0], socks[0]);
+	if (!ret && set_too)
+		ret = send_fd(socks[1], efd);
+	close(iter);
+	close(efd);
+	close(socks[0]);
+	close(socks[1]);
+
+	return ret;
+}
+
+TEST_F_TIMEOUT(epoll_iter, cycle_of_sockets, LONG_TIMEOUT)
+{
+	int i, socks[2];
+	long long end = now_ms() + 2 * PATIENCE_MS;
+	long before, after;
+
+	before = open_files();
+	ASSERT_LT(0, before);
+	for (i = 0; i < NR_CYCLES; i++)
+		ASSERT_EQ(0, make_cycle(self->skel->progs.records, i & 1));
+
+	/*
+	 * Sockets in their own queues are collected when the next one goes. With
+	 * what else happens in the system there is room for a tenth.
+	 */
+	do {
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, socks));
+		ASSERT_EQ(0, send_fd(socks[0], socks[1]));
+		close(socks[0]);
+		close(socks[1]);
+		sleep_ms(10);
+		after = open_files();
+	} while (after > before + NR_CYCLES / 10 && now_ms() < end);
+	EXPECT_LE(after, before + NR_CYCLES / 10);
+	/* That no iterator is left is seen when the module is unloaded. */
+}
+
+TEST_HARNESS_MAIN
