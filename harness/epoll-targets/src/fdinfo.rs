@@ -8,6 +8,12 @@
 //! tfd:        5 events:       19 data:                5  pos:0 ino:5a3c sdev:10
 //! ```
 //!
+//! The kernel with the series has a line before them, which says which set it is:
+//!
+//! ```text
+//! epoll-id: 7
+//! ```
+//!
 //! The lines come in the order of the set's tree. Whichever that is, targets of
 //! one number stand in it as kcmp(2) counts them, so that a target's `toff` is
 //! the number of lines before it with the same `tfd`.
@@ -197,6 +203,7 @@ pub struct Targets<R> {
     line: u64,
     text: Vec<u8>,
     counts: HashMap<u32, u32>,
+    id: Option<u64>,
 }
 
 impl<R: BufRead> Targets<R> {
@@ -207,7 +214,23 @@ impl<R: BufRead> Targets<R> {
             line: 0,
             text: Vec::new(),
             counts: HashMap::new(),
+            id: None,
         }
+    }
+
+    /// The id of the set: no other one has it as long as the system is up. It is
+    /// known as soon as the first target is, or that there is none, and is `None`
+    /// if the kernel does not show it.
+    ///
+    /// ```
+    /// use epoll_targets::fdinfo::Targets;
+    ///
+    /// let mut targets = Targets::new(&b"pos:\t0\nepoll-id: 7\n"[..]);
+    /// assert!(targets.next().is_none());
+    /// assert_eq!(targets.id(), Some(7));
+    /// ```
+    pub fn id(&self) -> Option<u64> {
+        self.id
     }
 
     fn read(&mut self) -> io::Result<Option<Target>> {
@@ -216,6 +239,10 @@ impl<R: BufRead> Targets<R> {
             self.text.clear();
             if reader.read_until(b'\n', &mut self.text)? == 0 {
                 break;
+            }
+            if let Some(id) = self.text.strip_prefix(b"epoll-id:") {
+                let id = std::str::from_utf8(id).ok();
+                self.id = id.and_then(|id| id.trim().parse().ok());
             }
             if !self.text.starts_with(b"tfd:") {
                 continue;

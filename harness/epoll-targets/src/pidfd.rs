@@ -45,6 +45,16 @@ impl PidFd {
         Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
     }
 
+    /// Opens a process, or a thread of one, by its id.
+    #[cfg(feature = "bpf")]
+    pub(crate) fn open_task(tid: i32) -> io::Result<Self> {
+        let tid = (tid > 0).then(|| Pid::from_raw(tid)).flatten();
+        let tid = tid.ok_or(rustix::io::Errno::INVAL)?;
+        // O_EXCL by another name. Kernels that have the BPF iterator know it.
+        let thread = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
+        Ok(Self(pidfd_open(tid, thread)?))
+    }
+
     /// Duplicates descriptor `fd` of the process into the caller, close-on-exec.
     ///
     /// Both then have the same open file: what one does to its position and flags,

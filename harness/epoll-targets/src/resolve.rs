@@ -3,8 +3,13 @@
 //! Who has the open files that epoll sets watch?
 //!
 //! For each target of each epoll set of some processes, [`Resolver`] finds the
-//! descriptors whose open file it is. kcmp(2) alone decides; everything else that
-//! is known only says whom to ask about first:
+//! descriptors whose open file it is. There are two ways to it, with the same
+//! answers: see [`Method`].
+//!
+//! # With kcmp(2)
+//!
+//! kcmp(2) alone decides; everything else that is known only says whom to ask
+//! about first:
 //!
 //! 1. The descriptor of the number that the target was added by, in the process
 //!    of the set. That is it, most often, for one call.
@@ -36,6 +41,21 @@
 //! into, with some more if others have descriptors that look just the same.
 //! [`Report::calls`] counts.
 //!
+//! # With BPF
+//!
+//! Two programs are run by iterators in the kernel. One sees all descriptors and
+//! numbers the open files by their addresses. The other sees the targets of a set
+//! and looks their files up: both take time in proportion to what there is to
+//! see. An address is the name of a file only while that file is held. So what
+//! counts is what a table of descriptors has while the iterator holds the target,
+//! be it the number that the target was added by, or a descriptor that was seen
+//! to have that address. If there are further owners, kcmp(2) is asked whether
+//! they are the same file as the first.
+//!
+//! [`Owner::NoOne`] says that all descriptors were listed between two looks at
+//! the target, and before, and none had it. What cannot be told is looked at
+//! again, eight times at most.
+//!
 //! # While the processes run on
 //!
 //! An owner that is named was the owner when kcmp(2) said so, and may not be now.
@@ -46,8 +66,13 @@
 //! At the end each set is read
 //! again: targets that have gone are left out, and those that have come, or taken
 //! the place of others, are resolved then and marked as
-//! [`changed`](Resolved::changed). Stop the processes first to be sure.
+//! [`changed`](Resolved::changed). BPF sees a target and its owner at one time,
+//! and has no need of that. Stop the processes first to be sure.
 
+#[cfg(feature = "bpf")]
+mod bpf;
+#[cfg(feature = "bpf")]
+mod join;
 mod session;
 
 use crate::fdinfo::Target;
@@ -57,6 +82,37 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
+
+/// How many calls a hint is worth.
+const HINTS: usize = 4;
+
+/// How often a search is repeated because a descriptor led it astray.
+const ROUNDS: u32 = 8;
+
+/// How many owners are named. Each is asked about, however many targets it has.
+const OWNERS: usize = 8;
+
+fn is_no_process(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// How the owners are found.
+///
+/// The answers are the same, if the processes hold still. (If more descriptors
+/// have a file than are named, it need not be the same ones that are.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// With BPF if that works here, otherwise with kcmp(2).
+    #[default]
+    Auto,
+    /// With kcmp(2), one question at a time.
+    Kcmp,
+    /// With the BPF iterators over descriptors and over epoll sets, in a few passes
+    /// over all of them. For those with `CAP_BPF` and `CAP_PERFMON` and ptrace(2)
+    /// access to attach, that is root, on a kernel with the module `epoll_iter`,
+    /// if this crate was built with the feature `bpf`.
+    Bpf,
+}
 
 /// A descriptor of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,6 +196,9 @@ pub struct Set {
     pub pid: i32,
     /// Its descriptor there.
     pub efd: RawFd,
+    /// Which set it is: a number that no other one gets, as in its fdinfo and that
+    /// of BPF iterators for it. `None` if the kernel does not number them.
+    pub id: Option<u64>,
     /// Further descriptors of the same set, of any of the processes.
     pub also: Vec<Descriptor>,
     /// Its targets, in the order of the kernel.
@@ -182,8 +241,12 @@ pub struct Report {
     pub tables: usize,
     /// How many descriptors are in them.
     pub descriptors: usize,
-    /// How many times the kernel was asked.
+    /// How many times the kernel was asked by kcmp(2).
     pub calls: Calls,
+    /// How it was found out: with [`Method::Kcmp`] or [`Method::Bpf`].
+    pub method: Method,
+    /// Why it was not [`Method::Bpf`], if that was the resolver's choice.
+    pub no_bpf: Option<io::Error>,
 }
 
 /// How far it is.
@@ -216,6 +279,7 @@ enum Scope {
 pub struct Resolver<'a> {
     sets_of: Scope,
     search_all: bool,
+    method: Method,
     progress: Box<dyn FnMut(Progress) + 'a>,
 }
 
@@ -224,6 +288,7 @@ impl fmt::Debug for Resolver<'_> {
         f.debug_struct("Resolver")
             .field("sets_of", &self.sets_of)
             .field("search_all", &self.search_all)
+            .field("method", &self.method)
             .finish_non_exhaustive()
     }
 }
@@ -233,6 +298,7 @@ impl<'a> Resolver<'a> {
         Self {
             sets_of,
             search_all: false,
+            method: Method::Auto,
             progress: Box::new(|_| {}),
         }
     }
@@ -270,6 +336,13 @@ impl<'a> Resolver<'a> {
         self
     }
 
+    /// Finds owners in this way.
+    #[must_use]
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
     /// Tells how far it is from time to time.
     #[must_use]
     pub fn on_progress(mut self, tell: impl FnMut(Progress) + 'a) -> Self {
@@ -286,14 +359,44 @@ impl<'a> Resolver<'a> {
     ///   message of [`Support`]
     /// - what kcmp(2) has no reason to return, [`kcmp::Unordered`] among them
     /// - those of listing `/proc`, if all processes are meant
+    /// - with [`Method::Bpf`], why it cannot be used: `Unsupported` if it was not
+    ///   built in or the module is not loaded, `PermissionDenied`, or an error of
+    ///   loading or running the programs
     ///
     /// What belongs to one process or set only is in [`Report::skipped`].
-    pub fn resolve(self) -> io::Result<Report> {
+    pub fn resolve(mut self) -> io::Result<Report> {
         let kind = match kcmp::support() {
-            Support::Epoll => return Session::new(self).run(),
+            Support::Epoll => return self.resolve_by_method(),
             Support::NoEpoll | Support::Missing => io::ErrorKind::Unsupported,
             Support::Forbidden => io::ErrorKind::PermissionDenied,
         };
         Err(io::Error::new(kind, kcmp::support().to_string()))
+    }
+
+    fn resolve_by_method(&mut self) -> io::Result<Report> {
+        let no_bpf = match self.method {
+            Method::Kcmp => None,
+            Method::Bpf => return self.join(),
+            Method::Auto => match self.join() {
+                Ok(report) => return Ok(report),
+                Err(error) => Some(error),
+            },
+        };
+        let report = Session::new(self).run()?;
+        Ok(Report { no_bpf, ..report })
+    }
+
+    #[cfg(feature = "bpf")]
+    fn join(&mut self) -> io::Result<Report> {
+        join::Join::new(self)?.run()
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    fn join(&mut self) -> io::Result<Report> {
+        let kind = io::ErrorKind::Unsupported;
+        Err(io::Error::new(
+            kind,
+            "this was built without the feature bpf",
+        ))
     }
 }

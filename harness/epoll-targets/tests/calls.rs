@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many calls it takes. A file of its own, with one test: nothing else may go
+//! How many calls of kcmp(2) it takes, with that alone. A file of its own, with one test: nothing else may go
 //! on in the process.
 
 mod common;
 
 use common::{add, can, copy, file, found, new_set, pid};
-use epoll_targets::resolve::{Number, Owner, Resolver};
+use epoll_targets::resolve::{Method, Number, Owner, Resolver};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -35,7 +35,11 @@ fn a_thousand_targets() {
     }
 
     // Each is what its number means.
-    let report = Resolver::new([pid()]).search_everyone().resolve().unwrap();
+    let report = Resolver::new([pid()])
+        .method(Method::Kcmp)
+        .search_everyone()
+        .resolve()
+        .unwrap();
     let targets = &found(&report, &set).targets;
     assert_eq!(targets.len(), N);
     for target in targets {
@@ -61,7 +65,11 @@ fn a_thousand_targets() {
         number += 1;
         number % 2 == 1
     });
-    let report = Resolver::new([pid()]).search_everyone().resolve().unwrap();
+    let report = Resolver::new([pid()])
+        .method(Method::Kcmp)
+        .search_everyone()
+        .resolve()
+        .unwrap();
     let targets = &found(&report, &set).targets;
     assert_eq!(targets.len(), N);
     for target in targets {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{add, can, copy, file, found, new_set, pid};
+use common::{add, can, copy, everyone, file, found, new_set, pid, resolver};
 use epoll_targets::resolve::{Descriptor, Number, Owner, Progress, Resolved, Resolver, Set};
 use epoll_targets::{fdinfo, proc};
 use rustix::net::{
@@ -26,7 +26,7 @@ fn here(fd: &impl AsRawFd) -> Descriptor {
 }
 
 fn resolve(set: &OwnedFd) -> Set {
-    let report = Resolver::new([pid()]).resolve().unwrap();
+    let report = resolver([pid()]).resolve().unwrap();
     found(&report, set).clone()
 }
 
@@ -205,7 +205,7 @@ fn one_on_its_way_in_a_message_is_nobodys() {
         assert_eq!(only(&found).owner, Owner::NoOne);
         assert_eq!(only(&found).number, Number::Closed);
         assert!(only(&found).is_zombie());
-        let everyone = Resolver::new([pid()]).search_everyone().resolve().unwrap();
+        let everyone = resolver([pid()]).search_everyone().resolve().unwrap();
         assert!(only(common::found(&everyone, &set)).is_zombie());
 
         let arrived = receive(&receiver);
@@ -228,11 +228,11 @@ fn another_process_has_it() {
             let report = resolver.resolve().unwrap();
             only(found(&report, &set)).owner.clone()
         };
-        assert_eq!(set_of(Resolver::new([pid()])), Owner::NoOne);
+        assert_eq!(set_of(resolver([pid()])), Owner::NoOne);
         let expected = Owner::Others(vec![holder]);
-        assert_eq!(set_of(Resolver::new([pid(), holder.pid])), expected);
-        assert_eq!(set_of(Resolver::new([pid()]).search_everyone()), expected);
-        assert_eq!(set_of(Resolver::everyone()), expected);
+        assert_eq!(set_of(resolver([pid(), holder.pid])), expected);
+        assert_eq!(set_of(resolver([pid()]).search_everyone()), expected);
+        assert_eq!(set_of(everyone()), expected);
     }
 }
 
@@ -245,7 +245,7 @@ fn an_inherited_set_is_one_set() {
     let there = holder.descriptor();
     let again = copy(&set);
 
-    let report = Resolver::new([there.pid, pid()]).resolve().unwrap();
+    let report = resolver([there.pid, pid()]).resolve().unwrap();
     let sets = report.sets.iter();
     let mine: Vec<_> = sets
         .filter(|s| s.also.contains(&there) || s.efd == set.as_raw_fd())
@@ -270,7 +270,7 @@ fn a_set_in_a_set() {
     let (outer, inner, target) = (new_set(), new_set(), file());
     add(&inner, &target, 1);
     add(&outer, &inner, 2);
-    let report = Resolver::new([pid()]).resolve().unwrap();
+    let report = resolver([pid()]).resolve().unwrap();
     let owner = |set| only(found(&report, set)).owner.clone();
     assert_eq!(owner(&outer), Owner::SameNumber(here(&inner)));
     assert_eq!(owner(&inner), Owner::SameNumber(here(&target)));
@@ -297,7 +297,7 @@ fn threads_share_one_table() {
             let _ = ended.recv();
         });
         let tid = told.recv().unwrap();
-        let report = Resolver::new([pid(), tid]).resolve().unwrap();
+        let report = resolver([pid(), tid]).resolve().unwrap();
         drop(end);
         assert_eq!(report.tables, 1);
         assert_eq!(only(found(&report, &set)).number, Number::Target);
@@ -315,7 +315,7 @@ fn an_empty_set() {
 #[test]
 fn what_is_no_process_is_skipped() {
     let Some(_alone) = start() else { return };
-    let report = Resolver::new([i32::MAX]).resolve().unwrap();
+    let report = resolver([i32::MAX]).resolve().unwrap();
     assert!(report.sets.is_empty());
     assert_eq!(report.skipped.len(), 1);
     assert_eq!(report.skipped[0].pid, i32::MAX);
@@ -348,7 +348,7 @@ fn told_how_far_it_is() {
     let (set, target) = (new_set(), file());
     add(&set, &target, 1);
     let mut last = None;
-    let resolver = Resolver::new([pid()]).on_progress(|progress| last = Some(progress));
+    let resolver = resolver([pid()]).on_progress(|progress| last = Some(progress));
     resolver.resolve().unwrap();
     match last {
         Some(Progress::Targets { done, total }) => assert!(done == total && total > 0),

@@ -23,6 +23,7 @@ struct Set<'a> {
     pid: i32,
     command: String,
     efd: i32,
+    epoll_id: Option<u64>,
     also: Vec<Place>,
     targets: Vec<Target<'a>>,
 }
@@ -72,6 +73,7 @@ struct Skipped {
 
 #[derive(Serialize)]
 struct Statistics {
+    resolver: &'static str,
     tables: usize,
     descriptors: usize,
     kcmp_file: u64,
@@ -140,6 +142,7 @@ fn set<'a>(args: &Args, set: &'a resolve::Set, commands: &mut names::Commands) -
         pid: set.pid,
         command: commands.of(set.pid).to_owned(),
         efd: set.efd,
+        epoll_id: set.id,
         also: set.also.iter().map(|&place| place.into()).collect(),
         targets: targets
             .filter(|target| args.shows(target))
@@ -169,6 +172,7 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> Result<()> {
             })
             .collect(),
         statistics: Statistics {
+            resolver: crate::name(report.method),
             tables: report.tables,
             descriptors: report.descriptors,
             kcmp_file: calls.file,

@@ -9,7 +9,7 @@ mod table;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use epoll_targets::proc;
-use epoll_targets::resolve::{Progress, Report, Resolved, Resolver, Skipped};
+use epoll_targets::resolve::{Method, Progress, Report, Resolved, Resolver, Skipped};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -23,8 +23,8 @@ List epoll sets, and the true owner of each target.
 
 An epoll set watches open files, not descriptors: a target is a file, and the \
 number that its descriptor had when it was added. The number may since have been \
-closed, or mean another file. lsepoll asks the kernel, with kcmp(2), whose \
-descriptors the file behind each target has, and marks in the column STATE:
+closed, or mean another file. lsepoll asks the kernel, with kcmp(2) or with BPF, \
+which descriptors have the file behind each target, and marks in the column STATE:
 
   moved    the number is closed, or means another file; a descriptor of another
            number, or of another process, has the file (OWNER)
@@ -47,6 +47,7 @@ Examples:
   lsepoll --zombies           zombies of all processes
   lsepoll -p 1234 --owners given
                               search no other process for owners
+  lsepoll --ids               with the ids that `bpftool link` shows
   lsepoll --json | jq -r '.sets[] | .pid as $pid | .targets[] |
       select(.zombie) | \"\\($pid) \\(.tfd)\"'
                               pid and number of each zombie";
@@ -57,6 +58,34 @@ enum Owners {
     All,
     /// Only in the processes given with -p
     Given,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ResolverName {
+    /// The iterators if they are there, otherwise kcmp(2)
+    Auto,
+    /// kcmp(2), which every kernel has
+    Kcmp,
+    /// BPF iterators: root only, and with the module epoll_iter
+    Bpf,
+}
+
+impl From<ResolverName> for Method {
+    fn from(name: ResolverName) -> Self {
+        match name {
+            ResolverName::Auto => Self::Auto,
+            ResolverName::Kcmp => Self::Kcmp,
+            ResolverName::Bpf => Self::Bpf,
+        }
+    }
+}
+
+fn name(method: Method) -> &'static str {
+    match method {
+        Method::Auto => "auto",
+        Method::Kcmp => "kcmp",
+        Method::Bpf => "bpf",
+    }
 }
 
 /// List epoll sets, and the true owner of each target
@@ -72,6 +101,10 @@ struct Args {
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Owners::All)]
     owners: Owners,
 
+    /// How to ask the kernel: the answers are the same
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = ResolverName::Auto)]
+    resolver: ResolverName,
+
     /// Show only targets that nobody has open
     #[arg(long)]
     zombies: bool,
@@ -79,6 +112,14 @@ struct Args {
     /// Show only targets whose number means another file now
     #[arg(long)]
     stale: bool,
+
+    /// Show the id of each epoll set, as in its fdinfo and that of BPF links
+    #[arg(long)]
+    ids: bool,
+
+    /// Say on standard error how the kernel was asked
+    #[arg(short, long)]
+    verbose: bool,
 
     /// Print one JSON object; lsepoll(1) has its parts
     #[arg(long)]
@@ -102,6 +143,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode> {
     let report = look(args)?;
+    if args.verbose {
+        tell_how(&report);
+    }
     let failed = tell_skipped(args, &report);
     let targets = || report.sets.iter().flat_map(|set| &set.targets);
     let zombies = targets().filter(|target| target.is_zombie()).count();
@@ -156,12 +200,24 @@ fn look(args: &Args) -> Result<Report> {
     // On standard error; hidden if that is no terminal.
     let mut bar = None;
     let report = resolver
+        .method(args.resolver.into())
         .on_progress(|progress| show(progress, &mut bar))
         .resolve();
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
     report.context("cannot tell targets")
+}
+
+fn tell_how(report: &Report) {
+    let calls = report.calls;
+    let calls = calls.file + calls.epoll_tfd + calls.tables;
+    let how = name(report.method);
+    let why = report.no_bpf.as_ref();
+    let why = why.map_or_else(String::new, |error| {
+        format!(", as there is no BPF: {error}")
+    });
+    eprintln!("lsepoll: resolved with {how} ({calls} calls of kcmp){why}");
 }
 
 fn show(progress: Progress, bar: &mut Option<ProgressBar>) {

@@ -11,12 +11,14 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Columns that stand in the table, but for the last, which needs no width.
 const HEAD: [&str; COLUMNS] = [
-    "PID", "COMMAND", "EFD", "TFD", "TOFF", "EVENTS", "DATA", "STATE", "OWNER",
+    "PID", "COMMAND", "EFD", "ID", "TFD", "TOFF", "EVENTS", "DATA", "STATE", "OWNER",
 ];
-const COLUMNS: usize = 9;
-const STATE: usize = 7;
+const COLUMNS: usize = 10;
+/// Only if it is asked for.
+const ID: usize = 3;
+const STATE: usize = 8;
 /// Those that stand right.
-const NUMBERS: [usize; 5] = [0, 2, 3, 4, 6];
+const NUMBERS: [usize; 6] = [0, 2, ID, 4, 5, 7];
 const LAST: &str = "FILE";
 
 type Row = [String; COLUMNS];
@@ -27,6 +29,7 @@ fn row(set: &Set, resolved: &Resolved, commands: &mut names::Commands) -> Row {
         set.pid.to_string(),
         names::printable(commands.of(set.pid)),
         set.efd.to_string(),
+        id(set),
         target.tfd.to_string(),
         target.toff.to_string(),
         events(target.events),
@@ -34,6 +37,10 @@ fn row(set: &Set, resolved: &Resolved, commands: &mut names::Commands) -> Row {
         state(resolved),
         owner(set, resolved),
     ]
+}
+
+fn id(set: &Set) -> String {
+    set.id.map_or_else(|| "?".into(), |id| id.to_string())
 }
 
 /// Without what the kernel always adds.
@@ -110,6 +117,7 @@ fn empty(set: &Set, commands: &mut names::Commands) -> Row {
     row[0] = set.pid.to_string();
     row[1] = names::printable(commands.of(set.pid));
     row[2] = set.efd.to_string();
+    row[ID] = id(set);
     row
 }
 
@@ -119,6 +127,7 @@ struct Style {
     /// Columns of the terminal.
     fit: Option<usize>,
     colours: bool,
+    ids: bool,
 }
 
 impl Style {
@@ -131,6 +140,9 @@ impl Style {
     fn print(&self, row: &Row, last: &str, out: &mut impl Write) -> Result<()> {
         let mut used = 0;
         for (column, (cell, &width)) in row.iter().zip(&self.widths).enumerate() {
+            if column == ID && !self.ids {
+                continue;
+            }
             let blanks = width - cell.width();
             let colour = match cell.as_str() {
                 _ if !self.colours || column != STATE => "",
@@ -189,6 +201,7 @@ pub fn print(args: &Args, report: &Report, is_terminal: bool, out: &mut impl Wri
             .map(|size| usize::from(size.ws_col))
             .filter(|&columns| columns > 0),
         colours: is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        ids: args.ids,
     };
     let mut any = false;
     // Twice each: a million of them all at once would need much memory.

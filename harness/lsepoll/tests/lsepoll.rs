@@ -22,6 +22,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const LSEPOLL: &str = env!("CARGO_BIN_EXE_lsepoll");
 
+/// The program, with the resolver that the environment says.
+fn lsepoll() -> Command {
+    let mut command = Command::new(LSEPOLL);
+    if let Ok(resolver) = std::env::var("EPOLL_RESOLVER") {
+        command.args(["--resolver", &resolver]);
+    }
+    command
+}
+
 /// One test at a time: the program lists all sets of the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -45,7 +54,7 @@ fn pid() -> String {
 }
 
 fn run(args: &[&str]) -> (i32, String, String) {
-    let output = Command::new(LSEPOLL).args(args).output().unwrap();
+    let output = lsepoll().args(args).output().unwrap();
     text(output)
 }
 
@@ -372,7 +381,7 @@ fn a_reader_that_has_gone() {
     for more in [&[][..], &["--json"]] {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         drop(reader);
-        let mut command = Command::new(LSEPOLL);
+        let mut command = lsepoll();
         command.args(["-p", &pid(), "--owners", "given"]).args(more);
         let output = command.stdout(Stdio::from(writer)).output().unwrap();
         let (status, _, errors) = text(output);
@@ -408,7 +417,7 @@ fn on_a_terminal() {
             ws_ypixel: 0,
         };
         rustix::termios::tcsetwinsize(&terminal, size).unwrap();
-        let mut command = Command::new(LSEPOLL);
+        let mut command = lsepoll();
         command
             .args(["-p", &pid(), "--owners", "given"])
             .env_remove("NO_COLOR");
@@ -447,6 +456,75 @@ fn on_a_terminal() {
             }
         }
     }
+}
+
+/// Whether BPF is there.
+fn has_bpf() -> bool {
+    let (status, _, _) = run_only(&["--resolver", "bpf", "-p", &pid()]);
+    status != 2
+}
+
+/// Without what the environment says.
+fn run_only(args: &[&str]) -> (i32, String, String) {
+    text(Command::new(LSEPOLL).args(args).output().unwrap())
+}
+
+#[test]
+fn the_resolver() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    fixture.good();
+    fixture.stale();
+    fixture.zombie();
+    let pid = pid();
+    let args = |resolver, more: &'static [&'static str]| {
+        let args = ["-p", &pid, "--owners", "given", "--resolver", resolver];
+        run_only(&[&args, more].concat())
+    };
+    let kcmp = args("kcmp", &[]);
+    assert_eq!((kcmp.0, kcmp.2.as_str()), (1, ""));
+    assert_eq!(args("auto", &[]), kcmp);
+    let told = |resolver| args(resolver, &["--verbose"]).2;
+    let method = |resolver| {
+        let output: Value = serde_json::from_str(&args(resolver, &["--json"]).1).unwrap();
+        output["statistics"]["resolver"].clone()
+    };
+    assert!(told("kcmp").starts_with("lsepoll: resolved with kcmp ("));
+    assert!(told("kcmp").ends_with(" calls of kcmp)\n"));
+    assert_eq!(method("kcmp"), "kcmp");
+    if has_bpf() {
+        assert_eq!(args("bpf", &[]), kcmp);
+        assert!(told("bpf").starts_with("lsepoll: resolved with bpf ("));
+        assert_eq!(method("bpf"), "bpf");
+        assert_eq!(method("auto"), "bpf");
+    } else {
+        let (status, table, errors) = args("bpf", &[]);
+        assert_eq!((status, table.as_str()), (2, ""));
+        assert!(errors.starts_with("lsepoll: cannot tell targets: "));
+        let why = errors.trim_end().rsplit_once("targets: ").unwrap().1;
+        assert!(told("auto").contains("resolved with kcmp ("));
+        assert!(told("auto").ends_with(&format!(", as there is no BPF: {why}\n")));
+        assert_eq!(method("auto"), "kcmp");
+    }
+}
+
+#[test]
+fn ids() {
+    let Some(_alone) = start() else { return };
+    let fixture = Fixture::new();
+    let (_, table, _) = of_this(&["--ids"]);
+    let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", fixture.set.as_raw_fd()));
+    let fdinfo = fdinfo.unwrap();
+    let id = fdinfo.lines().find_map(|l| l.strip_prefix("epoll-id:"));
+    let heads: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(heads[2..5], ["EFD", "ID", "TFD"]);
+    let cells: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(cells[3], id.map_or("?", str::trim));
+
+    let (_, text, _) = of_this(&["--json"]);
+    let output: Value = serde_json::from_str(&text).unwrap();
+    let id: Option<u64> = id.map(|id| id.trim().parse().unwrap());
+    assert_eq!(output["sets"][0]["epoll_id"], serde_json::json!(id));
 }
 
 #[test]

@@ -65,7 +65,8 @@ fn says_that_kcmp_is_missing() {
             Ok(output) => output,
             Err(error) => {
                 // Past the capture of the test's output.
-                writeln!(io::stderr(), "SKIPPED: no seccomp filters here: {error}").unwrap();
+                let mut stderr = io::stderr();
+                writeln!(stderr, "SKIPPED: no seccomp filters here: {error}").unwrap();
                 return;
             }
         };

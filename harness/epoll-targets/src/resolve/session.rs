@@ -3,7 +3,8 @@
 //! One look at some processes.
 
 use super::{
-    Calls, Descriptor, Number, Owner, Progress, Report, Resolved, Resolver, Scope, Set, Skipped,
+    Calls, Descriptor, HINTS, Method, Number, OWNERS, Owner, Progress, ROUNDS, Report, Resolved,
+    Resolver, Scope, Set, Skipped, is_no_process,
 };
 use crate::fdinfo::{self, Target};
 use crate::kcmp::{self, Resource, Slot};
@@ -17,18 +18,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::RawFd;
 
-/// How many calls a hint is worth.
-const HINTS: usize = 4;
-
-/// How often a search is repeated because a descriptor led it astray.
-const ROUNDS: u32 = 8;
-
 /// How many descriptors are asked about one by one, rather than sorted; and for
 /// how many targets that is done with all descriptors.
 const FEW: usize = 64;
-
-/// How many owners are named. Each is asked about, however many targets it has.
-const OWNERS: usize = 8;
 
 /// A table of descriptors.
 struct Table {
@@ -64,7 +56,7 @@ impl Table {
 /// Counts what the kernel is asked.
 struct Kernel<'a> {
     calls: Cell<Calls>,
-    progress: RefCell<Box<dyn FnMut(Progress) + 'a>>,
+    progress: RefCell<&'a mut dyn FnMut(Progress)>,
     /// Calls when sorting began, and how many more it can take.
     sorting: Cell<(u64, u64)>,
 }
@@ -154,6 +146,7 @@ struct Watched {
     descriptors: Vec<Descriptor>,
     /// The tables that these are in.
     homes: Vec<usize>,
+    id: Option<u64>,
 }
 
 pub(super) struct Session<'a> {
@@ -177,13 +170,13 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(resolver: Resolver<'a>) -> Self {
+    pub(super) fn new(resolver: &'a mut Resolver<'_>) -> Self {
         Self {
             search_all: resolver.search_all || resolver.sets_of == Scope::All,
-            sets_of: resolver.sets_of,
+            sets_of: resolver.sets_of.clone(),
             kernel: Kernel {
                 calls: Cell::default(),
-                progress: RefCell::new(resolver.progress),
+                progress: RefCell::new(&mut *resolver.progress),
                 sorting: Cell::default(),
             },
             tables: Vec::new(),
@@ -233,6 +226,7 @@ impl<'a> Session<'a> {
             .map(|(_, (set, targets))| Set {
                 pid: set.descriptors[0].pid,
                 efd: set.descriptors[0].fd,
+                id: set.id,
                 also: set.descriptors[1..].to_vec(),
                 targets,
             });
@@ -242,6 +236,8 @@ impl<'a> Session<'a> {
             tables: self.tables.len(),
             descriptors: self.tables.iter().map(|table| table.links.len()).sum(),
             calls: self.kernel.calls.get(),
+            method: Method::Kcmp,
+            no_bpf: None,
         }
     }
 
@@ -378,15 +374,22 @@ impl<'a> Session<'a> {
             .map(|descriptors| {
                 let mut homes: Vec<_> = descriptors.iter().map(|d| self.table_of[&d.pid]).collect();
                 homes.dedup();
-                Watched { descriptors, homes }
+                Watched {
+                    descriptors,
+                    homes,
+                    id: None,
+                }
             })
             .collect();
         Ok(())
     }
 
-    fn read_set(&self, set: usize) -> io::Result<Vec<Target>> {
+    fn read_set(&mut self, set: usize) -> io::Result<Vec<Target>> {
         let Descriptor { pid, fd } = self.sets[set].descriptors[0];
-        fdinfo::read(pid, fd)?.collect()
+        let mut targets = fdinfo::read(pid, fd)?;
+        let all = targets.by_ref().collect();
+        self.sets[set].id = targets.id();
+        all
     }
 
     /// Reads the sets once more; keeps what was found out about targets that are
@@ -738,10 +741,6 @@ impl Task {
             changed,
         }
     }
-}
-
-fn is_no_process(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Puts what was found before to the targets that there are now.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
+//! Not all of it is used by each of the tests.
+#![allow(dead_code)]
+
 use epoll_targets::kcmp::{self, Support};
-use epoll_targets::resolve::{Report, Set};
+use epoll_targets::resolve::{Method, Report, Resolver, Set};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use std::io::Write;
@@ -15,6 +18,25 @@ pub fn can() -> bool {
         writeln!(stderr, "SKIPPED: {support}").unwrap();
     }
     support == Support::Epoll
+}
+
+/// How the owners are to be found: what the environment says, with the words of
+/// lsepoll, so that all tests can be run both ways.
+pub fn method() -> Method {
+    match std::env::var("EPOLL_RESOLVER").as_deref() {
+        Ok("kcmp") => Method::Kcmp,
+        Ok("bpf") => Method::Bpf,
+        Ok(other) => panic!("EPOLL_RESOLVER={other}?"),
+        Err(_) => Method::Auto,
+    }
+}
+
+pub fn resolver(pids: impl IntoIterator<Item = i32>) -> Resolver<'static> {
+    Resolver::new(pids).method(method())
+}
+
+pub fn everyone() -> Resolver<'static> {
+    Resolver::everyone().method(method())
 }
 
 pub fn pid() -> i32 {
