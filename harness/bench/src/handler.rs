@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 const MODULE: &str = "kcmp_epoll";
 const LOADED: &str = "/sys/module/kcmp_epoll";
-const NOTE: &str = "/sys/module/kcmp_epoll/notes/.note.gnu.build-id";
+const ITERATOR: &str = "epoll_iter";
 
 /// The module cannot be removed while it answers.
 const TRIES: u32 = 50;
@@ -47,6 +47,8 @@ pub struct Switch {
     orders: ChildStdin,
     results: BufReader<ChildStdout>,
     was_loaded: bool,
+    /// The iterator's module is here because of us.
+    has_iterator: bool,
     build_id: String,
 }
 
@@ -68,18 +70,26 @@ impl Switch {
             orders,
             results: BufReader::new(results),
             was_loaded: is_loaded(),
+            has_iterator: false,
             build_id: String::new(),
         };
         switch.to(Handler::Rust)?;
-        let note = fs::read(NOTE).with_context(|| format!("cannot read {NOTE}"))?;
-        switch.build_id =
-            build_id(&note).with_context(|| format!("there is no build id in {NOTE}"))?;
+        switch.build_id = build_id_of(MODULE)?;
         Ok(switch)
     }
 
     /// Of the module.
     pub fn build_id(&self) -> &str {
         &self.build_id
+    }
+
+    /// Have the BPF iterator, until this is dropped. Returns its build id.
+    pub fn iterator(&mut self) -> Result<String> {
+        if !Path::new("/sys/module").join(ITERATOR).exists() {
+            self.modprobe(ITERATOR)?;
+            self.has_iterator = true;
+        }
+        build_id_of(ITERATOR)
     }
 
     pub fn to(&mut self, handler: Handler) -> Result<()> {
@@ -132,6 +142,16 @@ impl Drop for Switch {
         if let Err(error) = self.to(back) {
             eprintln!("# the module is not as it was before: {error:#}");
         }
+        // Its programs go some time after the last descriptor.
+        let mut tries = 0;
+        while self.has_iterator && self.modprobe(&format!("-r {ITERATOR}")).is_err() {
+            tries += 1;
+            if tries == TRIES {
+                eprintln!("# {ITERATOR} is still loaded");
+                break;
+            }
+            sleep(PAUSE);
+        }
         // It waits for input, and has nothing to lose.
         if self.shell.kill().is_ok() {
             let _ = self.shell.wait();
@@ -141,6 +161,12 @@ impl Drop for Switch {
 
 fn is_loaded() -> bool {
     Path::new(LOADED).exists()
+}
+
+fn build_id_of(module: &str) -> Result<String> {
+    let path = format!("/sys/module/{module}/notes/.note.gnu.build-id");
+    let note = fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+    build_id(&note).with_context(|| format!("there is no build id in {path}"))
 }
 
 /// The build id in an ELF note, in hexadecimal.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the handlers of `kcmp(KCMP_EPOLL_TFD)` cost, and what they cost others.
+//! What the handlers of `kcmp(KCMP_EPOLL_TFD)` cost, and what they cost others; what
+//! the BPF iterator for epoll sets costs.
 //! `Documentation/benchmarks.rst` says what is measured, and how it is written
 //! down.
 
+mod bpf;
 mod environment;
 mod handler;
 mod measure;

@@ -42,6 +42,8 @@ pub enum Suite {
     Resolve,
     /// Time of `criu dump`
     Criu,
+    /// Time to get all targets of a set
+    Iterate,
 }
 
 /// What was timed.
@@ -63,6 +65,8 @@ pub enum What {
     ResolveInPlace,
     ResolveMoved,
     Dump,
+    /// All of a set, divided by how many there are.
+    Target,
 }
 
 /// Who did it, or how two of them compare: in the same round, then the median
@@ -79,6 +83,14 @@ pub enum Variant {
     /// The unpatched kernel, the patched one.
     Stock,
     Base,
+    /// The BPF iterator.
+    BpfIter,
+    /// Reading `/proc/PID/fdinfo/EFD`.
+    Fdinfo,
+    /// One question for each target, to the module.
+    Kcmp,
+    /// The library, by BPF.
+    Bpf,
     #[serde(rename = "rust/c")]
     RustByC,
     #[serde(rename = "rust/(kcmp_file+ctl_mod)")]
@@ -91,6 +103,12 @@ pub enum Variant {
     CMinusIdle,
     #[serde(rename = "rust-idle")]
     RustMinusIdle,
+    #[serde(rename = "bpf/rust")]
+    BpfByRust,
+    #[serde(rename = "fdinfo/bpf_iter")]
+    FdinfoByBpfIter,
+    #[serde(rename = "kcmp/bpf_iter")]
+    KcmpByBpfIter,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -335,6 +353,13 @@ pub mod tests {
             RustMinusKcmpFile,
             CMinusIdle,
             RustMinusIdle,
+            BpfIter,
+            Fdinfo,
+            Kcmp,
+            Bpf,
+            BpfByRust,
+            FdinfoByBpfIter,
+            KcmpByBpfIter,
         ] {
             let m = Measurement {
                 variant,

@@ -6,7 +6,6 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -14,35 +13,49 @@ use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module}
 
 use crate::Options;
 use crate::handler;
+use crate::module::Module;
 use crate::sys::{self, Slot};
 use crate::tap::{Case, note, skip};
 
 const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
 const DEBUG: &str = "/sys/kernel/debug";
 
+/// What its calls do when allocations fail is for the selftests.
+const ITERATOR: Module = Module("epoll_iter");
+
 /// More than anything here allocates.
 const LIMIT: u32 = 20_000;
 
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("fault/injection", injection)]
+    vec![
+        Case::new("fault/injection", injection),
+        Case::new("fault/iterator", iterator),
+    ]
 }
 
 fn injection(_: &Options) -> Result<()> {
-    handler::need_patched()?;
-    if !Path::new(FAIL_NTH).exists() {
-        return skip("this kernel cannot let allocations fail: no CONFIG_FAULT_INJECTION");
-    }
     prepare()?;
     add()?;
     question("C")?;
-    load()?;
+    load(handler::MODULE, answers)?;
     question("Rust")?;
-    unload()?;
+    unload(handler::MODULE, answers)?;
     Ok(())
+}
+
+/// The module of the BPF iterator, which registers more than one thing.
+fn iterator(_: &Options) -> Result<()> {
+    prepare()?;
+    load(ITERATOR, || Ok(()))?;
+    unload(ITERATOR, || Ok(()))
 }
 
 /// Allocations that may wait fail too, and nothing is said about it.
 fn prepare() -> Result<()> {
+    handler::need_patched()?;
+    if !Path::new(FAIL_NTH).exists() {
+        return skip("this kernel cannot let allocations fail: no CONFIG_FAULT_INJECTION");
+    }
     for kind in ["failslab", "fail_page_alloc"] {
         let dir = format!("{DEBUG}/{kind}");
         ensure!(Path::new(&dir).exists(), "there is no {dir}");
@@ -171,50 +184,46 @@ fn question(handler: &str) -> Result<()> {
     Ok(())
 }
 
-fn load() -> Result<()> {
-    handler::unload()?;
-    let output = Command::new("modinfo")
-        .args(["-n", handler::MODULE])
-        .output()
-        .context("cannot run modinfo")?;
-    let path = String::from_utf8(output.stdout)?;
+fn load(module: Module, verify: fn() -> Result<()>) -> Result<()> {
+    module.unload()?;
     // Not what the root file system allocates is looked at.
-    let copy = format!("/tmp/{}.ko", handler::MODULE);
-    fs::copy(path.trim(), &copy).with_context(|| path.trim().to_owned())?;
+    let copy = format!("/tmp/{}.ko", module.0);
+    let path = module.file()?;
+    fs::copy(&path, &copy).with_context(|| path.display().to_string())?;
     let file = File::open(&copy)?;
     let flags = ModuleInitFlags::empty();
     each(
-        "loading",
+        &format!("loading {}", module.0),
         || finit_module(&file, c"", flags).map(|()| 0),
         |result| {
             ensure!(
-                handler::is_loaded() == result.is_ok(),
+                module.is_loaded() == result.is_ok(),
                 "the module is half loaded"
             );
-            answers()?;
-            handler::unload()
+            verify()?;
+            module.unload()
         },
     )?;
     fs::remove_file(&copy)?;
-    handler::load()
+    module.load()
 }
 
-fn unload() -> Result<()> {
+fn unload(module: Module, verify: fn() -> Result<()>) -> Result<()> {
     let flags = DeleteModuleFlags::O_NONBLOCK;
-    let name = CString::new(handler::MODULE)?;
+    let name = CString::new(module.0)?;
     each(
-        "unloading",
+        &format!("unloading {}", module.0),
         || delete_module(&name, flags).map(|()| 0),
         |result| {
             ensure!(
-                handler::is_loaded() == result.is_err(),
+                module.is_loaded() == result.is_err(),
                 "the module is half unloaded"
             );
-            answers()?;
-            handler::load()
+            verify()?;
+            module.load()
         },
     )?;
-    handler::unload()
+    module.unload()
 }
 
 /// Whoever answers, it is right.

@@ -1,24 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Who answers KCMP_EPOLL_TFD: the handler in C, or the module.
 
-use std::ffi::CString;
 use std::fmt;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::kmod::{DeleteModuleFlags, delete_module};
+use anyhow::Result;
 
+use crate::module::Module;
 use crate::tap::skip;
 
-pub const MODULE: &str = "kcmp_epoll";
-const LOADED: &str = "/sys/module/kcmp_epoll";
+pub const MODULE: Module = Module("kcmp_epoll");
 const PATCHED: &str = "/sys/kernel/tracing/events/kcmp";
-
-/// The module is busy as long as a caller is in it.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler {
@@ -67,7 +59,7 @@ impl Drop for Answering {
 }
 
 pub fn is_loaded() -> bool {
-    Path::new(LOADED).exists()
+    MODULE.is_loaded()
 }
 
 /// Whether this kernel is one of ours.
@@ -83,35 +75,9 @@ pub fn need_patched() -> Result<()> {
 }
 
 pub fn load() -> Result<()> {
-    if !is_loaded() {
-        let output = Command::new("modprobe")
-            .arg(MODULE)
-            .output()
-            .context("cannot run modprobe")?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "cannot load {}: {}",
-            MODULE,
-            error.trim()
-        );
-        ensure!(is_loaded(), "{} was loaded, but is not there", MODULE);
-    }
-    Ok(())
+    MODULE.load()
 }
 
 pub fn unload() -> Result<()> {
-    let until = Instant::now() + PATIENCE;
-    let name = CString::new(MODULE)?;
-    while is_loaded() {
-        match delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
-            Ok(()) => break,
-            // Somebody is in it, or it is on its way out.
-            Err(Errno::EAGAIN | Errno::EBUSY | Errno::ENOENT) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(errno) => bail!("cannot unload {}: {errno}", MODULE),
-        }
-    }
-    Ok(())
+    MODULE.unload()
 }

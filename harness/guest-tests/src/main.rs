@@ -12,6 +12,7 @@ mod handler;
 mod held;
 mod leak;
 mod model;
+mod module;
 mod process;
 mod race;
 mod scale;

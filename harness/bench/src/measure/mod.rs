@@ -4,6 +4,7 @@
 
 mod criu;
 mod hold;
+mod iterate;
 mod one_number;
 mod ops;
 mod question;
@@ -198,6 +199,7 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::Hold => hold::run,
             Suite::Resolve => resolve::run,
             Suite::Criu => criu::run,
+            Suite::Iterate => iterate::run,
             Suite::Ops => {
                 ops::run(&mut session)?;
                 continue;

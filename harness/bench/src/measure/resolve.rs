@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The time to find the owner of every target of another process's set, with
-//! the library's resolver.
+//! the library's resolver: by kcmp, answered by the handler in C or by the module,
+//! and by BPF.
 
 use std::env::current_exe;
 use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
@@ -10,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use epoll_targets::resolve::{Owner, Resolver};
+use epoll_targets::resolve::{Method, Owner, Resolver};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use super::{Session, Subject};
@@ -45,6 +46,7 @@ fn rounds_of_c(place: Place, targets: usize, rounds: u32) -> u32 {
 
 pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
     let build_id = switch.build_id().to_string();
+    switch.iterator()?;
     for (what, place) in [
         (What::ResolveInPlace, Place::Here),
         (What::ResolveMoved, Place::Moved),
@@ -59,21 +61,31 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             session.progress(&subject);
             let owner = Process::new(place, targets)?;
             let rounds = session.rounds(ROUNDS);
-            let (mut c, mut rust) = (Vec::new(), Vec::new());
+            let (mut c, mut rust, mut bpf) = (Vec::new(), Vec::new(), Vec::new());
             for round in 0..rounds {
                 for handler in Handler::order(round) {
                     if handler == Handler::C && round >= rounds_of_c(place, targets, rounds) {
                         continue;
                     }
                     switch.to(handler)?;
-                    let ns = resolve(&owner, place, targets)?;
+                    let ns = resolve(&owner, place, targets, Method::Kcmp)?;
                     match handler {
                         Handler::C => c.push(ns),
                         Handler::Rust => rust.push(ns),
                     }
                 }
+                // Whoever answers kcmp: it is asked a few times only.
+                bpf.push(resolve(&owner, place, targets, Method::Bpf)?);
             }
             session.write(&subject, what, Variant::Rust, Unit::Ns, &rust, rounds)?;
+            session.write(&subject, what, Variant::Bpf, Unit::Ns, &bpf, rounds)?;
+            session.write_compared(
+                &subject,
+                what,
+                Variant::BpfByRust,
+                Unit::Ratio,
+                (&bpf, &rust),
+            )?;
             if !c.is_empty() {
                 let samples = u32::try_from(c.len())?;
                 session.write(&subject, what, Variant::C, Unit::Ns, &c, samples)?;
@@ -91,10 +103,11 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
 }
 
 /// How many nanoseconds it took; wrong owners are an error.
-fn resolve(owner: &Process, place: Place, targets: usize) -> Result<f64> {
+fn resolve(owner: &Process, place: Place, targets: usize, method: Method) -> Result<f64> {
     let pid = i32::try_from(owner.0.id())?;
     let start = Instant::now();
     let report = Resolver::new([pid])
+        .method(method)
         .resolve()
         .context("cannot resolve the targets")?;
     let took = start.elapsed().as_nanos() as f64;

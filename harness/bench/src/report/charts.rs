@@ -30,6 +30,7 @@ pub fn draw(results: &Results, dir: &Path) -> Result<Option<PathBuf>> {
         Suite::Ops => "ops",
         Suite::Resolve => "resolve",
         Suite::Criu => "criu",
+        Suite::Iterate => "iterate",
     };
     let accelerator = match results.accelerator {
         Accelerator::Tcg => "tcg",
@@ -46,6 +47,7 @@ pub fn draw(results: &Results, dir: &Path) -> Result<Option<PathBuf>> {
         Suite::Ops => ops(results, &file),
         Suite::Resolve => resolve(results, &file),
         Suite::Criu => criu(results, &file),
+        Suite::Iterate => iterate(results, &file),
     }?;
     Ok(drawn.then_some(file))
 }
@@ -56,6 +58,10 @@ fn c() -> Look {
 
 fn rust() -> Look {
     Look::new("Rust module", BLUE, Marker::Circle)
+}
+
+fn bpf() -> Look {
+    Look::new("BPF, no questions", GREEN, Marker::Diamond)
 }
 
 /// What was measured of one of them, by the number of targets.
@@ -176,6 +182,46 @@ fn resolve(results: &Results, file: &Path) -> Result<bool> {
                 called(triangle(rust()), there),
             ),
             of(What::ResolveInPlace, Variant::Rust, called(rust(), here)),
+            of(
+                What::ResolveMoved,
+                Variant::Bpf,
+                called(triangle(bpf()), there),
+            ),
+            of(What::ResolveInPlace, Variant::Bpf, called(bpf(), here)),
+        ],
+    )
+}
+
+fn iterate(results: &Results, file: &Path) -> Result<bool> {
+    let of = |variant, look| line(results, What::Target, variant, Layout::Distinct, look);
+    let fdinfo = of(
+        Variant::Fdinfo,
+        Look::new("reading fdinfo", ORANGE, Marker::Square),
+    );
+    let goal = Line {
+        look: Look::new("goal: a fifth of fdinfo", PURPLE, Marker::None).dashed(),
+        points: fdinfo
+            .points
+            .iter()
+            .filter_map(|(x, s)| Some((*x, Summary::of(&[s.median / goals::FDINFO])?)))
+            .collect(),
+    };
+    lines(
+        results,
+        file,
+        "Time to get all targets of a set, divided by their number",
+        "time for one target",
+        vec![
+            of(
+                Variant::Kcmp,
+                Look::new("one kcmp, answered by the module", GREY, Marker::Triangle),
+            ),
+            fdinfo,
+            goal,
+            of(
+                Variant::BpfIter,
+                Look::new("BPF iterator", BLUE, Marker::Circle),
+            ),
         ],
     )
 }

@@ -35,6 +35,10 @@ pub const ONE_TARGET: f64 = 1.05;
 pub const ONE_NUMBER: f64 = 1.00;
 /// Nanoseconds that a question may keep others from the set.
 pub const HOLD: f64 = 100_000.0;
+/// How many times as long as a pass of the iterator it takes to read fdinfo.
+pub const FDINFO: f64 = 5.0;
+/// What a target costs in a large set, next to the least of the sizes.
+pub const FLAT: f64 = 1.25;
 /// Epoll's own calls, next to the unpatched kernel.
 pub const OPS: std::ops::RangeInclusive<f64> = 0.98..=1.02;
 
@@ -42,6 +46,16 @@ pub fn at_most(limit: f64, s: &Summary) -> Verdict {
     if s.median <= limit {
         Verdict::Met
     } else if s.q1 <= limit {
+        Verdict::Narrow
+    } else {
+        Verdict::Missed
+    }
+}
+
+pub fn at_least(limit: f64, s: &Summary) -> Verdict {
+    if s.median >= limit {
+        Verdict::Met
+    } else if s.q3 >= limit {
         Verdict::Narrow
     } else {
         Verdict::Missed
@@ -109,6 +123,13 @@ mod tests {
         assert_eq!(at_most(1.0, &of(&[0.5, 1.0, 2.0])), Verdict::Met);
         assert_eq!(at_most(1.0, &of(&[0.5, 1.1, 2.0])), Verdict::Narrow);
         assert_eq!(at_most(1.0, &of(&[1.1, 1.1, 2.0])), Verdict::Missed);
+    }
+
+    #[test]
+    fn a_least_value_is_met_there() {
+        assert_eq!(at_least(5.0, &of(&[5.0])), Verdict::Met);
+        assert_eq!(at_least(5.0, &of(&[4.0, 4.9, 6.0])), Verdict::Narrow);
+        assert_eq!(at_least(5.0, &of(&[4.0, 4.5, 4.9])), Verdict::Missed);
     }
 
     #[test]

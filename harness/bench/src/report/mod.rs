@@ -258,6 +258,18 @@ mod tests {
                 put(Suite::Hold, what, variant, distinct, 1_000_000, 0, ns);
             }
         }
+        for (variant, ns) in [
+            (Variant::BpfIter, 800.0),
+            (Variant::Fdinfo, 4800.0),
+            (Variant::Kcmp, 2000.0),
+            (Variant::FdinfoByBpfIter, 6.0),
+            (Variant::KcmpByBpfIter, 2.5),
+        ] {
+            for targets in [1000, 100_000] {
+                let what = What::Target;
+                put(Suite::Iterate, what, variant, distinct, targets, 0, ns);
+            }
+        }
         for what in [What::Add, What::Mod, What::Del, What::Wait] {
             put(Suite::Ops, what, Variant::Base, distinct, 1000, 0, 1010.0);
             put(Suite::Ops, what, Variant::Stock, distinct, 1000, 0, 1000.0);
@@ -272,8 +284,9 @@ mod tests {
             .iter()
             .map(|results| table::of(results, &mut verdicts))
             .collect();
-        // question: two sizes and one more at 1; one number; hold: three; ops: four.
-        assert_eq!(verdicts.to_string(), "goals: 10 met, 1 missed");
+        // question: two sizes and one more at 1; one number; hold: three; ops: four;
+        // iterate: two sizes and one more of the larger.
+        assert_eq!(verdicts.to_string(), "goals: 13 met, 1 missed");
         assert!(text.contains("1.06 [1.06 .. 1.06]  goal missed"), "{text}");
         assert!(text.contains("30.0 ms"), "{text}");
     }
@@ -291,7 +304,7 @@ mod tests {
                 file.display()
             );
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 6);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 7);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A table of each suite.
 
 use super::Results;
-use super::goals::{self, Count, at_most, within};
+use super::goals::{self, Count, at_least, at_most, within};
 use super::text::{duration, fine_ratio, ratio, spread, thousands};
 use crate::record::{Accelerator, Layout, Measurement, Suite, Variant, What};
 use crate::stats::Summary;
@@ -70,6 +70,7 @@ pub fn of(results: &Results, verdicts: &mut Count) -> String {
         Suite::Ops => ops(results, verdicts),
         Suite::Resolve => resolve(results),
         Suite::Criu => criu(results),
+        Suite::Iterate => iterate(results, verdicts),
     };
     table.text(&results.caption())
 }
@@ -259,7 +260,15 @@ fn ops(results: &Results, verdicts: &mut Count) -> Table {
 fn resolve(results: &Results) -> Table {
     let mut table = Table::new(
         "Time to find the owners of all targets of a set",
-        &["targets", "C", "Rust", "Rust / C", "descriptors"],
+        &[
+            "targets",
+            "C",
+            "Rust",
+            "BPF",
+            "Rust / C",
+            "BPF / Rust",
+            "descriptors",
+        ],
     );
     for (what, where_from) in [
         (What::ResolveInPlace, "at the numbers of the targets"),
@@ -271,7 +280,9 @@ fn resolve(results: &Results) -> Table {
                 thousands(f64::from(targets)),
                 time(find(Variant::C)),
                 time(find(Variant::Rust)),
+                time(find(Variant::Bpf)),
                 ratio_of(find(Variant::RustByC)),
+                ratio_of(find(Variant::BpfByRust)),
                 where_from.into(),
             ]);
         }
@@ -295,4 +306,60 @@ fn criu(results: &Results) -> Table {
         ]);
     }
     table
+}
+
+fn iterate(results: &Results, verdicts: &mut Count) -> Table {
+    let mut table = Table::new(
+        "Time to get all targets of a set, for each of them",
+        &[
+            "targets",
+            "BPF iterator",
+            "fdinfo",
+            "kcmp",
+            "fdinfo / iterator",
+            "kcmp / iterator",
+            "iterator / that of the smallest set",
+            "fdinfo at least 5.00; next to the smallest set at most 1.25",
+        ],
+    );
+    let find = |variant, targets| results.find(What::Target, variant, Layout::Distinct, targets);
+    let mut smallest = None;
+    for targets in results.sizes(What::Target, Layout::Distinct) {
+        let of = |variant| find(variant, targets);
+        let by_fdinfo = of(Variant::FdinfoByBpfIter);
+        let mut words = Vec::new();
+        if let Some(m) = by_fdinfo {
+            let verdict = verdicts.note(at_least(goals::FDINFO, &m.into()));
+            words.push(verdict.to_string());
+        }
+        let grown = match (of(Variant::BpfIter), smallest) {
+            (Some(m), Some(least)) => growth(m, least),
+            (Some(m), None) => {
+                smallest = Some(m.median);
+                None
+            }
+            (None, _) => None,
+        };
+        if let Some(s) = &grown {
+            let verdict = verdicts.note(at_most(goals::FLAT, s));
+            words.push(format!("next to the smallest: {verdict}"));
+        }
+        table.rows.push(vec![
+            thousands(f64::from(targets)),
+            time(of(Variant::BpfIter)),
+            time(of(Variant::Fdinfo)),
+            time(of(Variant::Kcmp)),
+            ratio_of(by_fdinfo),
+            ratio_of(of(Variant::KcmpByBpfIter)),
+            grown.map_or_else(|| "-".into(), |s| ratio(&s)),
+            words.join("; "),
+        ]);
+    }
+    table
+}
+
+/// What its runs are next to the median of another size.
+fn growth(m: &Measurement, least: f64) -> Option<Summary> {
+    let ratios: Vec<f64> = m.runs.iter().map(|run| run / least).collect();
+    Summary::of(&ratios)
 }

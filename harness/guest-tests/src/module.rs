@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Modules come and go.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::kmod::{DeleteModuleFlags, delete_module};
+
+/// A module is busy as long as a caller is in it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A module, by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Module(pub &'static str);
+
+impl Module {
+    pub fn is_loaded(self) -> bool {
+        Path::new("/sys/module").join(self.0).exists()
+    }
+
+    pub fn load(self) -> Result<()> {
+        if !self.is_loaded() {
+            let output = Command::new("modprobe")
+                .arg(self.0)
+                .output()
+                .context("cannot run modprobe")?;
+            let error = String::from_utf8_lossy(&output.stderr);
+            ensure!(
+                output.status.success(),
+                "cannot load {}: {}",
+                self.0,
+                error.trim()
+            );
+            ensure!(self.is_loaded(), "{} was loaded, but is not there", self.0);
+        }
+        Ok(())
+    }
+
+    pub fn unload(self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let name = CString::new(self.0)?;
+        while self.is_loaded() {
+            match delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
+                Ok(()) => break,
+                // Somebody is in it, or it is on its way out.
+                Err(Errno::EAGAIN | Errno::EBUSY | Errno::ENOENT) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(errno) => bail!("cannot unload {}: {errno}", self.0),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where modprobe finds it.
+    pub fn file(self) -> Result<PathBuf> {
+        let output = Command::new("modinfo")
+            .args(["-n", self.0])
+            .output()
+            .context("cannot run modinfo")?;
+        let path = String::from_utf8(output.stdout)?;
+        ensure!(!path.trim().is_empty(), "there is no module {}", self.0);
+        Ok(path.trim().into())
+    }
+}
