@@ -122,17 +122,23 @@ TEST_F(epoll_iter, length_of_info)
 	EXPECT_EQ(-EFAULT, bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts));
 }
 
-/* Failed attempts keep neither the set nor the module. */
+/* Failed attempts keep neither a file nor the module. */
 TEST_F(epoll_iter, failures_keep_nothing)
 {
-	int refs = module_refs(), i;
+	struct pollfd pfd = { .events = POLLIN };
+	int refs = module_refs(), fds[2], i;
 
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
 	for (i = 0; i < 100; i++) {
-		ASSERT_EQ(-EOPNOTSUPP, attach(self->skel->progs.records,
-					      self->fd));
+		ASSERT_EQ(-EOPNOTSUPP, attach(self->skel->progs.records, fds[1]));
 		ASSERT_EQ(-EBADF, attach(self->skel->progs.records, NO_FD));
 	}
 	EXPECT_EQ(refs, module_refs());
+
+	ASSERT_EQ(0, close(fds[1]));
+	pfd.fd = fds[0];
+	EXPECT_EQ(1, poll(&pfd, 1, PATIENCE_MS));
+	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
 /* The least program for our target, by the ids of one that is loaded. */

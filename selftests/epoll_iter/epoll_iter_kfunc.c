@@ -327,33 +327,41 @@ TEST_F(epoll_iter, keeps_module)
 	EXPECT_EQ(0, module_load());
 }
 
-/*
- * Load one of the programs that are to be refused. Returns whether it was, and
- * the reason has these words in it.
- */
-static bool refused(const char *name, const char *words, char *log, size_t len)
+/* Load only the program of that name, and get what the verifier says. */
+static int load_one(const char *name, int level, char *log, size_t len)
 {
 	struct epoll_iter_kfunc *kfunc = epoll_iter_kfunc__open();
 	struct bpf_program *prog;
-	bool right = false;
+	int ret = -ENOENT;
 
 	log[0] = '\0';
 	if (!kfunc)
-		return false;
+		return -ENOMEM;
 	bpf_object__for_each_program(prog, kfunc->obj) {
 		bool it = !strcmp(bpf_program__name(prog), name);
 
 		bpf_program__set_autoload(prog, it);
 		if (it) {
 			bpf_program__set_log_buf(prog, log, len);
-			bpf_program__set_log_level(prog, 1);
-			right = true;
+			bpf_program__set_log_level(prog, level);
+			ret = 0;
 		}
 	}
-	right = right && epoll_iter_kfunc__load(kfunc) && strstr(log, words);
+	ret = ret ?: epoll_iter_kfunc__load(kfunc);
 	epoll_iter_kfunc__destroy(kfunc);
 
-	return right;
+	return ret;
+}
+
+/*
+ * Load one of the programs that are to be refused. Returns whether it was, and
+ * the reason has these words in it.
+ */
+static bool refused(const char *name, const char *words, char *log, size_t len)
+{
+	int ret = load_one(name, 1, log, len);
+
+	return ret && ret != -ENOENT && strstr(log, words);
 }
 
 #define EXPECT_REFUSED(name, words) do {				\
@@ -363,6 +371,30 @@ static bool refused(const char *name, const char *words, char *log, size_t len)
 		TH_LOG("%s", log);					\
 	}								\
 } while (0)
+
+/* A set is always there, an entry is not, and both are what they seem. */
+TEST_F(epoll_iter, trusted_arguments)
+{
+	static char log[1 << 20];
+
+	EXPECT_EQ(0, load_one("reads_both", 2, log, sizeof(log))) {
+		TH_LOG("%s", log);
+	}
+	EXPECT_NE(NULL, strstr(log, "=trusted_ptr_eventpoll("));
+	EXPECT_NE(NULL, strstr(log, "=trusted_ptr_or_null_epitem("));
+
+	EXPECT_REFUSED("no_null_check", "invalid mem access 'trusted_ptr_or_null_'");
+	EXPECT_REFUSED("writes", "only read is supported");
+}
+
+TEST_F(epoll_iter, allowed_in_file_iterator)
+{
+	static char log[65536];
+
+	EXPECT_EQ(0, load_one("in_file_iter", 1, log, sizeof(log))) {
+		TH_LOG("%s", log);
+	}
+}
 
 /* The set's mutex is held there, or what is held may be waited for with that. */
 TEST_F(epoll_iter, refused_where_locks_are_held)

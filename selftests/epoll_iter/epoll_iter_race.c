@@ -694,14 +694,15 @@ static int make_cycle(struct bpf_program *prog, bool set_too)
 
 TEST_F_TIMEOUT(epoll_iter, cycle_of_sockets, LONG_TIMEOUT)
 {
-	int i, socks[2];
-	long long end = now_ms() + 2 * PATIENCE_MS;
 	long before, after;
+	int i, socks[2];
+	long long end;
 
 	before = open_files();
 	ASSERT_LT(0, before);
 	for (i = 0; i < NR_CYCLES; i++)
 		ASSERT_EQ(0, make_cycle(self->skel->progs.records, i & 1));
+	end = now_ms() + 2 * PATIENCE_MS;
 
 	/*
 	 * Sockets in their own queues are collected when the next one goes. With

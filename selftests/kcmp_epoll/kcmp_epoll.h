@@ -45,7 +45,7 @@
 #define UID_B		65533
 
 /* What must happen has happened by then, or it is not going to. */
-#define PATIENCE_MS	5000
+#define PATIENCE_MS	20000
 /* What must not happen has had time to. */
 #define A_WHILE_MS	200
 

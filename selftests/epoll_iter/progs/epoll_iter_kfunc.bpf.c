@@ -150,6 +150,53 @@ int in_task_iter(struct bpf_iter__task *ctx)
 	return go_through(task);
 }
 
+/* And of files. */
+SEC("?iter.s/task_file")
+int in_file_iter(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct bpf_iter_epoll it;
+
+	bpf_iter_epoll_new(&it, task, efd);
+	bpf_iter_epoll_destroy(&it);
+
+	return 0;
+}
+
+/* What the target's own programs may do with what they get. */
+SEC("?iter/epoll")
+int reads_both(struct bpf_iter__epoll *ctx)
+{
+	struct epitem___loose *epi = ctx->epi;
+	struct eventpoll *ep = ctx->ep;
+
+	if (epi)
+		count += epi->ep == ep;
+
+	return 0;
+}
+
+/* To be refused: there is no entry at the end; and nothing is to be changed. */
+
+SEC("?iter/epoll")
+int no_null_check(struct bpf_iter__epoll *ctx)
+{
+	count += ctx->epi->ffd.fd;
+
+	return 0;
+}
+
+SEC("?iter/epoll")
+int writes(struct bpf_iter__epoll *ctx)
+{
+	struct epitem___loose *epi = ctx->epi;
+
+	if (epi)
+		epi->ffd.fd = 1;
+
+	return 0;
+}
+
 /* To be refused: the set's mutex is held already, or may not be waited for. */
 
 SEC("?iter.s/epoll")
