@@ -14,9 +14,15 @@
 #include <sys/stat.h>
 
 #include "epoll_iter_record.h"
+#include "kselftest_harness.h"
 
-/* For tests that take long where everything is checked. */
-#define LONG_TIMEOUT	300
+/*
+ * Each test loads and unloads a module and programs, and so waits for grace
+ * periods: seconds on a busy machine, where the kernel checks everything.
+ */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	120
+#define LONG_TIMEOUT		600
 
 /* Have the module, or say why not. */
 static inline bool have_module(char *why, size_t len)

@@ -2,7 +2,6 @@
 /* What one gets a link for, what it tells, and what it keeps from going away. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
-#include "kselftest_harness.h"
 
 #define BPFFS	"/tmp/epoll_iter_bpffs"
 

@@ -3,7 +3,6 @@
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
 #include "epoll_iter_kfunc.skel.h"
-#include "kselftest_harness.h"
 
 #define FAIL_NTH	"/proc/thread-self/fail-nth"
 #define DEBUG		"/sys/kernel/debug/"

@@ -3,7 +3,6 @@
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
 #include "epoll_iter_kfunc.skel.h"
-#include "kselftest_harness.h"
 
 #define NR_FEW		20
 #define NR_SOME		5000

@@ -4,7 +4,6 @@
 
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
-#include "kselftest_harness.h"
 
 #define NR_FEW		12
 #define NR_STAY		2000

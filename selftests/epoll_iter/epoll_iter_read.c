@@ -2,7 +2,6 @@
 /* What is read from a set that nobody changes meanwhile. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
-#include "kselftest_harness.h"
 
 #define NR_FEW		20
 /* More than are gone through without letting go of the set. */
@@ -249,18 +248,20 @@ TEST_F(epoll_iter, one_number)
 
 TEST_F_TIMEOUT(epoll_iter, many, LONG_TIMEOUT)
 {
-	int *fds = calloc(NR_MANY, sizeof(*fds)), i;
+	/* A kernel that looks at each allocation takes minutes for all. */
+	int nr = access("/sys/kernel/debug/kmemleak", F_OK) ? NR_MANY : NR_MANY / 10;
+	int *fds = calloc(nr, sizeof(*fds)), i;
 	struct record *r;
 
-	ASSERT_EQ(0, allow_fds(NR_MANY + 1000));
-	for (i = 0; i < NR_MANY; i++) {
+	ASSERT_EQ(0, allow_fds(nr + 1000));
+	for (i = 0; i < nr; i++) {
 		fds[i] = eventfd(0, EFD_CLOEXEC);
 		ASSERT_GE(fds[i], 0);
 		ASSERT_EQ(0, add_data(self->efd, fds[i], fds[i], i));
 	}
-	ASSERT_EQ(NR_MANY, pass(RECORDS, self->efd, 1 << 20, &r));
-	EXPECT_TRUE(all_once(r, NR_MANY));
-	for (i = 0; i < NR_MANY; i++)
+	ASSERT_EQ(nr, pass(RECORDS, self->efd, 1 << 20, &r));
+	EXPECT_TRUE(all_once(r, nr));
+	for (i = 0; i < nr; i++)
 		ASSERT_EQ(fds[i], r[i].fd);
 	free(r);
 }

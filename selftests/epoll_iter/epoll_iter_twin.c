@@ -2,7 +2,6 @@
 /* Two modules that have the same target are not taken for one another. */
 #include "epoll_iter.h"
 #include "epoll_iter_twin.skel.h"
-#include "kselftest_harness.h"
 
 #include <bpf/btf.h>
 
