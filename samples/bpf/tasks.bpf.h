@@ -36,12 +36,18 @@ static __always_inline bool is_open_as(__s32 pid, __u32 fd, const struct file *f
 
 	if (!task)
 		return false;
+	/*
+	 * The table can be freed at any time, and its memory be that of another.
+	 * To read it does no harm: a load that faults gives 0. But a task that
+	 * ends, or gets another table, has no pointer to this one by the time
+	 * that it lets go of it. So if it has it still, it was its table.
+	 */
 	files = task->files;
-	/* The iterator is in an RCU section, which tables are freed after. */
-	fdt = files->fdt;
-	if (files && fd < fdt->max_fds)
-		bpf_probe_read_kernel(&found, sizeof(found), fdt->fd + fd);
-	/* A task that ends lets go of its files first; the table keeps them. */
+	if (files) {
+		fdt = files->fdt;
+		if (fdt && fd < fdt->max_fds)
+			bpf_probe_read_kernel(&found, sizeof(found), fdt->fd + fd);
+	}
 	bpf_core_read(&after, sizeof(after), &task->files);
 	bpf_task_release(task);
 	return found == file && after == files;
