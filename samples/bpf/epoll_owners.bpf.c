@@ -69,10 +69,14 @@ int list_descriptors(struct bpf_iter__task_file *ctx)
 	owner.fd = ctx->fd;
 	key = (__u64)file;
 	known = bpf_map_lookup_elem(&owners, &key);
-	/* What did not fit into the output comes again. */
-	if (known && (known->pid != owner.pid || known->fd != owner.fd))
+	/*
+	 * What did not fit into the output comes again. And a descriptor that has
+	 * another file by now was noted for one that had this address before.
+	 */
+	if (known && (known->pid != owner.pid || known->fd != owner.fd) &&
+	    is_open_as(known->pid, known->fd, file))
 		return 0;
-	if (!known && bpf_map_update_elem(&owners, &key, &owner, BPF_ANY))
+	if (bpf_map_update_elem(&owners, &key, &owner, BPF_ANY))
 		overflow = true;
 
 	/* Each set comes here once: with its first descriptor. */
