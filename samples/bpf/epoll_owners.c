@@ -15,6 +15,7 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -221,6 +222,11 @@ int main(int argc, char **argv)
 
 		if (pid <= 0)
 			goto usage;
+		if (kill(pid, 0) && errno == ESRCH) {
+			warn("process %d", pid);
+			status = 1;
+			continue;
+		}
 		add_pid(pid);
 	}
 	if (children)
@@ -244,6 +250,8 @@ int main(int argc, char **argv)
 	}
 	free(sets);
 	epoll_owners_bpf__destroy(skel);
+	if (ferror(stdout) | fclose(stdout))
+		err(1, "standard output");
 	return status;
 
 usage:
