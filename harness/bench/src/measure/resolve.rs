@@ -46,7 +46,13 @@ fn rounds_of_c(place: Place, targets: usize, rounds: u32) -> u32 {
 
 pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
     let build_id = switch.build_id().to_string();
-    switch.iterator()?;
+    let bpf_works = match switch.iterator() {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("# without BPF: {error:#}");
+            false
+        }
+    };
     for (what, place) in [
         (What::ResolveInPlace, Place::Here),
         (What::ResolveMoved, Place::Moved),
@@ -75,17 +81,21 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
                     }
                 }
                 // Whoever answers kcmp: it is asked a few times only.
-                bpf.push(resolve(&owner, place, targets, Method::Bpf)?);
+                if bpf_works {
+                    bpf.push(resolve(&owner, place, targets, Method::Bpf)?);
+                }
             }
             session.write(&subject, what, Variant::Rust, Unit::Ns, &rust, rounds)?;
-            session.write(&subject, what, Variant::Bpf, Unit::Ns, &bpf, rounds)?;
-            session.write_compared(
-                &subject,
-                what,
-                Variant::BpfByRust,
-                Unit::Ratio,
-                (&bpf, &rust),
-            )?;
+            if bpf_works {
+                session.write(&subject, what, Variant::Bpf, Unit::Ns, &bpf, rounds)?;
+                session.write_compared(
+                    &subject,
+                    what,
+                    Variant::BpfByRust,
+                    Unit::Ratio,
+                    (&bpf, &rust),
+                )?;
+            }
             if !c.is_empty() {
                 let samples = u32::try_from(c.len())?;
                 session.write(&subject, what, Variant::C, Unit::Ns, &c, samples)?;
