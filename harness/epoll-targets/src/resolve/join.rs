@@ -103,10 +103,15 @@ impl<'a> Join<'a> {
 
     pub(super) fn run(mut self) -> io::Result<Report> {
         match self.sets_of.clone() {
-            Scope::These(pids) => self.list(pids, false)?,
-            Scope::All => self.list_all()?,
+            Scope::These(pids) => {
+                let open = self.list(pids, false)?;
+                self.take_in(open);
+            }
+            Scope::All => {
+                let open = self.list_all()?;
+                self.take_in(open);
+            }
         }
-        self.near = self.tables.len();
         self.find_sets()?;
 
         for round in 1.. {
@@ -185,7 +190,7 @@ impl<'a> Join<'a> {
     /// Lists the descriptors of these processes.
     ///
     /// `quiet`: one that does not exist any more is no reason to say so.
-    fn list(&mut self, pids: Vec<i32>, quiet: bool) -> io::Result<()> {
+    fn list(&mut self, pids: Vec<i32>, quiet: bool) -> io::Result<BTreeMap<i32, Vec<Open>>> {
         let pids: BTreeSet<i32> = pids.into_iter().collect();
         let mut open = BTreeMap::new();
         for pid in pids {
@@ -197,12 +202,11 @@ impl<'a> Join<'a> {
                 Err(error) => self.skip(pid, error),
             }
         }
-        self.take_in(open);
-        Ok(())
+        Ok(open)
     }
 
     /// Lists the descriptors of all processes.
-    fn list_all(&mut self) -> io::Result<()> {
+    fn list_all(&mut self) -> io::Result<BTreeMap<i32, Vec<Open>>> {
         let mut open: BTreeMap<i32, Vec<Open>> = BTreeMap::new();
         for descriptor in self.programs.descriptors(None)? {
             open.entry(descriptor.pid).or_default().push(descriptor);
@@ -223,9 +227,8 @@ impl<'a> Join<'a> {
                 }
             }
         }
-        self.take_in(open);
         self.listed_all = true;
-        Ok(())
+        Ok(open)
     }
 
     fn list_again(&mut self) -> io::Result<()> {
@@ -233,18 +236,32 @@ impl<'a> Join<'a> {
             Scope::These(pids) => pids.clone(),
             Scope::All => Vec::new(),
         };
-        for table in &mut self.tables {
-            table.open.clear();
-        }
+        let mut open = BTreeMap::new();
         if self.search_all {
             // Threads are not among all processes, but can have been named.
             let processes = proc::pids()?;
             named.retain(|pid| processes.binary_search(pid).is_err());
-            self.list(named, true)?;
-            self.list_all()
-        } else {
-            self.list(named, true)
+            open = self.list_all()?;
         }
+        open.extend(self.list(named, true)?);
+
+        // Those that shared a table need not do so any more, or may have ended.
+        let before = std::mem::take(&mut self.tables);
+        self.take_in(open);
+        for set in &mut self.sets {
+            for descriptor in &mut set.descriptors {
+                if self.table_of.contains_key(&descriptor.pid) {
+                    continue;
+                }
+                let table = before.iter().find(|t| t.pids.contains(&descriptor.pid));
+                let mut heirs = table.iter().flat_map(|table| &table.pids);
+                if let Some(heir) = heirs.find(|pid| self.table_of.contains_key(pid)) {
+                    descriptor.pid = *heir;
+                }
+            }
+            set.find_homes(&self.table_of);
+        }
+        Ok(())
     }
 
     fn skip(&mut self, pid: i32, error: io::Error) {
@@ -254,32 +271,49 @@ impl<'a> Join<'a> {
         }
     }
 
-    /// Puts descriptors into their tables.
+    /// Whether this is one of the processes whose sets are looked at.
+    fn is_named(&self, pid: i32) -> bool {
+        match &self.sets_of {
+            Scope::These(pids) => pids.contains(&pid),
+            Scope::All => true,
+        }
+    }
+
+    /// Puts all descriptors into their tables: those of the processes that were
+    /// named first.
     fn take_in(&mut self, open: BTreeMap<i32, Vec<Open>>) {
-        // By the number of the table: the first that has it.
-        let mut first: HashMap<u32, usize> = HashMap::new();
-        for (pid, open) in open {
-            let number = open.first().map(|descriptor| descriptor.table);
-            let known = self.table_of.get(&pid).copied();
-            let table = known.or_else(|| {
-                let twin = first.get(&number?).copied()?;
-                // The number alone could be that of one that has gone.
-                let order = self.compare_tables(self.tables[twin].pids[0], pid);
-                order.is_ok_and(Ordering::is_eq).then_some(twin)
-            });
-            let table = table.unwrap_or_else(|| {
-                let (pids, open) = (Vec::new(), Vec::new());
-                self.tables.push(Table { pids, open });
-                self.tables.len() - 1
-            });
-            if known.is_none() {
-                self.table_of.insert(pid, table);
-                self.tables[table].pids.push(pid);
-            }
-            first.entry(number.unwrap_or(0)).or_insert(table);
-            if self.tables[table].open.is_empty() {
-                self.tables[table].open = open;
-            }
+        self.tables.clear();
+        self.table_of.clear();
+        // By the number of the table.
+        let mut last = HashMap::new();
+        let (near, far): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|(pid, _)| self.is_named(*pid));
+        for (pid, open) in near {
+            self.take_in_one(pid, open, &mut last);
+        }
+        self.near = self.tables.len();
+        for (pid, open) in far {
+            self.take_in_one(pid, open, &mut last);
+        }
+    }
+
+    fn take_in_one(&mut self, pid: i32, open: Vec<Open>, last: &mut HashMap<u32, usize>) {
+        let number = open.first().map(|descriptor| descriptor.table);
+        let twin = number.and_then(|number| last.get(&number).copied());
+        // The number alone could be that of one that has gone.
+        let twin = twin.filter(|&twin| {
+            let order = self.compare_tables(self.tables[twin].pids[0], pid);
+            order.is_ok_and(Ordering::is_eq)
+        });
+        let table = twin.unwrap_or_else(|| {
+            let pids = Vec::new();
+            self.tables.push(Table { pids, open });
+            self.tables.len() - 1
+        });
+        self.tables[table].pids.push(pid);
+        self.table_of.insert(pid, table);
+        if let Some(number) = number {
+            last.insert(number, table);
         }
     }
 
@@ -310,15 +344,10 @@ impl<'a> Join<'a> {
             set.sort_unstable();
         }
         sets.sort_unstable();
-        let homes = |descriptors: &[Descriptor]| {
-            let mut homes: Vec<_> = descriptors.iter().map(|d| self.table_of[&d.pid]).collect();
-            homes.dedup();
-            homes
-        };
         self.sets = sets
             .into_iter()
             .map(|descriptors| Watched {
-                homes: homes(&descriptors),
+                homes: Vec::new(),
                 descriptors,
                 id: 0,
                 targets: Vec::new(),
@@ -326,6 +355,9 @@ impl<'a> Join<'a> {
                 gone: None,
             })
             .collect();
+        for set in &mut self.sets {
+            set.find_homes(&self.table_of);
+        }
         Ok(())
     }
 
@@ -397,6 +429,10 @@ impl<'a> Join<'a> {
         };
         let targets = seen.into_iter().map(task).collect();
         let set = &mut self.sets[set];
+        // Its descriptor is that of another set by now.
+        if set.id != 0 && set.id != id {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
         (set.id, set.targets) = (id, targets);
         Ok(())
     }
@@ -506,7 +542,9 @@ impl<'a> Join<'a> {
         }
         let of_file = index.files.get(&task.seen.file);
         let of_file = of_file.map_or(&[][..], Vec::as_slice);
-        let home = of_file.iter().filter(|(table, _)| *table == set.homes[0]);
+        let home = of_file
+            .iter()
+            .filter(|(table, _)| set.homes.first() == Some(table));
         let home: Vec<_> = home.map(|(_, descriptor)| *descriptor).collect();
         if !home.is_empty() {
             return home.into_iter().take(OWNERS).collect();
@@ -525,11 +563,9 @@ impl<'a> Join<'a> {
         let Some((pid, fd)) = seen.owner else {
             return Vec::new();
         };
-        let owner = self.table_of.get(&pid).map(|&table| {
-            let pid = self.tables[table].pids[0];
-            Descriptor { pid, fd }
-        });
-        let owner = owner.unwrap_or(Descriptor { pid, fd });
+        // Another process of the same table is asked about, too: they may have
+        // parted since, or that one have ended.
+        let owner = Descriptor { pid, fd };
         named
             .retain(|&other| other == owner || self.files(owner, other).is_ok_and(Ordering::is_eq));
         named
@@ -537,6 +573,13 @@ impl<'a> Join<'a> {
 }
 
 impl Watched {
+    /// Which tables its descriptors are in, by those that there are now.
+    fn find_homes(&mut self, table_of: &HashMap<i32, usize>) {
+        let homes = self.descriptors.iter().map(|d| table_of.get(&d.pid));
+        self.homes = homes.flatten().copied().collect();
+        self.homes.dedup();
+    }
+
     fn is_done(&self) -> bool {
         // One that was not read yet has no id, and others have.
         let is_read = self.id != 0;
