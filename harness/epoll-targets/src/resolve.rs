@@ -50,7 +50,8 @@
 //! counts is what a table of descriptors has while the iterator holds the target,
 //! be it the number that the target was added by, or a descriptor that was seen
 //! to have that address. If there are further owners, kcmp(2) is asked whether
-//! they are the same file as the first.
+//! they are the same file as the first, and the set is looked at once more, to see
+//! that the first one still is.
 //!
 //! [`Owner::NoOne`] says that all descriptors were listed between two looks at
 //! the target, and before, and none had it. What cannot be told is looked at
@@ -102,7 +103,7 @@ fn is_no_process(error: &io::Error) -> bool {
 /// have a file than are named, it need not be the same ones that are.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Method {
-    /// With BPF if that works here, otherwise with kcmp(2).
+    /// With BPF if that works here, and for all sets, otherwise with kcmp(2).
     #[default]
     Auto,
     /// With kcmp(2), one question at a time.
@@ -215,6 +216,13 @@ pub struct Skipped {
     /// Why: `PermissionDenied` if the caller may not read the process as with
     /// ptrace(2), `NotFound` or `ESRCH` if it does not exist.
     pub error: io::Error,
+}
+
+impl Skipped {
+    /// Whether it is a set of a process that may be looked into.
+    fn is_refused_set(&self) -> bool {
+        self.efd.is_some() && self.error.kind() == io::ErrorKind::PermissionDenied
+    }
 }
 
 /// How many times the kernel was asked.
@@ -378,7 +386,11 @@ impl<'a> Resolver<'a> {
             Method::Kcmp => None,
             Method::Bpf => return self.join(),
             Method::Auto => match self.join() {
-                Ok(report) => return Ok(report),
+                Ok(mut report) => match report.skipped.iter().position(Skipped::is_refused_set) {
+                    // kcmp(2) asks for less.
+                    Some(refused) => Some(report.skipped.swap_remove(refused).error),
+                    None => return Ok(report),
+                },
                 Err(error) => Some(error),
             },
         };

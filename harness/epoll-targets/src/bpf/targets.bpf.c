@@ -20,7 +20,8 @@ char LICENSE[] SEC("license") = "GPL";
 #define PIPEFS_MAGIC		0x50495045
 #define ANON_INODE_FS_MAGIC	0x09041934
 
-#define MAX_HOMES 1024
+/* Each is asked about each target, with the set's mutex held. */
+#define MAX_HOMES 16
 
 /* What resolve/bpf.rs says and reads; the layouts are known there. */
 struct control {
@@ -240,12 +241,18 @@ static __always_inline enum slot is_open_as(__s32 pid, __u32 fd,
 
 	if (!task)
 		return SLOT_CLOSED;
+	/*
+	 * The table can be freed at any time, and its memory be that of another.
+	 * To read it does no harm: a load that faults gives 0. But a task that
+	 * ends, or gets another table, has no pointer to this one by the time
+	 * that it lets go of it. So if it has it still, it was its table.
+	 */
 	table = task->files;
-	/* Tables of descriptors are freed by RCU, which the iterator holds. */
-	fdt = table->fdt;
-	if (table && fd < fdt->max_fds)
-		bpf_probe_read_kernel(&found, sizeof(found), fdt->fd + fd);
-	/* A task that ends lets go of its files first; what is there stays. */
+	if (table) {
+		fdt = table->fdt;
+		if (fdt && fd < fdt->max_fds)
+			bpf_probe_read_kernel(&found, sizeof(found), fdt->fd + fd);
+	}
 	bpf_probe_read_kernel(&after, sizeof(after), &task->files);
 	if (found && after == table)
 		slot = found == file ? SLOT_SAME : SLOT_OTHER;

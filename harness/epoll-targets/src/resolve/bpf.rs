@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// As compiled by build.rs; libelf wants it aligned.
 #[repr(C, align(8))]
@@ -18,7 +19,11 @@ static PROGRAMS: &Aligned<[u8]> =
     &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/targets.bpf.o")));
 
 /// How many processes that have a set are asked about a number: `MAX_HOMES`.
-const MAX_HOMES: usize = 1024;
+/// That is done for each target, and whoever uses the set has to wait.
+pub(super) const MAX_HOMES: usize = 16;
+
+/// What libbpf says with is one for the process.
+static PRINT: Mutex<()> = Mutex::new(());
 
 /// What the kernel fills at a time, and more.
 const BUFFER: usize = 1 << 16;
@@ -215,6 +220,7 @@ impl Programs {
         let failed = |error| from_libbpf("cannot load the BPF programs", &error);
         let room = room()?;
         // libbpf says on standard error what we say better.
+        let alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
         let print = libbpf_rs::set_print(None);
         let object = ObjectBuilder::default()
             .open_memory(&PROGRAMS.0)
@@ -227,6 +233,7 @@ impl Programs {
                 object.load()
             });
         libbpf_rs::set_print(print);
+        drop(alone);
         Ok(Self {
             object: object.map_err(failed)?,
         })

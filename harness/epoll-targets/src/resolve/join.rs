@@ -4,7 +4,7 @@
 //!
 //! Which owners are named, and in which order, is as in [`super::session`].
 
-use super::bpf::{Kind, Open, Programs, Seen};
+use super::bpf::{Kind, MAX_HOMES, Open, Programs, Seen};
 use super::{
     Calls, Descriptor, HINTS, Method, Number, OWNERS, Owner, Progress, ROUNDS, Report, Resolved,
     Resolver, Scope, Set, Skipped, is_no_process,
@@ -26,6 +26,12 @@ struct Table {
     pids: Vec<i32>,
     /// Its descriptors, ascending.
     open: Vec<Open>,
+}
+
+impl Table {
+    fn has(&self, fd: RawFd) -> bool {
+        self.open.binary_search_by_key(&fd, |open| open.fd).is_ok()
+    }
 }
 
 /// A set while it is looked at.
@@ -52,6 +58,8 @@ struct Task {
     /// `None` as long as it is not known.
     owner: Option<Owner>,
     number: Number,
+    /// The owner was compared with the one that was seen, but after that.
+    asked: bool,
 }
 
 impl Task {
@@ -373,19 +381,10 @@ impl<'a> Join<'a> {
             if self.sets[set].is_done() {
                 continue;
             }
-            match self.read_set(set) {
-                Ok(()) => {}
-                Err(error) => match error.raw_os_error() {
-                    // It was closed, or its number means something else now.
-                    Some(libc::EBADF | libc::EOPNOTSUPP) => {
-                        self.sets[set].gone = Some(io::ErrorKind::NotFound.into());
-                    }
-                    Some(libc::ESRCH) => self.sets[set].gone = Some(error),
-                    _ => return Err(error),
-                },
-            }
+            self.read_set_or_not(set)?;
         }
         self.settle(after_all);
+        self.confirm()?;
         let targets = || self.sets.iter().flat_map(|set| &set.targets);
         let done = targets().filter(|task| task.owner.is_some()).count();
         let total = targets().count();
@@ -395,9 +394,27 @@ impl<'a> Join<'a> {
         Ok(())
     }
 
+    fn read_set_or_not(&mut self, set: usize) -> io::Result<()> {
+        if let Err(error) = self.read_set(set) {
+            self.sets[set].gone = Some(reason(error)?);
+        }
+        Ok(())
+    }
+
     fn read_set(&mut self, set: usize) -> io::Result<()> {
-        let fd = self.open_set(set)?;
+        let fd = match self.open_set(set) {
+            Ok(fd) => fd,
+            // It takes more than to look into the process. That of one set says
+            // nothing about the others.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let descriptor = self.sets[set].descriptors[0];
+                self.sets[set].gone = Some(refused(descriptor, &error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let homes = &self.sets[set].homes;
+        let (homes, further) = homes.split_at(homes.len().min(MAX_HOMES));
         let homes: Vec<i32> = homes
             .iter()
             .map(|&home| self.tables[home].pids[0])
@@ -418,13 +435,17 @@ impl<'a> Join<'a> {
                 let link = proc::link(homes[home], fd);
                 (None, link.map_or(Number::Closed, Number::Other))
             } else {
-                (None, Number::Closed)
+                let mut further = further.iter().map(|&home| &self.tables[home]);
+                let table = further.find(|table| table.has(fd));
+                let link = table.and_then(|table| proc::link(table.pids[0], fd).ok());
+                (None, link.map_or(Number::Closed, Number::Other))
             };
             Task {
                 seen,
                 toff,
                 owner,
                 number,
+                asked: false,
             }
         };
         let targets = seen.into_iter().map(task).collect();
@@ -481,23 +502,55 @@ impl<'a> Join<'a> {
     /// Finds the owners of targets that are not what their number means.
     fn settle(&mut self, after_all: bool) {
         let index = self.index(self.open_tasks().map(|(_, task)| task));
-        let mut owners = Vec::new();
+        let mut found = Vec::new();
         for (set, task) in self.open_tasks() {
+            if let Some(at_number) = Self::at_number(set, task, &index) {
+                let (same, asked) = self.verified(&task.seen, vec![at_number]);
+                if let Some(&descriptor) = same.first() {
+                    let owner = Owner::SameNumber(descriptor);
+                    found.push((Some(owner), asked));
+                    continue;
+                }
+            }
             let named = self.named(set, task, &index);
-            let owner = if !named.is_empty() {
-                let same = self.verified(&task.seen, named);
-                (!same.is_empty()).then_some(Owner::Others(same))
+            found.push(if !named.is_empty() {
+                let (same, asked) = self.verified(&task.seen, named);
+                ((!same.is_empty()).then_some(Owner::Others(same)), asked)
             } else {
                 let is_lost = after_all && set.lost.contains(&task.identity());
-                is_lost.then_some(Owner::NoOne)
-            };
-            owners.push(owner);
+                (is_lost.then_some(Owner::NoOne), false)
+            });
         }
         let tasks = self.sets.iter_mut().flat_map(|set| &mut set.targets);
         let open = tasks.filter(|task| task.owner.is_none());
-        for (task, owner) in open.zip(owners) {
-            task.owner = owner;
+        for (task, (owner, asked)) in open.zip(found) {
+            if matches!(owner, Some(Owner::SameNumber(_))) {
+                task.number = Number::Target;
+            }
+            (task.owner, task.asked) = (owner, asked);
         }
+    }
+
+    /// Looks once more at sets for which others were compared with the owner that
+    /// was seen: if it is that still, it was then, and did not mean another file.
+    fn confirm(&mut self) -> io::Result<()> {
+        for set in 0..self.sets.len() {
+            if self.sets[set].targets.iter().all(|task| !task.asked) {
+                continue;
+            }
+            let mut targets = std::mem::take(&mut self.sets[set].targets);
+            self.read_set_or_not(set)?;
+            let now = self.sets[set].targets.iter();
+            let now: HashMap<_, _> = now.map(|t| (t.identity(), t.seen.owner)).collect();
+            for task in targets.iter_mut().filter(|task| task.asked) {
+                task.asked = false;
+                if now.get(&task.identity()) != Some(&task.seen.owner) {
+                    (task.owner, task.number) = (None, Number::Unknown);
+                }
+            }
+            self.sets[set].targets = targets;
+        }
+        Ok(())
     }
 
     /// Remembers which targets nobody has, by the descriptors that were listed after
@@ -558,18 +611,45 @@ impl<'a> Join<'a> {
         all.into_iter().map(|(_, descriptor)| *descriptor).collect()
     }
 
-    /// Those that have the file still.
-    fn verified(&self, seen: &Seen, mut named: Vec<Descriptor>) -> Vec<Descriptor> {
+    /// The descriptor of the target's number, in a home that the kernel was not
+    /// asked about, if it has the file.
+    fn at_number(set: &Watched, task: &Task, index: &Index) -> Option<Descriptor> {
+        let further = set.homes.get(MAX_HOMES..)?;
+        let of_file = index.files.get(&task.seen.file)?.iter();
+        let at_number = of_file.filter(|(_, open)| open.fd == task.seen.tfd as RawFd);
+        let place = |table| further.iter().position(|home| *home == table);
+        let first = at_number.filter_map(|(table, open)| Some((place(*table)?, *open)));
+        first.min().map(|(_, descriptor)| descriptor)
+    }
+
+    /// Those that have the file still, and whether any had to be asked about.
+    fn verified(&self, seen: &Seen, mut named: Vec<Descriptor>) -> (Vec<Descriptor>, bool) {
         let Some((pid, fd)) = seen.owner else {
-            return Vec::new();
+            return (Vec::new(), false);
         };
         // Another process of the same table is asked about, too: they may have
         // parted since, or that one have ended.
         let owner = Descriptor { pid, fd };
         named
             .retain(|&other| other == owner || self.files(owner, other).is_ok_and(Ordering::is_eq));
-        named
+        let asked = named.iter().any(|&other| other != owner);
+        (named, asked)
     }
+}
+
+/// Why a set could not be read, if that says nothing about others.
+fn reason(error: io::Error) -> io::Result<io::Error> {
+    match error.raw_os_error() {
+        // It was closed, or its number means something else now.
+        Some(libc::EBADF | libc::EOPNOTSUPP) => Ok(io::ErrorKind::NotFound.into()),
+        Some(libc::ESRCH) => Ok(error),
+        _ => Err(error),
+    }
+}
+
+fn refused(Descriptor { pid, fd }: Descriptor, error: &io::Error) -> io::Error {
+    let why = format!("descriptor {fd} of process {pid} may not be duplicated: {error}");
+    io::Error::new(error.kind(), why)
 }
 
 impl Watched {
