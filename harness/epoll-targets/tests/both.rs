@@ -5,16 +5,17 @@
 
 mod common;
 
-use common::{add, can, copy, file, found, method, new_set, pid};
+use common::{add, can, copy, file, found, method, new_set, pair, pid, receive, send};
 use epoll_targets::fdinfo;
 use epoll_targets::resolve::{Descriptor, Method, Number, Owner, Report, Resolver};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::collections::HashSet;
+use rustix::thread::CapabilitySet;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Held by each test, for the sets of the others not to be seen.
@@ -27,6 +28,10 @@ fn start() -> Option<MutexGuard<'static, ()>> {
         return None;
     }
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // For the numbers that are used here.
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
     match Resolver::new([pid()]).method(Method::Bpf).resolve() {
         Ok(_) => Some(alone),
         Err(error) if method() == Method::Bpf => panic!("{error}"),
@@ -43,11 +48,6 @@ fn start() -> Option<MutexGuard<'static, ()>> {
 /// it looks at its own.
 fn numbered(fd: &impl AsFd, number: i32) -> OwnedFd {
     rustix::io::fcntl_dupfd_cloexec(fd, 2500 + number).unwrap()
-}
-
-fn pair() -> (OwnedFd, OwnedFd) {
-    let flags = SocketFlags::CLOEXEC;
-    socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {
@@ -91,16 +91,14 @@ fn same(resolver: impl Fn() -> Resolver<'static>) -> Report {
     let kcmp = resolver().method(Method::Kcmp).resolve().unwrap();
     let bpf = resolver().method(Method::Bpf).resolve().unwrap();
     assert_eq!((kcmp.method, bpf.method), (Method::Kcmp, Method::Bpf));
-    // Of all sets of the system, those that hold still.
-    let ours: HashSet<i32> = kcmp
-        .sets
-        .iter()
-        .flat_map(|set| set.also.iter().map(|d| d.pid).chain([set.pid]))
-        .filter(|&other| other == pid() || !is_of_test(other))
-        .collect();
+    // Other processes of the system do not hold still.
     let of = |report: &Report| {
-        let sets = report.sets.iter().filter(|set| ours.contains(&set.pid));
+        let sets = report.sets.iter().filter(|set| is_ours(set.pid));
         sets.cloned().collect::<Vec<_>>()
+    };
+    let skipped = |report: &Report| {
+        let skipped = report.skipped.iter().filter(|s| is_ours(s.pid));
+        skipped.map(|s| (s.pid, s.efd)).collect::<Vec<_>>()
     };
     let (by_kcmp, by_bpf) = (of(&kcmp), of(&bpf));
     // The first difference: all there is could be much.
@@ -111,14 +109,22 @@ fn same(resolver: impl Fn() -> Resolver<'static>) -> Report {
         assert_eq!(a.targets.len(), b.targets.len());
     }
     assert!(by_kcmp == by_bpf);
-    assert_eq!(kcmp.skipped.len(), bpf.skipped.len());
+    assert_eq!(skipped(&kcmp), skipped(&bpf));
     bpf
 }
 
-/// Whether this is another test that runs beside this one.
-fn is_of_test(pid: i32) -> bool {
-    let exe = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    exe(pid).is_some_and(|exe| exe.to_string_lossy().contains("/deps/"))
+/// The owner of the target that has this data.
+fn owner_of(report: &Report, data: u64) -> Owner {
+    let mut targets = report.sets.iter().flat_map(|set| &set.targets);
+    let target = targets.find(|t| t.target.data == data);
+    target.unwrap().owner.clone()
+}
+
+/// Whether this is one of our threads or children.
+fn is_ours(task: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
+    let is = |key| status.contains(&format!("\n{key}:\t{}\n", pid()));
+    is("Tgid") || is("PPid")
 }
 
 /// A set for each state that a target can be in, and sets in sets.
@@ -177,11 +183,7 @@ fn targets_in_all_states() {
     assert!(found(&named, &set).targets.iter().any(|t| t.is_zombie()));
     assert!(found(&named, &set).targets.iter().any(|t| t.is_stale()));
     assert!(found(&named, &empty).targets.is_empty());
-    let of_400 = |report: &Report| {
-        let sets = report.sets.iter().flat_map(|set| &set.targets);
-        let mut targets = sets.filter(|t| t.target.data == 400);
-        targets.next().unwrap().owner.clone()
-    };
+    let of_400 = |report: &Report| owner_of(report, 400);
     assert_eq!(of_400(&named), Owner::NoOne);
     let owner = Owner::Others(vec![Descriptor { pid: there, fd: 1 }]);
     for all in [
@@ -251,9 +253,6 @@ fn ids() {
 fn a_thousand_targets() {
     const N: usize = 1000;
     let Some(_alone) = start() else { return };
-    let limit = getrlimit(Resource::Nofile);
-    let current = limit.maximum;
-    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
     let set = new_set();
     let files: Vec<OwnedFd> = (0..N).map(|_| file()).collect();
     let numbers: Vec<OwnedFd> = (0..).zip(&files).map(|(n, fd)| numbered(fd, n)).collect();
@@ -276,4 +275,234 @@ fn a_thousand_targets() {
         assert_eq!(target.number, Number::Closed);
         assert_eq!(target.owner, Owner::Others(vec![Descriptor { pid, fd }]));
     }
+}
+
+fn thread_id() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// Descriptors are a thread's own from then on, with the numbers that they have.
+fn unshare_files() {
+    // SAFETY: What is closed after this stays open for all other threads, and
+    // what they close stays open here.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+}
+
+/// How two threads part that have had a table of descriptors of their own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Parting {
+    TheFirstEnds,
+    TheOtherUnshares,
+}
+
+/// Those that shared a table when they were seen first need not share it later.
+#[test]
+fn a_table_is_not_shared_any_more() {
+    let Some(_alone) = start() else { return };
+    for parting in [Parting::TheFirstEnds, Parting::TheOtherUnshares] {
+        let (set, target, (sender, receiver)) = (new_set(), file(), pair());
+        let number = numbered(&target, 0);
+        add(&set, &number, 7);
+        // Nobody's, at first: that takes a second look.
+        send(&sender, &target);
+        drop((number, target));
+
+        let (tell, told) = channel();
+        let (end_first, first_ended) = channel::<()>();
+        let (part, parts) = channel::<()>();
+        let (arrive, arrived) = channel();
+        let (end, ended) = channel::<()>();
+        let receiver = &receiver;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                unshare_files();
+                let tid = thread_id();
+                // Not as one of the scope: that would keep this one from its end.
+                let number = receiver.as_raw_fd();
+                std::thread::spawn(move || {
+                    tell.send((tid, thread_id())).unwrap();
+                    if parts.recv().is_err() {
+                        return;
+                    }
+                    if parting == Parting::TheOtherUnshares {
+                        unshare_files();
+                    }
+                    // SAFETY: This table has it, and nobody closes it there.
+                    let receiver = unsafe { BorrowedFd::borrow_raw(number) };
+                    let target = receive(receiver);
+                    arrive.send(target.as_raw_fd()).unwrap();
+                    let _ = ended.recv();
+                });
+                let _ = first_ended.recv();
+            });
+            let (first, other) = told.recv().unwrap();
+            let mut end_first = Some(end_first);
+            let mut owner = None;
+            let report = Resolver::new([pid(), first, other])
+                .method(Method::Bpf)
+                .on_progress(|_| {
+                    if owner.is_some() {
+                        return;
+                    }
+                    if parting == Parting::TheFirstEnds {
+                        drop(end_first.take());
+                        while Path::new(&format!("/proc/{first}")).exists() {
+                            std::thread::yield_now();
+                        }
+                    }
+                    part.send(()).unwrap();
+                    owner = arrived.recv().ok();
+                })
+                .resolve()
+                .unwrap();
+            let fd = owner.unwrap();
+            let expected = Owner::Others(vec![Descriptor { pid: other, fd }]);
+            assert_eq!(owner_of(&report, 7), expected, "{parting:?}");
+            drop((end_first, end));
+        });
+    }
+}
+
+/// More processes have the set than are asked about a number in the kernel.
+#[test]
+fn many_have_the_set() {
+    const N: usize = 18;
+    let Some(_alone) = start() else { return };
+    let (set, other) = (new_set(), file());
+    let files = [file(), file()];
+    let originals = [numbered(&files[0], 0), numbered(&files[1], 1)];
+    add(&set, &originals[0], 10);
+    add(&set, &originals[1], 11);
+    // The other one stays open here.
+    let [first, second] = files;
+    drop(first);
+    let numbers = [originals[0].as_raw_fd(), originals[1].as_raw_fd()];
+    let other = other.as_raw_fd();
+    std::thread::scope(|scope| {
+        let mut ends = Vec::new();
+        let mut pids = vec![pid()];
+        for n in 1..=N {
+            let (tell, told) = channel();
+            let (end, ended) = channel::<()>();
+            ends.push(end);
+            scope.spawn(move || {
+                unshare_files();
+                // SAFETY: They are closed, or mean another file, in this table only,
+                // in which nobody else uses them.
+                unsafe {
+                    if n < N {
+                        libc::close(numbers[0]);
+                        libc::close(numbers[1]);
+                    } else {
+                        libc::dup2(other, numbers[1]);
+                    }
+                }
+                tell.send(thread_id()).unwrap();
+                let _ = ended.recv();
+            });
+            pids.push(told.recv().unwrap());
+        }
+        drop(originals);
+        let named = pids.clone();
+        let report = same(move || Resolver::new(named.clone()));
+        let (pid, fd) = (pids[N], numbers[0]);
+        assert_eq!(
+            owner_of(&report, 10),
+            Owner::SameNumber(Descriptor { pid, fd })
+        );
+        let link = epoll_targets::proc::link(pid, numbers[1]).unwrap();
+        let mut targets = report.sets.iter().flat_map(|set| &set.targets);
+        let stale = targets.find(|t| t.target.data == 11).unwrap();
+        assert_eq!(stale.number, Number::Other(link));
+    });
+    drop(second);
+}
+
+/// What Yama forbids, set to what is usual, and back.
+struct Scope(String);
+
+impl Scope {
+    const PATH: &str = "/proc/sys/kernel/yama/ptrace_scope";
+
+    fn new() -> io::Result<Self> {
+        let before = std::fs::read_to_string(Self::PATH)?;
+        std::fs::write(Self::PATH, "1")?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::PATH, &self.0);
+    }
+}
+
+/// A set that may not be duplicated, though its process may be looked into: for
+/// Yama a process that we did not start, without `CAP_SYS_PTRACE`.
+#[test]
+fn a_set_that_is_refused() {
+    let Some(_alone) = start() else { return };
+    let Ok(_scope) = Scope::new() else {
+        // Past the capture of the test's output.
+        let mut stderr = io::stderr();
+        writeln!(stderr, "SKIPPED: there is no Yama").unwrap();
+        return;
+    };
+    let (set, target, theirs) = (new_set(), file(), new_set());
+    add(&set, &target, 20);
+    add(&theirs, &target, 21);
+    let test = || {
+        let ptrace = CapabilitySet::SYS_PTRACE;
+        let mut ours = rustix::thread::capabilities(None).unwrap();
+        rustix::thread::remove_capability_from_bounding_set(ptrace).unwrap();
+        ours.effective.remove(ptrace);
+        ours.permitted.remove(ptrace);
+        ours.inheritable.remove(ptrace);
+        rustix::thread::set_capabilities(None, ours).unwrap();
+
+        // What a shell leaves behind is a child of init's.
+        let orphan = Command::new("sh")
+            .args(["-c", "exec 3<&0; sleep 600 <&3 >/dev/null 2>&1 & echo $!"])
+            .stdin(theirs)
+            .output()
+            .unwrap();
+        let orphan: i32 = String::from_utf8(orphan.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        while epoll_targets::proc::command(orphan).unwrap() != "sleep" {
+            std::thread::yield_now();
+        }
+        let resolve = |method| Resolver::new([pid(), orphan]).method(method).resolve();
+        let reports = [Method::Bpf, Method::Auto].map(resolve);
+        let orphan_held = epoll_targets::pidfd::PidFd::open(orphan).unwrap();
+        orphan_held
+            .send_signal(rustix::process::Signal::KILL)
+            .unwrap();
+        (orphan, reports)
+    };
+    // The capability is gone for that thread only.
+    let (orphan, [bpf, auto]) = std::thread::scope(|scope| scope.spawn(test).join().unwrap());
+    let (bpf, auto) = (bpf.unwrap(), auto.unwrap());
+    assert_eq!(bpf.method, Method::Bpf);
+    assert!(matches!(owner_of(&bpf, 20), Owner::SameNumber(_)));
+    assert_eq!(bpf.skipped.len(), 1);
+    let skipped = &bpf.skipped[0];
+    assert!(skipped.pid == orphan && skipped.efd.is_some_and(|efd| [0, 3].contains(&efd)));
+    assert_eq!(skipped.error.kind(), io::ErrorKind::PermissionDenied);
+    let said = format!("of process {orphan} may not be duplicated");
+    assert!(
+        skipped.error.to_string().contains(&said),
+        "{}",
+        skipped.error
+    );
+
+    // kcmp needs no descriptor of it.
+    assert_eq!(auto.method, Method::Kcmp);
+    assert!(auto.skipped.is_empty(), "{:?}", auto.skipped);
+    let fd = target.as_raw_fd();
+    let owners = Owner::Others(vec![Descriptor { pid: pid(), fd }]);
+    assert_eq!(owner_of(&auto, 21), owners);
+    assert!(auto.no_bpf.unwrap().to_string().contains(&said));
 }

@@ -4,17 +4,11 @@
 
 mod common;
 
-use common::{add, can, copy, everyone, file, found, new_set, pid, resolver};
+use common::{add, can, copy, everyone, file, found, new_set, pair, pid, receive, resolver, send};
 use epoll_targets::resolve::{Descriptor, Number, Owner, Progress, Resolved, Resolver, Set};
 use epoll_targets::{fdinfo, proc};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
 use rustix::pipe::PipeFlags;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,33 +37,6 @@ fn replace(old: &mut OwnedFd, new: &OwnedFd) {
 /// A number that nobody else here gets, as the lowest free ones are used.
 fn far_away(fd: &OwnedFd) -> OwnedFd {
     rustix::io::fcntl_dupfd_cloexec(fd, 700 + fd.as_raw_fd()).unwrap()
-}
-
-fn pair() -> (OwnedFd, OwnedFd) {
-    let flags = SocketFlags::CLOEXEC;
-    socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
-}
-
-fn send(socket: &OwnedFd, fd: &OwnedFd) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd.as_fd()];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    let text = [IoSlice::new(b"x")];
-    sendmsg(socket, &text, &mut control, SendFlags::empty()).unwrap();
-}
-
-fn receive(socket: &OwnedFd) -> OwnedFd {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let mut text = [IoSliceMut::new(&mut byte)];
-    recvmsg(socket, &mut text, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
-    let fds = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    fds.unwrap()
 }
 
 /// Held by each test: what others open and close is not to get in the way, and

@@ -7,7 +7,12 @@ use epoll_targets::kcmp::{self, Support};
 use epoll_targets::resolve::{Method, Report, Resolver, Set};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
-use std::io::Write;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use std::io::{IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Whether the kernel can; says so if not, past the capture of the test's output.
@@ -57,6 +62,35 @@ pub fn add(set: &OwnedFd, target: impl AsFd, data: u64) {
 
 pub fn copy(fd: &OwnedFd) -> OwnedFd {
     rustix::io::fcntl_dupfd_cloexec(fd, 0).unwrap()
+}
+
+pub fn pair() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC;
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+}
+
+/// Sends a descriptor in a message.
+pub fn send(socket: &OwnedFd, fd: &OwnedFd) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let text = [IoSlice::new(b"x")];
+    sendmsg(socket, &text, &mut control, SendFlags::empty()).unwrap();
+}
+
+/// What came in a message.
+pub fn receive(socket: impl AsFd) -> OwnedFd {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut text = [IoSliceMut::new(&mut byte)];
+    recvmsg(socket, &mut text, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let fds = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    fds.unwrap()
 }
 
 /// What the report says of this set of ours.
