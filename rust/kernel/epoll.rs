@@ -740,12 +740,17 @@ impl Visit {
         }
 
         loop {
-            match Locked::new(file.clone(), after, Wait::Never) {
-                Ok(locked) => return Self::find(locked, after, WALK_BATCH),
-                Err(e) if e != EAGAIN => return Err(e),
-                Err(_) if start.elapsed() > Delta::from_millis(1) => return Err(EBUSY),
-                Err(_) => cpu_relax(),
+            let found = Locked::new(file.clone(), after, Wait::Never)
+                .and_then(|locked| Self::find(locked, after, WALK_BATCH));
+
+            match found {
+                Err(e) if e == EAGAIN => (),
+                _ => return found,
             }
+            if start.elapsed() > Delta::from_millis(1) {
+                return Err(EBUSY);
+            }
+            cpu_relax();
         }
     }
 
