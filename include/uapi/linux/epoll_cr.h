@@ -256,7 +256,7 @@ struct epoll_cr_file {
  * @fds: array of __u32: the descriptors to describe, each in 0..INT_MAX
  * @files: array of struct epoll_cr_file, written, for each of @fds in its place
  * @count: how many elements both have
- * @paths: memory for the paths, written, or 0
+ * @paths: memory for the paths, written, or 0 if they are not wanted
  * @paths_size: how many bytes @paths has room for
  * @paths_len: out: how many bytes all paths take, with a NUL behind each
  *
@@ -268,7 +268,7 @@ struct epoll_cr_file {
  *
  * Return: 0, or
  *
- * ENOSPC: @paths is too small for @paths_len bytes. All but the paths that
+ * ENOSPC: @paths is not 0, and too small for @paths_len bytes. All but the paths that
  *	did not fit any more has been written; such a path has a @path_len,
  *	but not EPOLL_CR_FILE_PATH.
  * EINVAL: also: one of @fds is larger than INT_MAX.
