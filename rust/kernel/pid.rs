@@ -6,6 +6,11 @@
 
 use crate::{
     bindings,
+    error::{
+        code::*,
+        from_err_ptr,
+        Result, //
+    },
     sync::aref::ARef,
     task::{
         Pid,
@@ -41,4 +46,42 @@ pub fn find_get_task(nr: Pid) -> Option<ARef<Task>> {
     // SAFETY: A task that `get_pid_task` returns comes with a reference, which the `ARef` owns from
     // here on. The cast is okay because `Task` is `repr(transparent)`.
     NonNull::new(task).map(|task| unsafe { ARef::from_raw(task.cast()) })
+}
+
+/// Takes a reference to the task that a pidfd of the current task names.
+///
+/// `PIDFD_SELF` and `PIDFD_SELF_PROCESS` name the current task and the leader of its group. A pidfd
+/// of a process names the leader of it, one with `PIDFD_THREAD` a thread.
+///
+/// Fails with [`EBADF`] if `pidfd` is not open or not a pidfd, and with [`ESRCH`] if the task is
+/// gone.
+///
+/// Context: may sleep.
+#[doc(alias = "pidfd_get_pid")]
+pub fn get_task_by_pidfd(pidfd: i32) -> Result<ARef<Task>> {
+    let own = |pid_type| {
+        // SAFETY: The current task is valid.
+        Ok(unsafe { bindings::get_task_pid(Task::current_raw(), pid_type) })
+    };
+    let pid = match pidfd {
+        bindings::PIDFD_SELF_THREAD => own(bindings::pid_type_PIDTYPE_PID),
+        bindings::PIDFD_SELF_THREAD_GROUP => own(bindings::pid_type_PIDTYPE_TGID),
+        _ => {
+            let mut flags = 0;
+
+            // SAFETY: There are no requirements on the descriptor, and `flags` can be written to.
+            from_err_ptr(unsafe { bindings::pidfd_get_pid(pidfd.cast_unsigned(), &mut flags) })
+        }
+    }?;
+
+    // SAFETY: `pid` is a valid `struct pid` that we own a reference to.
+    let task = unsafe { bindings::get_pid_task(pid, bindings::pid_type_PIDTYPE_PID) };
+
+    // SAFETY: We give up that reference, and do not use `pid` after this.
+    unsafe { bindings::put_pid(pid) };
+
+    // SAFETY: As in `find_get_task`.
+    NonNull::new(task)
+        .map(|task| unsafe { ARef::from_raw(task.cast()) })
+        .ok_or(ESRCH)
 }
