@@ -26,8 +26,8 @@ use core::{
 /// such a task has put the file into. That task may be inside an `fdget_pos` that did not take the
 /// `f_pos_lock`, because the file was not shared when it looked. So this is neither a [`File`],
 /// which has no such call, nor a [`LocalFile`], where it could only be on the current thread, and
-/// there is no way to turn it into one of them: nothing here reads or writes the position, and
-/// nothing that is added here may do so.
+/// there is no way to turn it into one of them: nothing here writes the position or relies on it,
+/// and nothing that is added here may do so. To look at it, as fdinfo does, disturbs nobody.
 ///
 /// [`File`]: crate::fs::File
 /// [`LocalFile`]: crate::fs::LocalFile
