@@ -87,6 +87,7 @@ use core::{
 
 #[cfg(CONFIG_KUNIT)]
 pub mod kunit;
+pub mod restore;
 
 /// How many entries [`Eventpoll::walk`] and [`Visit::next`] pass before they let go of the mutex
 /// for a moment.
