@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the open files of another process are.
+
+use crate::{
+    defs::{
+        self,
+        File, //
+    },
+    user::Array, //
+};
+use kernel::{
+    bindings,
+    epoll::Eventpoll,
+    fs::{
+        fd_table::FdTable,
+        identity::IdentityKey,
+        RemoteFile, //
+    },
+    pid::get_task_by_pidfd,
+    prelude::*,
+    ptrace::Attach,
+    sync::aref::ARef,
+    task::Task, //
+};
+
+/// How many files are held while permission to do so is granted.
+const BATCH: usize = 16;
+
+/// The memory for paths.
+struct Paths {
+    area: Array<u8>,
+    /// How long all are so far.
+    len: u64,
+    /// Whether the caller wants them at all.
+    is_wanted: bool,
+}
+
+impl Paths {
+    /// Puts a path and a NUL behind those that are there, if it fits.
+    ///
+    /// Returns where it is.
+    fn push(&mut self, path: &[u8]) -> Result<Option<u64>> {
+        let offset = self.len;
+        self.len += path.len() as u64 + 1;
+        if !self.is_wanted || self.len > self.area.len() {
+            return Ok(None);
+        }
+
+        self.area.write(offset, path)?;
+        self.area.write(offset + path.len() as u64, &[0])?;
+
+        Ok(Some(offset))
+    }
+}
+
+fn describe_one(
+    key: &IdentityKey,
+    fd: u32,
+    file: &RemoteFile,
+    buf: &mut [u8],
+    paths: &mut Paths,
+) -> Result<File> {
+    let opened_by = file.opened_by();
+    let mut to = File {
+        fd,
+        file: key.file(file.identity()),
+        pos: file.position().cast_unsigned(),
+        mode: u32::from(file.mode()),
+        f_flags: file.flags() & !bindings::O_CLOEXEC,
+        uid: opened_by.uid,
+        gid: opened_by.gid,
+        euid: opened_by.euid,
+        egid: opened_by.egid,
+        fsuid: opened_by.fsuid,
+        fsgid: opened_by.fsgid,
+        ..File::default()
+    };
+
+    if let Ok(ep) = Eventpoll::from_file(file) {
+        to.epoll_id = ep.id();
+    }
+
+    if let Some(owner) = file.owner() {
+        if owner.pid > 0 {
+            to.owner_type = owner.owner_type;
+            to.owner_pid = owner.pid.cast_unsigned();
+            to.owner_uid = owner.uid;
+            to.owner_euid = owner.euid;
+        }
+        to.owner_signal = owner.signal.cast_unsigned();
+    }
+
+    if let Ok(stat) = file.stat() {
+        to.mask |= defs::FILE_STAT;
+        to.nlink = stat.nlink;
+        to.dev_major = stat.dev.major;
+        to.dev_minor = stat.dev.minor;
+        to.rdev_major = stat.rdev.major;
+        to.rdev_minor = stat.rdev.minor;
+        to.ino = stat.ino;
+        to.length = stat.size.cast_unsigned();
+    }
+
+    if let Ok(path) = file.path(buf) {
+        if path.is_name {
+            to.mask |= defs::FILE_NAME;
+        }
+        if path.is_unlinked {
+            to.mask |= defs::FILE_UNLINKED;
+        }
+        if path.is_unreachable {
+            to.mask |= defs::FILE_UNREACHABLE;
+        }
+        to.path_len = path.path.len() as u32;
+        if let Some(offset) = paths.push(path.path)? {
+            to.mask |= defs::FILE_PATH;
+            to.path_offset = offset;
+        }
+    }
+
+    Ok(to)
+}
+
+/// Takes references to the files behind `fds`, and leaves what is not open empty.
+fn get_files(task: &Task, fds: &[u32], files: &mut KVec<Option<ARef<RemoteFile>>>) -> Result {
+    let attach = Attach::new(task)?;
+    if FdTable::lock(&attach).is_none() {
+        return Err(ESRCH);
+    }
+
+    files.clear();
+    for &fd in fds {
+        files.push(RemoteFile::fget_task(task, fd).ok(), GFP_KERNEL)?;
+    }
+
+    Ok(())
+}
+
+pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
+    args.paths_len = 0;
+    if args.flags != 0 {
+        return Err(EINVAL);
+    }
+
+    let fds = Array::<u32>::new(args.fds, size_of::<u32>() as u32, args.count)?;
+    let out = Array::<File>::new(args.files, args.file_size, args.count)?;
+    let mut paths = Paths {
+        area: Array::new(args.paths, 1, args.paths_size)?,
+        len: 0,
+        is_wanted: args.paths != 0,
+    };
+    let task = get_task_by_pidfd(args.pidfd)?;
+
+    let mut fd_buf = [0; BATCH];
+    let mut files = KVec::with_capacity(BATCH, GFP_KERNEL)?;
+    let mut path_buf = KVec::from_elem(0, bindings::PATH_MAX as usize, GFP_KERNEL)?;
+    let mut done = 0;
+
+    while done < args.count {
+        let batch = fds.read(done, &mut fd_buf)?;
+        if batch.iter().any(|&fd| i32::try_from(fd).is_err()) {
+            return Err(EINVAL);
+        }
+        get_files(&task, batch, &mut files)?;
+
+        for (&fd, file) in batch.iter().zip(files.drain_all()) {
+            let one = match file {
+                Some(file) => describe_one(key, fd, &file, &mut path_buf, &mut paths)?,
+                None => File {
+                    fd,
+                    ..File::default()
+                },
+            };
+            args.paths_len = paths.len;
+
+            out.write(done, &[one])?;
+            done += 1;
+        }
+    }
+
+    if paths.is_wanted && paths.len > args.paths_size {
+        return Err(ENOSPC);
+    }
+
+    Ok(())
+}
