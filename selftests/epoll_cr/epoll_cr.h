@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the tests of /dev/epoll_cr share. */
+#ifndef _EPOLL_CR_TEST_H
+#define _EPOLL_CR_TEST_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/epoll_cr.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+
+#define MODULE		"epoll_cr"
+#define DEVICE		"/dev/epoll_cr"
+
+/* Numbers that nothing else uses. */
+#define TFD		702
+#define NO_FD		901
+
+#define UID_A		65534
+#define UID_B		65533
+
+/* The caller itself, in place of a pidfd. */
+#ifndef PIDFD_SELF_THREAD
+#define PIDFD_SELF_THREAD		-10000
+#endif
+#ifndef PIDFD_SELF_THREAD_GROUP
+#define PIDFD_SELF_THREAD_GROUP		-10001
+#endif
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD			O_EXCL
+#endif
+#define SELF				PIDFD_SELF_THREAD
+
+/* Events as the kernel keeps them. */
+#define ALWAYS		(EPOLLERR | EPOLLHUP)
+
+#define PATIENCE_MS	5000
+
+static inline int pidfd_of(pid_t pid, unsigned int flags)
+{
+	int fd = syscall(__NR_pidfd_open, pid, flags);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* The device, which the module makes. */
+
+static inline int device_open(void)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static inline void module_load(void)
+{
+	pid_t pid;
+
+	if (!access(DEVICE, F_OK))
+		return;
+
+	pid = fork();
+	if (!pid) {
+		int null = open("/dev/null", O_WRONLY);
+
+		dup2(null, STDERR_FILENO);
+		execlp("modprobe", "modprobe", MODULE, NULL);
+		execl("/sbin/modprobe", "modprobe", MODULE, NULL);
+		_exit(1);
+	}
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+}
+
+/* The calls. Errors come back as negative errnos. */
+
+static inline int call(int dev, unsigned int cmd, void *arg)
+{
+	int ret = ioctl(dev, cmd, arg);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline int snapshot(int dev, int pidfd, __u32 efd,
+			   struct epoll_cr_item *items, __u64 capacity,
+			   __u64 *count)
+{
+	struct epoll_cr_snapshot args = {
+		.size = sizeof(args),
+		.pidfd = pidfd,
+		.efd = efd,
+		.items = (unsigned long)items,
+		.capacity = capacity,
+		.item_size = sizeof(*items),
+	};
+	int ret = call(dev, EPOLL_CR_SNAPSHOT, &args);
+
+	*count = args.count;
+	return ret;
+}
+
+static inline int files(int dev, int pidfd, struct epoll_cr_fd *fds,
+			__u64 capacity, __u64 *count, __u64 *table)
+{
+	struct epoll_cr_files args = {
+		.size = sizeof(args),
+		.pidfd = pidfd,
+		.fd_size = sizeof(*fds),
+		.fds = (unsigned long)fds,
+		.capacity = capacity,
+	};
+	int ret = call(dev, EPOLL_CR_FILES, &args);
+
+	*count = args.count;
+	if (table)
+		*table = args.table;
+	return ret;
+}
+
+static inline int describe(int dev, int pidfd, const __u32 *fds,
+			   struct epoll_cr_file *files, __u64 count,
+			   char *paths, __u64 size, __u64 *len)
+{
+	struct epoll_cr_describe args = {
+		.size = sizeof(args),
+		.pidfd = pidfd,
+		.file_size = sizeof(*files),
+		.fds = (unsigned long)fds,
+		.files = (unsigned long)files,
+		.count = count,
+		.paths = (unsigned long)paths,
+		.paths_size = size,
+	};
+	int ret = call(dev, EPOLL_CR_DESCRIBE, &args);
+
+	*len = args.paths_len;
+	return ret;
+}
+
+static inline int fetch(int dev, int pidfd, __u32 efd, __s32 tfd, __u32 toff,
+			__u64 file)
+{
+	struct epoll_cr_fetch args = {
+		.size = sizeof(args),
+		.pidfd = pidfd,
+		.efd = efd,
+		.tfd = tfd,
+		.toff = toff,
+		.file = file,
+	};
+
+	return call(dev, EPOLL_CR_FETCH, &args);
+}
+
+static inline int restore(int dev, int efd, const struct epoll_cr_add *items,
+			  __u64 count, __u64 *bad)
+{
+	struct epoll_cr_restore args = {
+		.size = sizeof(args),
+		.efd = efd,
+		.item_size = sizeof(*items),
+		.items = (unsigned long)items,
+		.count = count,
+		.bad = 12345,
+	};
+	int ret = call(dev, EPOLL_CR_RESTORE, &args);
+
+	*bad = args.bad;
+	return ret;
+}
+
+/* The identity of a file of the caller, or 0. */
+static inline __u64 identity(int dev, __u32 fd)
+{
+	struct epoll_cr_file file = {};
+	__u64 len;
+
+	if (describe(dev, SELF, &fd, &file, 1, NULL, 0, &len))
+		return 0;
+
+	return file.file;
+}
+
+/* How many entries a set of the caller has, or a negative errno. */
+static inline long entries(int dev, int efd)
+{
+	__u64 count;
+	int ret = snapshot(dev, SELF, efd, NULL, 0, &count);
+
+	return ret && ret != -ENOSPC ? ret : (long)count;
+}
+
+/* The sets. */
+
+static inline int add_events(int efd, int fd, __u32 events, __u64 data)
+{
+	struct epoll_event ev = { .events = events, .data.u64 = data };
+
+	return epoll_ctl(efd, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
+}
+
+/* Add the file behind @fd as number @num, which is closed again. */
+static inline int add_as(int efd, int fd, int num, __u32 events, __u64 data)
+{
+	int ret;
+
+	if (fcntl(num, F_GETFD) >= 0)
+		return -EEXIST;
+	if (dup2(fd, num) < 0)
+		return -errno;
+
+	ret = add_events(efd, num, events, data);
+	close(num);
+
+	return ret;
+}
+
+/* An eventfd that can be read. */
+static inline int ready_eventfd(void)
+{
+	return eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+static inline int allow_fds(rlim_t nr)
+{
+	struct rlimit lim = { .rlim_cur = nr, .rlim_max = nr };
+
+	return setrlimit(RLIMIT_NOFILE, &lim) ? -errno : 0;
+}
+
+/* The other processes. */
+
+/* As fork(), but the child dies with its parent. */
+static inline pid_t fork_bound(void)
+{
+	pid_t parent = getpid();
+	pid_t pid = fork();
+
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+	}
+
+	return pid;
+}
+
+/* A child and its parent take turns over a socket pair. */
+static inline bool sync_post(int sock)
+{
+	return send(sock, "", 1, MSG_NOSIGNAL) == 1;
+}
+
+static inline bool sync_wait(int sock)
+{
+	char c;
+
+	return recv(sock, &c, 1, 0) == 1;
+}
+
+static inline pid_t fork_synced(int *sock)
+{
+	int socks[2];
+	pid_t pid;
+
+	*sock = -1;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, socks))
+		return -1;
+
+	pid = fork_bound();
+	*sock = socks[!pid];
+	close(socks[!!pid]);
+
+	return pid;
+}
+
+/* Let the child go, and see how it ended: its exit status, or -signal. */
+static inline int sync_end(int sock, pid_t pid)
+{
+	int status;
+
+	close(sock);
+	if (waitpid(pid, &status, 0) != pid)
+		return -errno;
+
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/* Become an ordinary user. */
+static inline int become(uid_t id, bool dumpable)
+{
+	if (setgroups(0, NULL) || setresgid(id, id, id) ||
+	    setresuid(id, id, id) || prctl(PR_SET_DUMPABLE, dumpable))
+		return -errno;
+
+	return prctl(PR_SET_PDEATHSIG, SIGKILL) ? -errno : 0;
+}
+
+static inline int send_fd(int sock, int fd)
+{
+	char buf[CMSG_SPACE(sizeof(fd))] = {};
+	struct iovec iov = { .iov_base = "", .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = buf,
+		.msg_controllen = sizeof(buf),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+
+	return sendmsg(sock, &msg, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+}
+
+static inline int receive_fd(int sock, int flags)
+{
+	char buf[CMSG_SPACE(sizeof(int))] = {};
+	char c;
+	struct iovec iov = { .iov_base = &c, .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = buf,
+		.msg_controllen = sizeof(buf),
+	};
+	struct cmsghdr *cmsg;
+	int fd;
+
+	if (recvmsg(sock, &msg, flags | MSG_CMSG_CLOEXEC) != 1)
+		return -errno;
+
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
+		return -ENOMSG;
+	memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+
+	return fd;
+}
+
+/* More descriptors than a login has, where that is allowed. */
+static inline void more_fds(void)
+{
+	struct rlimit lim;
+
+	if (!getrlimit(RLIMIT_NOFILE, &lim) && lim.rlim_cur < 4096) {
+		lim.rlim_cur = lim.rlim_max < 4096 ? lim.rlim_max : 4096;
+		setrlimit(RLIMIT_NOFILE, &lim);
+	}
+}
+
+/* A device, a set and two files, in each test. */
+FIXTURE(epoll_cr)
+{
+	int dev;
+	int efd;
+	int fd;
+	int other;
+};
+
+FIXTURE_SETUP(epoll_cr)
+{
+	module_load();
+	self->dev = device_open();
+	if (self->dev == -ENOENT)
+		SKIP(return, "no " DEVICE);
+	ASSERT_GE(self->dev, 0);
+	more_fds();
+	self->efd = epoll_create1(EPOLL_CLOEXEC);
+	ASSERT_GE(self->efd, 0);
+	self->fd = ready_eventfd();
+	ASSERT_GE(self->fd, 0);
+	self->other = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ASSERT_GE(self->other, 0);
+}
+
+FIXTURE_TEARDOWN(epoll_cr)
+{
+}
+
+#endif /* _EPOLL_CR_TEST_H */

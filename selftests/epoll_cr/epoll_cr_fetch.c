@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+/* EPOLL_CR_FETCH: a descriptor for what an entry is about. */
+#include "epoll_cr.h"
+
+TEST_F(epoll_cr, no_such_entry)
+{
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+
+	EXPECT_EQ(-ENOENT, fetch(self->dev, SELF, self->efd, TFD, 1, 0));
+	EXPECT_EQ(-ENOENT, fetch(self->dev, SELF, self->efd, TFD, -1, 0));
+	EXPECT_EQ(-ENOENT, fetch(self->dev, SELF, self->efd, TFD - 1, 0, 0));
+	EXPECT_EQ(-ENOENT, fetch(self->dev, SELF, self->efd, TFD + 1, 0, 0));
+	EXPECT_EQ(-ENOENT, fetch(self->dev, SELF, self->efd, -1, 0, 0));
+	EXPECT_EQ(-EBADF, fetch(self->dev, SELF, NO_FD, TFD, 0, 0));
+	EXPECT_EQ(-EBADF, fetch(self->dev, SELF, -1, TFD, 0, 0));
+	EXPECT_EQ(-EOPNOTSUPP, fetch(self->dev, SELF, self->fd, TFD, 0, 0));
+}
+
+/* The number is closed, or means another file by now. */
+TEST_F(epoll_cr, closed_number)
+{
+	__u64 file = identity(self->dev, self->fd), value;
+	int fd;
+
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+	fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(file, identity(self->dev, fd));
+	EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
+	EXPECT_EQ(sizeof(value), read(fd, &value, sizeof(value)));
+	EXPECT_EQ(1, value);
+	close(fd);
+
+	ASSERT_EQ(TFD, dup2(self->other, TFD));
+	fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(file, identity(self->dev, fd));
+}
+
+/* Many files under one number, each by its place and by its identity. */
+TEST_F(epoll_cr, same_number)
+{
+	struct epoll_cr_item items[600];
+	int i, fd;
+	__u64 count;
+
+	ASSERT_EQ(0, allow_fds(2000));
+	for (i = 0; i < 600; i++) {
+		fd = eventfd(0, EFD_CLOEXEC);
+		ASSERT_GE(fd, 0);
+		ASSERT_EQ(0, add_as(self->efd, fd, 1999, EPOLLIN, i));
+	}
+	ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, items, 600, &count));
+	ASSERT_EQ(600, count);
+
+	for (i = 0; i < 600; i += 37) {
+		fd = fetch(self->dev, SELF, self->efd, 1999, i, 0);
+		ASSERT_GE(fd, 0);
+		EXPECT_EQ(items[i].file, identity(self->dev, fd));
+		close(fd);
+		fd = fetch(self->dev, SELF, self->efd, 1999, i, items[i].file);
+		EXPECT_GE(fd, 0);
+		close(fd);
+		EXPECT_EQ(-ESTALE, fetch(self->dev, SELF, self->efd, 1999, i,
+					 items[(i + 1) % 600].file));
+	}
+}
+
+/* A target that no process has open at all. */
+TEST_F(epoll_cr, nobody_has_it)
+{
+	int sock, pidfd, fd;
+	pid_t pid = fork_synced(&sock);
+	__u64 value;
+
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		int socks[2], own = eventfd(77, EFD_NONBLOCK);
+
+		socketpair(AF_UNIX, SOCK_STREAM, 0, socks);
+		add_as(self->efd, own, TFD, EPOLLIN, 0);
+		send_fd(socks[0], own);
+		close(own);
+		sync_post(sock);
+		sync_wait(sock);
+		_exit(0);
+	}
+	ASSERT_TRUE(sync_wait(sock));
+	pidfd = pidfd_of(pid, 0);
+	ASSERT_GE(pidfd, 0);
+
+	fd = fetch(self->dev, pidfd, self->efd, TFD, 0, 0);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(sizeof(value), read(fd, &value, sizeof(value)));
+	EXPECT_EQ(77, value);
+
+	/* It is the target itself: it stays after the other is gone. */
+	EXPECT_EQ(0, sync_end(sock, pid));
+	value = 5;
+	EXPECT_EQ(sizeof(value), write(fd, &value, sizeof(value)));
+}
+
+TEST_F(epoll_cr, no_room)
+{
+	struct rlimit lim;
+
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &lim));
+	lim.rlim_cur = 3;
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &lim));
+	EXPECT_EQ(-EMFILE, fetch(self->dev, SELF, self->efd, TFD, 0, 0));
+}
+
+/* Nothing is left behind: the file goes when the descriptors are closed. */
+TEST_F(epoll_cr, no_reference_is_kept)
+{
+	int i, fd;
+
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+	for (i = 0; i < 100; i++) {
+		fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+		ASSERT_GE(fd, 0);
+		close(fd);
+		identity(self->dev, self->fd);
+	}
+	close(self->fd);
+	EXPECT_EQ(0, entries(self->dev, self->efd));
+}
+
+TEST_HARNESS_MAIN

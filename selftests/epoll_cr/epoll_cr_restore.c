@@ -1,0 +1,564 @@
+// SPDX-License-Identifier: GPL-2.0
+/* EPOLL_CR_RESTORE: entries as they were, all of them or none. */
+#include <linux/userfaultfd.h>
+
+#include "epoll_cr.h"
+
+#define WATCHES	"/proc/sys/fs/epoll/max_user_watches"
+#define MANY	1000
+
+static struct epoll_cr_add item(int fd, int tfd, __u32 events, __u32 flags,
+				__u64 data)
+{
+	return (struct epoll_cr_add) {
+		.fd = fd,
+		.tfd = tfd,
+		.events = events,
+		.flags = flags,
+		.data = data,
+	};
+}
+
+/* The events that the set has for data @data right now, or 0. */
+static __u32 poll_for(int efd, __u64 data)
+{
+	struct epoll_event evs[16];
+	int i, n = epoll_wait(efd, evs, 16, 0);
+
+	for (i = 0; i < n; i++)
+		if (evs[i].data.u64 == data)
+			return evs[i].events;
+
+	return 0;
+}
+
+static bool put(int fd)
+{
+	__u64 one = 1;
+
+	return write(fd, &one, sizeof(one)) == sizeof(one);
+}
+
+TEST_F(epoll_cr, nothing)
+{
+	__u64 bad = 7;
+
+	EXPECT_EQ(0, restore(self->dev, self->efd, NULL, 0, &bad));
+	EXPECT_EQ(0, bad);
+}
+
+/* What was shown of a set, put into another one, is shown of that. */
+TEST_F(epoll_cr, round_trip)
+{
+	struct epoll_cr_item before[8], after[8];
+	struct epoll_cr_add adds[8];
+	struct epoll_event evs[8];
+	int copy = epoll_create1(EPOLL_CLOEXEC);
+	__u64 count, bad;
+	unsigned int i;
+
+	ASSERT_EQ(0, add_as(self->efd, self->fd, 700, EPOLLIN, -1));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, 702, EPOLLIN | EPOLLONESHOT, 3));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, 704, EPOLLIN | EPOLLET, 5));
+	ASSERT_EQ(3, epoll_wait(self->efd, evs, 8, 0));
+	ASSERT_EQ(0, add_as(self->efd, self->other, 701, EPOLLIN | EPOLLPRI, 2));
+	ASSERT_EQ(0, add_as(self->efd, self->other, 703, EPOLLIN | EPOLLONESHOT, 4));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, 705, EPOLLIN | EPOLLET, 6));
+	ASSERT_EQ(0, add_as(self->efd, self->other, 706, EPOLLOUT | EPOLLEXCLUSIVE, 7));
+
+	ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, before, 8, &count));
+	ASSERT_EQ(7, count);
+	for (i = 0; i < count; i++)
+		adds[i] = item(before[i].file == identity(self->dev, self->fd) ?
+			       self->fd : self->other, before[i].tfd,
+			       before[i].events, before[i].flags,
+			       before[i].data);
+	ASSERT_EQ(0, restore(self->dev, copy, adds, count, &bad));
+	EXPECT_EQ(count, bad);
+	ASSERT_EQ(0, snapshot(self->dev, SELF, copy, after, 8, &count));
+	ASSERT_EQ(7, count);
+	EXPECT_EQ(0, memcmp(before, after, count * sizeof(before[0])));
+}
+
+TEST_F(epoll_cr, fired_oneshot)
+{
+	struct epoll_cr_add add = item(self->fd, TFD, EPOLLONESHOT, 0, 9);
+	struct epoll_event ev = {
+		.events = EPOLLIN | EPOLLONESHOT,
+		.data.u64 = 9,
+	};
+	int pipes[2];
+	__u64 bad;
+
+	ASSERT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
+	EXPECT_EQ(0, poll_for(self->efd, 9));
+	ASSERT_TRUE(put(self->fd));
+	EXPECT_EQ(0, poll_for(self->efd, 9));
+
+	/* It can be armed again. */
+	ASSERT_EQ(TFD, dup2(self->fd, TFD));
+	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_MOD, TFD, &ev));
+	EXPECT_EQ(EPOLLIN, poll_for(self->efd, 9));
+	EXPECT_EQ(0, poll_for(self->efd, 9));
+
+	/* Not even the other end's close is told. */
+	ASSERT_EQ(0, pipe2(pipes, O_CLOEXEC));
+	add = item(pipes[0], TFD + 1, EPOLLONESHOT | EPOLLET, 0, 10);
+	ASSERT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
+	close(pipes[1]);
+	EXPECT_EQ(0, poll_for(self->efd, 10));
+}
+
+TEST_F(epoll_cr, edge_triggered)
+{
+	struct epoll_cr_add adds[] = {
+		item(self->fd, TFD, EPOLLIN | EPOLLET | ALWAYS, 0, 1),
+		item(self->fd, TFD + 1, EPOLLIN | EPOLLET | ALWAYS,
+		     EPOLL_CR_ITEM_READY, 2),
+	};
+	struct epoll_event evs[4];
+	__u64 bad;
+
+	ASSERT_EQ(0, restore(self->dev, self->efd, adds, 2, &bad));
+	/* Data is there: the one has reported it, the other has not. */
+	ASSERT_EQ(1, epoll_wait(self->efd, evs, 4, 0));
+	EXPECT_EQ(2, evs[0].data.u64);
+	EXPECT_EQ(0, epoll_wait(self->efd, evs, 4, 0));
+
+	/* What comes is reported by both. */
+	ASSERT_TRUE(put(self->fd));
+	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
+	EXPECT_EQ(0, epoll_wait(self->efd, evs, 4, 0));
+}
+
+TEST_F(epoll_cr, level_triggered)
+{
+	struct epoll_cr_add adds[] = {
+		item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 1),
+		item(self->fd, TFD + 1, EPOLLIN | ALWAYS, EPOLL_CR_ITEM_READY, 2),
+		item(self->other, TFD + 2, EPOLLIN | ALWAYS,
+		     EPOLL_CR_ITEM_READY, 3),
+	};
+	struct epoll_event evs[4];
+	__u64 bad;
+
+	ASSERT_EQ(0, restore(self->dev, self->efd, adds, 3, &bad));
+	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
+	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
+	ASSERT_TRUE(put(self->other));
+	EXPECT_EQ(3, epoll_wait(self->efd, evs, 4, 0));
+}
+
+/* Those who wait are told of what is ready. */
+static void *waiter_fn(void *data)
+{
+	struct epoll_event ev;
+
+	return (void *)(long)epoll_wait(*(int *)data, &ev, 1, PATIENCE_MS);
+}
+
+TEST_F(epoll_cr, wakes_up)
+{
+	struct epoll_cr_add add = item(self->fd, TFD, EPOLLIN | ALWAYS, 1, 1);
+	pthread_t thread;
+	void *ret;
+	__u64 bad;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, waiter_fn, &self->efd));
+	usleep(100000);
+	ASSERT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
+	ASSERT_EQ(0, pthread_join(thread, &ret));
+	EXPECT_EQ(1, (long)ret);
+}
+
+/* The number is nobody's, or another file's; the file is the one that is named. */
+TEST_F(epoll_cr, numbers)
+{
+	struct epoll_cr_add adds[] = {
+		item(self->fd, self->other, EPOLLIN | ALWAYS, 0, 1),
+		item(self->other, self->fd, EPOLLIN | ALWAYS, 0, 2),
+		item(self->fd, NO_FD, EPOLLIN | ALWAYS, 0, 3),
+		item(self->other, NO_FD, EPOLLIN | ALWAYS, 0, 4),
+		item(self->fd, 0x7fffffff, EPOLLIN | ALWAYS, 0, 5),
+	};
+	struct epoll_cr_item items[8];
+	__u64 count, bad;
+	int i;
+
+	ASSERT_EQ(0, restore(self->dev, self->efd, adds, 5, &bad));
+	ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, items, 8, &count));
+	ASSERT_EQ(5, count);
+	for (i = 0; i < 5; i++) {
+		if (items[i].tfd == self->other || items[i].tfd == 0x7fffffff)
+			EXPECT_EQ(identity(self->dev, self->fd), items[i].file);
+		if (items[i].tfd == self->fd)
+			EXPECT_EQ(identity(self->dev, self->other), items[i].file);
+	}
+	EXPECT_EQ(NO_FD, items[2].tfd);
+	EXPECT_EQ(NO_FD, items[3].tfd);
+	EXPECT_EQ(1, items[3].toff);
+}
+
+/* Each way in which an entry can be bad, behind and before good ones. */
+TEST_F(epoll_cr, bad_entries)
+{
+	int path = open("/", O_PATH | O_CLOEXEC);
+	int regular = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	int set = epoll_create1(EPOLL_CLOEXEC);
+	const struct {
+		struct epoll_cr_add add;
+		int error;
+	} cases[] = {
+		{ item(NO_FD, 5, EPOLLIN | ALWAYS, 0, 0), EBADF },
+		{ item(-1, 5, EPOLLIN | ALWAYS, 0, 0), EBADF },
+		{ item(path, 5, EPOLLIN | ALWAYS, 0, 0), EBADF },
+		{ item(regular, 5, EPOLLIN | ALWAYS, 0, 0), EPERM },
+		{ item(self->fd, -1, EPOLLIN | ALWAYS, 0, 0), EINVAL },
+		{ item(self->fd, -2147483647, EPOLLIN | ALWAYS, 0, 0), EINVAL },
+		{ item(self->fd, 5, EPOLLIN | ALWAYS, 2, 0), EINVAL },
+		{ item(self->fd, 5, EPOLLIN | ALWAYS, 1U << 31, 0), EINVAL },
+		{ item(self->fd, 5, EPOLLIN, 0, 0), EINVAL },
+		{ item(self->fd, 5, EPOLLIN | EPOLLERR, 0, 0), EINVAL },
+		{ item(self->fd, 5, 0, 0, 0), EINVAL },
+		{ item(self->fd, 5, EPOLLET, 0, 0), EINVAL },
+		{ item(self->fd, 5, EPOLLIN | EPOLLONESHOT, 0, 0), EINVAL },
+		{ item(self->fd, 5, ALWAYS | EPOLLEXCLUSIVE | EPOLLONESHOT, 0,
+		       0), EINVAL },
+		{ item(self->fd, 5, ALWAYS | EPOLLEXCLUSIVE | EPOLLPRI, 0, 0),
+		  EINVAL },
+		{ item(set, 5, ALWAYS | EPOLLEXCLUSIVE | EPOLLIN, 0, 0), EINVAL },
+		{ item(self->efd, 5, ALWAYS | EPOLLIN, 0, 0), EINVAL },
+		{ item(self->fd, TFD, ALWAYS | EPOLLIN, 0, 0), EEXIST },
+		/* Only seen when it is added. */
+		{ item(self->fd, 1001, ALWAYS | EPOLLIN, 0, 0), EEXIST },
+	};
+	struct epoll_cr_add adds[MANY];
+	static const int places[] = { 2, 127, 128, 129, 500, MANY - 1 };
+	unsigned int i, j, k;
+	__u64 bad;
+
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		for (j = 0; j < ARRAY_SIZE(places); j++) {
+			for (k = 0; k < MANY; k++)
+				adds[k] = item(self->fd, 1000 + k,
+					       EPOLLIN | ALWAYS, 0, k);
+			adds[places[j]] = cases[i].add;
+			EXPECT_EQ(-cases[i].error,
+				  restore(self->dev, self->efd, adds, MANY,
+					  &bad)) {
+				TH_LOG("case %u", i);
+			}
+			EXPECT_EQ(places[j], bad) {
+				TH_LOG("case %u", i);
+			}
+			ASSERT_EQ(1, entries(self->dev, self->efd)) {
+				TH_LOG("case %u", i);
+			}
+		}
+	}
+	/* The one that was there before is still there. */
+	EXPECT_EQ(0, fetch(self->dev, SELF, self->efd, TFD, 0, 0) < 0);
+}
+
+/* The first of several is named. */
+TEST_F(epoll_cr, first_bad_entry)
+{
+	struct epoll_cr_add adds[] = {
+		item(self->fd, 5, EPOLLIN | ALWAYS, 0, 0),
+		item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 0),
+		item(NO_FD, 6, EPOLLIN | ALWAYS, 0, 0),
+		item(self->fd, -1, EPOLLIN | ALWAYS, 0, 0),
+	};
+	__u64 bad;
+
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+	EXPECT_EQ(-EEXIST, restore(self->dev, self->efd, adds, 4, &bad));
+	EXPECT_EQ(1, bad);
+	adds[1].tfd = TFD + 1;
+	EXPECT_EQ(-EBADF, restore(self->dev, self->efd, adds, 4, &bad));
+	EXPECT_EQ(2, bad);
+	adds[2].fd = self->fd;
+	EXPECT_EQ(-EINVAL, restore(self->dev, self->efd, adds, 4, &bad));
+	EXPECT_EQ(3, bad);
+	adds[3].tfd = 7;
+	EXPECT_EQ(0, restore(self->dev, self->efd, adds, 4, &bad));
+	EXPECT_EQ(5, entries(self->dev, self->efd));
+}
+
+TEST_F(epoll_cr, not_a_set)
+{
+	struct epoll_cr_add add = item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 0);
+	__u64 bad;
+
+	EXPECT_EQ(-EBADF, restore(self->dev, NO_FD, &add, 1, &bad));
+	EXPECT_EQ(1, bad);
+	EXPECT_EQ(-EBADF, restore(self->dev, -1, &add, 1, &bad));
+	EXPECT_EQ(-EOPNOTSUPP, restore(self->dev, self->fd, &add, 1, &bad));
+	EXPECT_EQ(1, bad);
+}
+
+TEST_F(epoll_cr, nested)
+{
+	int sets[8];
+	struct epoll_cr_add adds[2];
+	unsigned int i;
+	__u64 bad;
+
+	for (i = 0; i < 8; i++) {
+		sets[i] = epoll_create1(EPOLL_CLOEXEC);
+		ASSERT_GE(sets[i], 0);
+	}
+	/* A ring of two, with something good before it. */
+	adds[0] = item(sets[1], TFD, EPOLLIN | ALWAYS, 0, 0);
+	ASSERT_EQ(0, restore(self->dev, sets[0], adds, 1, &bad));
+	adds[0] = item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 0);
+	adds[1] = item(sets[0], TFD, EPOLLIN | ALWAYS, 0, 0);
+	EXPECT_EQ(-ELOOP, restore(self->dev, sets[1], adds, 2, &bad));
+	EXPECT_EQ(1, bad);
+	EXPECT_EQ(0, entries(self->dev, sets[1]));
+
+	/* Too deep. */
+	for (i = 1; i < 7; i++) {
+		adds[0] = item(sets[i + 1], TFD, EPOLLIN | ALWAYS, 0, 0);
+		if (restore(self->dev, sets[i], adds, 1, &bad))
+			break;
+	}
+	EXPECT_EQ(4, i);
+	EXPECT_EQ(0, bad);
+	EXPECT_EQ(0, entries(self->dev, sets[i]));
+
+	/* What is ready deep inside is ready. */
+	adds[0] = item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 0);
+	ASSERT_EQ(0, restore(self->dev, sets[1], adds, 1, &bad));
+	EXPECT_EQ(EPOLLIN, poll_for(sets[0], 0));
+}
+
+/* Only flags that the caller may use. */
+TEST_F(epoll_cr, wakeup)
+{
+	struct epoll_cr_add add = item(self->fd, TFD,
+				       EPOLLIN | ALWAYS | EPOLLWAKEUP, 0, 0);
+	int status;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		__u64 bad;
+
+		if (become(UID_A, true))
+			_exit(2);
+		if (restore(self->dev, self->efd, &add, 1, &bad) != -EPERM)
+			_exit(3);
+		_exit(bad);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+static long watches(long limit)
+{
+	int fd = open(WATCHES, O_RDWR | O_CLOEXEC);
+	char buf[32] = "";
+	long old = -1;
+
+	if (fd < 0)
+		return -1;
+	if (pread(fd, buf, sizeof(buf) - 1, 0) > 0)
+		old = atol(buf);
+	snprintf(buf, sizeof(buf), "%ld", limit);
+	if (pwrite(fd, buf, strlen(buf), 0) < 0)
+		old = -1;
+	close(fd);
+
+	return old;
+}
+
+TEST_F(epoll_cr, limit)
+{
+	struct epoll_cr_add adds[200];
+	int status, i, room;
+	__u64 bad;
+	long old;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to change the limit");
+	old = watches(100);
+	ASSERT_GT(old, 0);
+	/* The limit is of a user: one who has no other set. */
+	pid = fork_bound();
+	if (!pid) {
+		int set;
+
+		if (become(UID_B, true))
+			_exit(2);
+		set = epoll_create1(EPOLL_CLOEXEC);
+		for (i = 0; i < 200; i++)
+			adds[i] = item(self->fd, 1000 + i, EPOLLIN | ALWAYS, 0,
+				       0);
+		for (room = 200; room > 100; room--)
+			if (restore(self->dev, set, adds, room, &bad) !=
+			    -ENOSPC || bad != room ||
+			    entries(self->dev, set) != 0)
+				_exit(3);
+		if (restore(self->dev, set, adds, 60, &bad))
+			_exit(4);
+		if (restore(self->dev, set, adds + 60, 41, &bad) != -ENOSPC)
+			_exit(5);
+		if (entries(self->dev, set) != 60)
+			_exit(6);
+		if (restore(self->dev, set, adds + 60, 40, &bad))
+			_exit(7);
+		_exit(entries(self->dev, set) == 100 ? 0 : 8);
+	}
+	if (pid > 0)
+		waitpid(pid, &status, 0);
+	watches(old);
+	ASSERT_GT(pid, 0);
+	EXPECT_EQ(0, status);
+}
+
+/* The array cannot be read at its end: seen before anything is added. */
+TEST_F(epoll_cr, fault_in_array)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	char *map = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct epoll_cr_add *adds;
+	unsigned int i, n = 3 * page / sizeof(*adds);
+	__u64 bad;
+
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mprotect(map + 3 * page, page, PROT_NONE));
+	adds = (void *)(map + 3 * page - n * sizeof(*adds));
+	for (i = 0; i < n; i++)
+		adds[i] = item(self->fd, 1000 + i, EPOLLIN | ALWAYS, 0, 0);
+	EXPECT_EQ(-EFAULT, restore(self->dev, self->efd, adds, n + 1, &bad));
+	EXPECT_EQ(n + 1, bad);
+	EXPECT_EQ(0, entries(self->dev, self->efd));
+	EXPECT_EQ(-EFAULT, restore(self->dev, self->efd, (void *)-4096UL, 1,
+				   &bad));
+	/* More than anybody may watch. */
+	EXPECT_EQ(-ENOSPC, restore(self->dev, self->efd, adds, -1ULL, &bad));
+	EXPECT_EQ(-1ULL, bad);
+	EXPECT_EQ(0, entries(self->dev, self->efd));
+	EXPECT_EQ(0, restore(self->dev, self->efd, adds, n, &bad));
+	EXPECT_EQ(n, entries(self->dev, self->efd));
+}
+
+/*
+ * The array is taken away while entries are added: each page can be read once,
+ * when all are looked at, and only the first ones again.
+ */
+struct eater {
+	int efd, dev;
+	char *map;
+	size_t len;
+	bool stop;
+};
+
+static void *eater_fn(void *data)
+{
+	struct eater *eater = data;
+
+	while (!__atomic_load_n(&eater->stop, __ATOMIC_RELAXED))
+		if (entries(eater->dev, eater->efd) > 0) {
+			mprotect(eater->map, eater->len, PROT_NONE);
+			break;
+		}
+
+	return NULL;
+}
+
+TEST_F(epoll_cr, array_vanishes)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	size_t n = 200000, len = n * sizeof(struct epoll_cr_add);
+	struct eater eater = { .efd = self->efd, .dev = self->dev };
+	struct epoll_cr_add *adds;
+	pthread_t thread;
+	size_t i;
+	__u64 bad;
+	int ret;
+
+	len = (len + page - 1) / page * page;
+	adds = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, adds);
+	for (i = 0; i < n; i++)
+		adds[i] = item(i & 1 ? self->fd : self->other, 1000 + i,
+			       EPOLLOUT | EPOLLET | ALWAYS, 0, 0);
+	/* Not to be mixed up with what was there before. */
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD + 1, EPOLLIN, 0));
+	eater.map = (void *)adds;
+	eater.len = len;
+	/* entries() is to see more than that. */
+	eater.efd = epoll_create1(EPOLL_CLOEXEC);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, eater_fn, &eater));
+
+	ret = restore(self->dev, eater.efd, adds, n, &bad);
+	__atomic_store_n(&eater.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(-EFAULT, ret);
+	EXPECT_EQ(n, bad);
+	EXPECT_EQ(0, entries(self->dev, eater.efd));
+	EXPECT_EQ(2, entries(self->dev, self->efd));
+}
+
+/* Killed in the middle: a sibling that has the set sees none of it. */
+TEST_F(epoll_cr, killed)
+{
+	size_t i, n = 200000;
+	struct epoll_cr_add *adds = malloc(n * sizeof(*adds));
+	int status;
+	pid_t pid;
+
+	for (i = 0; i < n; i++)
+		adds[i] = item(i & 1 ? self->fd : self->other, 1000 + i,
+			       EPOLLOUT | EPOLLET | ALWAYS, 0, 0);
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		__u64 bad;
+
+		restore(self->dev, self->efd, adds, n, &bad);
+		_exit(0);
+	}
+	while (entries(self->dev, self->efd) < 100)
+		if (waitpid(pid, &status, WNOHANG))
+			break;
+	kill(pid, SIGKILL);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(1, entries(self->dev, self->efd));
+}
+
+/* The arguments cannot be written: known before anything is added. */
+TEST_F(epoll_cr, read_only_arguments)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	struct epoll_cr_add add = item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 0);
+	struct epoll_cr_restore *args;
+
+	args = mmap(NULL, page, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, args);
+	*args = (struct epoll_cr_restore) {
+		.size = sizeof(*args),
+		.efd = self->efd,
+		.item_size = sizeof(add),
+		.items = (unsigned long)&add,
+		.count = 1,
+	};
+	ASSERT_EQ(0, mprotect(args, page, PROT_READ));
+	EXPECT_EQ(-EFAULT, call(self->dev, EPOLL_CR_RESTORE, args));
+	EXPECT_EQ(0, entries(self->dev, self->efd));
+}
+
+TEST_HARNESS_MAIN
