@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `/proc/self/fdinfo/FD` shows of files that are not in a file system.
+
+use crate::image::{Kind, Timer};
+
+/// What stands behind `name:` on a line of its own.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+fn number<T: std::str::FromStr>(text: &str, name: &str) -> Option<T> {
+    value(text, name)?.parse().ok()
+}
+
+fn hexadecimal(text: &str, name: &str) -> Option<u64> {
+    u64::from_str_radix(value(text, name)?, 16).ok()
+}
+
+/// `(1, 2)`: seconds and nanoseconds.
+fn time(text: &str, name: &str) -> Option<(u64, u32)> {
+    let pair = value(text, name)?.strip_prefix('(')?.strip_suffix(')')?;
+    let (seconds, nanoseconds) = pair.split_once(',')?;
+    Some((
+        seconds.trim().parse().ok()?,
+        nanoseconds.trim().parse().ok()?,
+    ))
+}
+
+pub fn eventfd(text: &str) -> Option<Kind> {
+    Some(Kind::EventFd {
+        count: hexadecimal(text, "eventfd-count")?,
+        // Before 6.5 it was not shown.
+        semaphore: value(text, "eventfd-semaphore").is_some_and(|value| value != "0"),
+    })
+}
+
+pub fn timerfd(text: &str) -> Option<Kind> {
+    let flags = value(text, "settime flags")?;
+    Some(Kind::TimerFd(Timer {
+        clock: number(text, "clockid")?,
+        ticks: number(text, "ticks")?,
+        flags: u32::from_str_radix(flags, 8).ok()?,
+        value: time(text, "it_value")?,
+        interval: time(text, "it_interval")?,
+    }))
+}
+
+pub fn signalfd(text: &str) -> Option<Kind> {
+    let mask = hexadecimal(text, "sigmask")?;
+    Some(Kind::SignalFd { mask })
+}
+
+/// How many locks and leases are held through the file.
+pub fn locks(text: &str) -> u32 {
+    let lines = text.lines().filter(|line| line.starts_with("lock:"));
+    lines.count().try_into().unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_the_kernel_shows_it() {
+        let text = "pos:\t0\nflags:\t02004002\nmnt_id:\t16\nino:\t1052\n\
+                    eventfd-count:               1f\neventfd-id: 7\neventfd-semaphore: 1\n";
+        let (count, semaphore) = (0x1f, true);
+        assert_eq!(eventfd(text), Some(Kind::EventFd { count, semaphore }));
+
+        let text = "clockid: 1\nticks: 3\nsettime flags: 01\n\
+                    it_value: (5, 999999999)\nit_interval: (0, 20)\n";
+        assert_eq!(
+            timerfd(text),
+            Some(Kind::TimerFd(Timer {
+                clock: 1,
+                ticks: 3,
+                flags: 1,
+                value: (5, 999_999_999),
+                interval: (0, 20),
+            }))
+        );
+
+        let text = "sigmask:\t0000000000000a00\n";
+        assert_eq!(signalfd(text), Some(Kind::SignalFd { mask: 0xa00 }));
+
+        let text = "lock:\t1: FLOCK  ADVISORY  WRITE 12 08:01:33 0 EOF\nlocks: no\n";
+        assert_eq!(locks(text), 1);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_nothing() {
+        for text in [
+            "",
+            "eventfd-count:",
+            "clockid: 1\nticks: 3\nsettime flags: 9\nit_value: (5, 9)\nit_interval: (0, 20)\n",
+            "clockid: 1\nticks: 3\nsettime flags: 01\nit_value: (5 9)\nit_interval: (0, 20)\n",
+            "sigmask: xyz",
+        ] {
+            assert_eq!(eventfd(text).or(timerfd(text)).or(signalfd(text)), None);
+        }
+    }
+}

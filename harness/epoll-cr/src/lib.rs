@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Checkpoints and restores descriptors and epoll sets.
+//!
+//! - [`device`] is what the kernel tells and does: `/dev/epoll_cr`;
+//! - [`dump`] makes an image of a process;
+//! - [`image`] reads and writes it;
+//! - [`restore`] makes what is in it in this process, at the numbers that it had.
+//!
+//! A program can dump itself, as long as nothing changes its descriptors while it
+//! does so, and restore itself:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use epoll_cr::device::Device;
+//! use epoll_cr::dump::Dump;
+//! use epoll_cr::image::Image;
+//! use epoll_cr::restore::Restore;
+//! use std::fs::File;
+//!
+//! let device = Device::open()?;
+//! let pid = std::process::id() as i32;
+//! let image = Dump::new(pid).even_if_running().make(&device)?;
+//! image.write(File::create("/tmp/image")?)?;
+//!
+//! // Some other time, with those numbers free:
+//! let image = Image::read(File::open("/tmp/image")?)?;
+//! let restored = Restore::new(&image).run(Some(&device))?;
+//! # Ok(()) }
+//! ```
+
+#![deny(missing_docs)]
+
+pub mod device;
+pub mod dump;
+pub mod image;
+pub mod restore;
+
+mod abi;
+mod sys;

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Makes files like those of an image.
+
+use crate::image::{OpenFile, Owner, Pipe, Place, Timer};
+use crate::sys;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{Mode, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, open, seek};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// Flags that are set on a file once it is open.
+const SETTABLE: i32 =
+    libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME | libc::O_ASYNC;
+
+/// `/dev/null` and its like: they are what they are, whoever has them open.
+const MEMORY: u32 = 1;
+const HARMLESS: [u32; 5] = [3, 5, 7, 8, 9];
+
+/// Opens a file of a path again, or says why not.
+pub fn path(file: &OpenFile, place: &Place) -> Result<OwnedFd, String> {
+    if place.unlinked {
+        return Err("it was unlinked".into());
+    }
+    let kind = place.mode & libc::S_IFMT;
+    if !file.is_path_only() {
+        match kind {
+            libc::S_IFREG | libc::S_IFDIR => {}
+            libc::S_IFCHR
+                if place
+                    .special
+                    .is_some_and(|(major, minor)| major == MEMORY && HARMLESS.contains(&minor)) => {
+            }
+            libc::S_IFCHR | libc::S_IFBLK => return Err("a device has a state of its own".into()),
+            _ => return Err("there is no way to open such a file again".into()),
+        }
+    }
+    let found = find(place)?;
+    if file.is_path_only() {
+        return Ok(found);
+    }
+    // Not by its path, which might lead to another file by now.
+    let flags = OFlags::from_bits_retain(file.flags & !(libc::O_ASYNC | libc::O_NOFOLLOW) as u32);
+    open(
+        link(&found),
+        flags | OFlags::CLOEXEC | OFlags::NOCTTY,
+        Mode::empty(),
+    )
+    .map_err(|error| format!("it cannot be opened again: {error}"))
+}
+
+/// What is at a path, if it is what was there.
+fn find(place: &Place) -> Result<OwnedFd, String> {
+    let path = OsStr::from_bytes(&place.path);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = open(path, flags, Mode::empty());
+    let found = found.map_err(|error| format!("it cannot be found: {error}"))?;
+    let stat = fstat(&found).map_err(|error| format!("it cannot be looked at: {error}"))?;
+    let device = (
+        rustix::fs::major(stat.st_dev),
+        rustix::fs::minor(stat.st_dev),
+    );
+    let special = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    let same = device == place.device
+        && stat.st_ino == place.inode
+        && stat.st_mode & libc::S_IFMT == place.mode & libc::S_IFMT
+        && place.special.is_none_or(|old| old == special);
+    if !same {
+        return Err("its path leads to another file now".into());
+    }
+    Ok(found)
+}
+
+fn link(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// A FIFO, open at both ends so that nothing waits, if it can be used again.
+pub fn fifo(pipe: &Pipe, place: &Place) -> Result<OwnedFd, String> {
+    if place.unlinked {
+        return Err("it was unlinked".into());
+    }
+    let found = find(place)?;
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fifo = open(link(&found), flags, Mode::empty())
+        .map_err(|error| format!("it cannot be opened again: {error}"))?;
+    let there = rustix::io::ioctl_fionread(&fifo)
+        .map_err(|error| format!("it cannot be looked at: {error}"))?;
+    let dumped: usize = pipe.data.iter().map(|data| data.0.len()).sum();
+    // Others may have kept it open, and what was in it with it.
+    if there != 0 && there != dumped as u64 {
+        return Err("there is something else in it by now".into());
+    }
+    Ok(fifo)
+}
+
+/// The ends of a pipe, with its contents: a FIFO is both.
+pub struct Ends {
+    read: Option<OwnedFd>,
+    write: Option<OwnedFd>,
+    both: OwnedFd,
+}
+
+pub fn ends(pipe: &Pipe) -> io::Result<Ends> {
+    let (read, write) = match &pipe.place {
+        Some(place) => {
+            let fifo = fifo(pipe, place).map_err(io::Error::other)?;
+            (fifo.try_clone()?, fifo)
+        }
+        None => pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?,
+    };
+    if fcntl_getpipe_size(&write)? != pipe.capacity as usize {
+        fcntl_setpipe_size(&write, pipe.capacity as usize)?;
+    }
+    if rustix::io::ioctl_fionread(&read)? == 0 {
+        let packets = pipe.data.len() > 1;
+        fcntl_setfl(&write, flags_with(OFlags::NONBLOCK, packets))?;
+        for data in &pipe.data {
+            if rustix::io::write(&write, &data.0)? != data.0.len() {
+                return Err(Errno::NOSPC.into());
+            }
+        }
+        fcntl_setfl(&write, OFlags::NONBLOCK)?;
+    }
+    let both = read.try_clone()?;
+    let mut ends = Ends {
+        read: Some(read),
+        write: Some(write),
+        both,
+    };
+    if pipe.place.is_some() {
+        (ends.read, ends.write) = (None, None);
+    }
+    Ok(ends)
+}
+
+fn flags_with(flags: OFlags, packets: bool) -> OFlags {
+    if packets {
+        flags | OFlags::DIRECT
+    } else {
+        flags
+    }
+}
+
+impl Ends {
+    /// An end like a file of the image.
+    pub fn open(&mut self, file: &OpenFile) -> io::Result<OwnedFd> {
+        let flags = file.flags as i32;
+        let ready = match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => self.read.take(),
+            libc::O_WRONLY => self.write.take(),
+            _ => None,
+        };
+        if let Some(end) = ready {
+            return Ok(end);
+        }
+        // Somebody has opened it once more, through /proc.
+        let flags = flags & (libc::O_ACCMODE | libc::O_NONBLOCK);
+        let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
+        Ok(open(link(&self.both), flags, Mode::empty())?)
+    }
+}
+
+pub fn seek_to(fd: impl AsFd, position: u64) -> io::Result<()> {
+    seek(fd, SeekFrom::Start(position))?;
+    Ok(())
+}
+
+pub fn counter(count: u64, semaphore: bool) -> io::Result<OwnedFd> {
+    let mut flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    if semaphore {
+        flags |= EventfdFlags::SEMAPHORE;
+    }
+    let fd = eventfd(0, flags)?;
+    if count > 0 {
+        rustix::io::write(&fd, &count.to_ne_bytes())?;
+    }
+    Ok(fd)
+}
+
+pub fn timer_of(clock: u32) -> io::Result<(OwnedFd, ClockId)> {
+    let (id, clock) = match clock as i32 {
+        libc::CLOCK_REALTIME => (TimerfdClockId::Realtime, ClockId::Realtime),
+        libc::CLOCK_MONOTONIC => (TimerfdClockId::Monotonic, ClockId::Monotonic),
+        libc::CLOCK_BOOTTIME => (TimerfdClockId::Boottime, ClockId::Boottime),
+        libc::CLOCK_REALTIME_ALARM => (TimerfdClockId::RealtimeAlarm, ClockId::Realtime),
+        libc::CLOCK_BOOTTIME_ALARM => (TimerfdClockId::BoottimeAlarm, ClockId::Boottime),
+        _ => return Err(Errno::INVAL.into()),
+    };
+    Ok((timerfd_create(id, TimerfdFlags::CLOEXEC)?, clock))
+}
+
+pub fn timer(timer: &Timer) -> io::Result<OwnedFd> {
+    let (fd, clock) = timer_of(timer.clock)?;
+    let time = |(seconds, nanoseconds): (u64, u32)| Timespec {
+        tv_sec: seconds as i64,
+        tv_nsec: nanoseconds.into(),
+    };
+    let flags = TimerfdTimerFlags::from_bits_retain(timer.flags);
+    let mut setting = Itimerspec {
+        it_interval: time(timer.interval),
+        it_value: time(timer.value),
+    };
+    let is_on = timer.value != (0, 0);
+    if is_on && flags.contains(TimerfdTimerFlags::ABSTIME) {
+        setting.it_value = sum(setting.it_value, clock_gettime(clock));
+    }
+    timerfd_settime(&fd, flags, &setting)?;
+    if timer.ticks > 0 {
+        sys::set_ticks(&fd, timer.ticks)?;
+    }
+    Ok(fd)
+}
+
+fn sum(a: Timespec, b: Timespec) -> Timespec {
+    const SECOND: i64 = 1_000_000_000;
+
+    let nanoseconds = a.tv_nsec + b.tv_nsec;
+    Timespec {
+        tv_sec: a
+            .tv_sec
+            .saturating_add(b.tv_sec)
+            .saturating_add(nanoseconds / SECOND),
+        tv_nsec: nanoseconds % SECOND,
+    }
+}
+
+/// Gives a new file the status flags, and the owner, that the old one had.
+pub fn finish(fd: impl AsFd, file: &OpenFile) -> io::Result<()> {
+    if file.is_path_only() {
+        return Ok(());
+    }
+    if let Some(Owner { kind, id, signal }) = file.owner {
+        if id != 0 {
+            // It was the process itself, and so it is now.
+            let own = match kind as i32 {
+                sys::F_OWNER_TID => rustix::thread::gettid(),
+                _ => rustix::process::getpid(),
+            };
+            sys::set_owner(&fd, kind as i32, own.as_raw_pid())?;
+        }
+        sys::fcntl(&fd, sys::F_SETSIG, signal as i32)?;
+    }
+    let now = fcntl_getfl(&fd)?;
+    let settable = OFlags::from_bits_retain(SETTABLE as u32);
+    let wanted = OFlags::from_bits_retain(file.flags) & settable;
+    if now & settable != wanted {
+        fcntl_setfl(&fd, now - settable | wanted)?;
+    }
+    Ok(())
+}

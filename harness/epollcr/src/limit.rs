@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How many descriptors there may be.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Allows so many if that is possible. If it is not, whoever needs one more will
+/// say so.
+pub fn allow(count: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= count) {
+        return;
+    }
+    // None is infinite; then there is fs.nr_open.
+    let higher = |maximum| Rlimit {
+        current: Some(count),
+        maximum,
+    };
+    if limit.maximum.is_some_and(|maximum| maximum < count) {
+        if setrlimit(Resource::Nofile, higher(Some(count))).is_ok() {
+            return;
+        }
+        let current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+        return;
+    }
+    let _ = setrlimit(Resource::Nofile, higher(limit.maximum));
+}
