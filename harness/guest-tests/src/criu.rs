@@ -6,7 +6,7 @@
 //! restores a program that then says what has become of its sets, once with
 //! each handler. What CRIU itself cannot do stands in the table.
 
-mod subject;
+pub(crate) mod subject;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,8 +24,8 @@ use crate::tap::{Case, note, skip};
 use subject::{Answer, Subject, criu};
 
 /// A program to be dumped, and what comes of it.
-struct Scenario {
-    name: &'static str,
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
     targets: u32,
     /// How many of them can report.
     audible: u32,
@@ -62,7 +62,7 @@ const UNKNOWN: &str = "kid_lookup_epoll: no match";
 /// Both targets would get the number that the file has.
 const TWICE: &str = "Can't add event";
 
-const SCENARIOS: &[Scenario] = &[
+pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("plain", 6, Restores(&[])),
     scenario(
         "one-number",
@@ -155,7 +155,7 @@ fn undumped() -> Result<()> {
 
 /// What a program has found: how often, by what it is.
 #[derive(Debug, PartialEq, Eq)]
-struct Report(BTreeMap<String, u32>);
+pub(crate) struct Report(BTreeMap<String, u32>);
 
 impl FromStr for Report {
     type Err = anyhow::Error;
@@ -226,7 +226,7 @@ impl Scenario {
     }
 
     /// The program, and what it watches but does not hold.
-    fn start(&self) -> Result<(Subject, OwnedFd)> {
+    pub(crate) fn start(&self) -> Result<(Subject, OwnedFd)> {
         let program = std::env::current_exe()?.with_file_name("criu-subject");
         let held: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into();
         let inherited = held.try_clone()?;
@@ -286,6 +286,11 @@ impl Scenario {
             self.name
         );
         Ok(())
+    }
+
+    /// Whether a program has found all as it was.
+    pub(crate) fn expect_all(&self, found: &Report) -> Result<()> {
+        self.expect(&[], found)
     }
 
     /// What CRIU could not do.

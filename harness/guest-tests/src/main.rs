@@ -6,6 +6,7 @@
 
 mod criu;
 mod differential;
+mod epollcr;
 mod fault;
 mod fuzz;
 mod handler;
@@ -47,6 +48,10 @@ pub struct Options {
     #[arg(long, default_value_t = 100_000)]
     calls: u32,
 
+    /// Random edits of epollcr/hostile
+    #[arg(long, default_value_t = 20_000)]
+    mutations: u64,
+
     /// How long a race may take with each handler
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -75,6 +80,7 @@ impl Options {
             ("--seed", self.seed()),
             ("--programs", self.programs.into()),
             ("--calls", self.calls.into()),
+            ("--mutations", self.mutations),
             ("--seconds", self.seconds),
         ]
         .into_iter()
@@ -91,6 +97,7 @@ fn cases() -> Vec<Case> {
         fault::cases(),
         scale::cases(),
         criu::cases(),
+        epollcr::cases(),
         // Whatever the others may have lost.
         leak::cases(),
     ]

@@ -3,6 +3,7 @@
 //! of their epoll sets.
 
 mod scenario;
+mod state;
 #[path = "../../criu/subject.rs"]
 mod subject;
 mod verify;
@@ -45,6 +46,11 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
+    /// Be what was restored of one that ran: write DIR/report
+    Resume {
+        #[arg(long)]
+        dir: PathBuf,
+    },
     /// Print the seconds that `criu dump` takes with so many eventfd targets
     BenchDump { targets: u32 },
     /// Hold what was inherited until killed
@@ -59,6 +65,7 @@ fn main() -> Result<()> {
             targets,
             dir,
         } => run(&scenario, targets, &dir),
+        Command::Resume { dir } => resume(&dir),
         Command::BenchDump { targets } => bench_dump(targets),
         Command::Hold => loop {
             pause();
@@ -76,9 +83,17 @@ fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
 
     let mut world = scenario::build(scenario, targets)?;
     let before = world.snapshot()?;
+    publish(dir, "state", &state::write(&world, &before))?;
     publish(dir, "ready", "")?;
     // What was dumped here goes on here.
     verify.wait()?;
+    let report = verify::verify(&mut world, &before)?;
+    publish(dir, "report", &report.to_string())
+}
+
+/// The descriptors have been restored, and nothing else.
+fn resume(dir: &Path) -> Result<()> {
+    let (mut world, before) = state::read(&fs::read_to_string(dir.join("state"))?)?;
     let report = verify::verify(&mut world, &before)?;
     publish(dir, "report", &report.to_string())
 }

@@ -128,7 +128,7 @@ fn exercise(world: &World, source: usize, report: &mut Report) -> Result<()> {
 /// See whether just these targets report, each to its set with its data and
 /// nothing but that it can be read.
 fn expect(world: &World, targets: &[usize], report: &mut Report) -> Result<()> {
-    for set in world.sets() {
+    for set in world.each_set() {
         let mut due: Vec<u64> = targets
             .iter()
             .map(|&target| &world.targets[target])

@@ -33,7 +33,7 @@ pub enum Source {
         far: OwnedFd,
     },
     Timer(OwnedFd),
-    Signals(SignalFd, Signal),
+    Signals(OwnedFd, Signal),
     /// Ready when a target of that set is.
     Set(usize),
     /// Nothing of it is ours.
@@ -88,7 +88,7 @@ impl Source {
         signals.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self::Signals(
-            SignalFd::with_flags(&signals, flags)?,
+            SignalFd::with_flags(&signals, flags)?.into(),
             signal,
         ))
     }
@@ -137,10 +137,9 @@ impl Source {
     /// What is watched.
     fn fd<'a>(&'a self, sets: &'a [OwnedFd]) -> Option<BorrowedFd<'a>> {
         match self {
-            Self::Counter(fd) | Self::Timer(fd) => Some(fd.as_fd()),
+            Self::Counter(fd) | Self::Timer(fd) | Self::Signals(fd, _) => Some(fd.as_fd()),
             Self::Pipe { read, .. } => read.as_ref().map(AsFd::as_fd),
             Self::Pair { near, .. } => Some(near.as_fd()),
-            Self::Signals(fd, _) => Some(fd.as_fd()),
             Self::Set(set) => Some(sets[*set].as_fd()),
             Self::Lost => None,
         }
@@ -177,7 +176,7 @@ pub struct Shown {
 
 #[derive(Default)]
 pub struct World {
-    sets: Vec<OwnedFd>,
+    pub sets: Vec<OwnedFd>,
     pub sources: Vec<Source>,
     pub targets: Vec<Target>,
     /// The targets of each source.
@@ -190,9 +189,13 @@ pub struct World {
 
 impl World {
     pub fn set(&mut self) -> Result<usize> {
-        self.sets.push(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        Ok(self.set_of(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    pub fn set_of(&mut self, set: OwnedFd) -> usize {
+        self.sets.push(set);
         self.watched_as.push(Vec::new());
-        Ok(self.sets.len() - 1)
+        self.sets.len() - 1
     }
 
     pub fn source(&mut self, source: Source) -> usize {
@@ -258,7 +261,7 @@ impl World {
         (events | mode, n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    fn add(
+    pub fn add(
         &mut self,
         set: usize,
         source: usize,
@@ -339,7 +342,7 @@ impl World {
             .collect())
     }
 
-    pub fn sets(&self) -> std::ops::Range<usize> {
+    pub fn each_set(&self) -> std::ops::Range<usize> {
         0..self.sets.len()
     }
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Many of them.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use epoll_cr::restore::Restore;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::sets::shape;
+use super::{device, dump};
+use crate::sys;
+use crate::tap::{Case, note};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("epollcr/10000-sockets", |_| sockets(10_000)),
+        Case::new("epollcr/50000-sockets", |_| sockets(50_000)),
+        Case::new("epollcr/100000-items", |_| items(100_000)),
+    ]
+}
+
+fn sockets(count: usize) -> Result<()> {
+    let mut fds = Vec::new();
+    many(count as u64, |set| {
+        for n in 0..count / 2 {
+            let kind = SocketType::STREAM;
+            let (a, b) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+            for (fd, events) in [(&a, EventFlags::IN), (&b, EventFlags::OUT | EventFlags::ET)] {
+                epoll::add(set, fd, EventData::new_u64(n as u64), events)?;
+            }
+            if n % 100 == 0 {
+                rustix::io::write(&a, b"some data")?;
+            }
+            fds.extend([a, b]);
+        }
+        Ok(std::mem::take(&mut fds))
+    })
+}
+
+/// Each under a number that was closed.
+fn items(count: usize) -> Result<()> {
+    many(count as u64 + 1, |set| {
+        let mut fds = Vec::new();
+        for n in 0..count {
+            let file = eventfd(0, EventfdFlags::CLOEXEC)?;
+            let number = fcntl_dupfd_cloexec(&file, count as i32 + 100)?;
+            let data = EventData::new_u64(n as u64);
+            epoll::add(set, &number, data, EventFlags::IN | EventFlags::ET)?;
+            fds.push(file);
+        }
+        Ok(fds)
+    })
+}
+
+fn many(count: u64, build: impl FnOnce(&OwnedFd) -> Result<Vec<OwnedFd>>) -> Result<()> {
+    let device = device()?;
+    sys::allow_descriptors(2 * count + 1000)?;
+    let set = epoll::create(CreateFlags::CLOEXEC)?;
+    let fds = build(&set)?;
+    let number = set.as_raw_fd();
+    let before = shape(&device, &[number])?;
+    let began = Instant::now();
+    let image = dump(&device)?;
+    let dumped = began.elapsed().as_secs_f64();
+    drop(fds);
+    drop(set);
+    let began = Instant::now();
+    let restored = Restore::new(&image).run(Some(&device))?;
+    let took = began.elapsed().as_secs_f64();
+    note(format!(
+        "{} descriptors, {} items: dumped in {dumped:.2} s, restored in {took:.2} s",
+        restored.descriptors.len(),
+        image.items()
+    ));
+    let after = shape(&device, &[number])?;
+    ensure!(before == after, "other items");
+    Ok(())
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Epoll sets, item by item, and what the device refuses.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, ensure};
+use epoll_cr::device::{Add, Device, Process};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::{Errno, dup, fcntl_dupfd_cloexec, write};
+
+use super::{again, device, dump, numbers, take};
+use crate::tap::Case;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("epollcr/shapes", |_| shapes()),
+        Case::new("epollcr/ready", |_| ready()),
+        Case::new("epollcr/cycle", |_| cycle()),
+        Case::new("epollcr/all-or-nothing", |_| all_or_nothing()),
+        Case::new("epollcr/held", |_| held()),
+    ]
+}
+
+fn set() -> Result<OwnedFd> {
+    Ok(epoll::create(CreateFlags::CLOEXEC)?)
+}
+
+fn file() -> Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+fn add(set: &OwnedFd, file: &OwnedFd, data: u64, events: EventFlags) -> Result<()> {
+    Ok(epoll::add(set, file, EventData::new_u64(data), events)?)
+}
+
+/// Number, events, data, whether it is ready, and which file: the same number
+/// for the same file, whatever set it is in.
+type Shape = (u32, u32, u64, bool, usize);
+
+/// What sets are, as far as it does not depend on where files are in memory.
+pub fn shape(device: &Device, sets: &[RawFd]) -> Result<Vec<Vec<Shape>>> {
+    let mut files = HashMap::new();
+    let mut shapes = Vec::new();
+    for &set in sets {
+        let mut snapshot = device.snapshot(Process::Own, set as u32)?;
+        snapshot.items.sort_by_key(|item| (item.tfd, item.data));
+        let mut shape = Vec::new();
+        for item in snapshot.items {
+            let next = files.len();
+            let file = *files.entry(item.file).or_insert(next);
+            shape.push((item.tfd, item.events, item.data, item.ready, file));
+        }
+        shapes.push(shape);
+    }
+    Ok(shapes)
+}
+
+/// Nested sets, an epoll descriptor that was duplicated, a file under two numbers,
+/// a file under one number in two sets, an empty set, all kinds of events.
+fn shapes() -> Result<()> {
+    let device = device()?;
+    let (outer, inner, empty) = (set()?, set()?, set()?);
+    let copy = dup(&outer)?;
+    let (one, two) = (file()?, file()?);
+    add(&outer, &one, 1, EventFlags::IN)?;
+    add(&inner, &one, 2, EventFlags::OUT | EventFlags::ET)?;
+    let number = fcntl_dupfd_cloexec(&one, 800)?;
+    add(&outer, &number, 3, EventFlags::IN | EventFlags::ONESHOT)?;
+    drop(number);
+    // The number means another file by now, which is there as well.
+    let number = fcntl_dupfd_cloexec(&two, 800)?;
+    add(&outer, &number, 4, EventFlags::IN | EventFlags::EXCLUSIVE)?;
+    drop(number);
+    add(&outer, &inner, 5, EventFlags::IN)?;
+    add(&outer, &two, 6, EventFlags::PRI | EventFlags::RDHUP)?;
+
+    let sets = [outer.as_raw_fd(), inner.as_raw_fd(), empty.as_raw_fd()];
+    let before = shape(&device, &sets)?;
+    let had = numbers([&outer, &inner, &empty, &copy, &one, &two]);
+    let mut restored = again(&device, vec![outer, inner, empty, copy, one, two])?;
+    let after = shape(&device, &sets)?;
+    ensure!(before == after, "before: {before:?}, after: {after:?}");
+    ensure!(before[0].len() == 5 && before[1].len() == 1 && before[2].is_empty());
+
+    let [outer, _inner, _empty, copy, one, _two] = take(&mut restored, had)?;
+    write(&one, &1u64.to_ne_bytes())?;
+    ensure!(reported(&outer)? == [1, 3, 5], "other events");
+    ensure!(
+        reported(&copy)? == [1],
+        "another set, or no oneshot and no edge"
+    );
+    Ok(())
+}
+
+/// The data of what is reported at once, sorted.
+fn reported(set: &OwnedFd) -> Result<Vec<u64>> {
+    let mut events = Vec::with_capacity(64);
+    let now = Timespec::default();
+    epoll::wait(set, rustix::buffer::spare_capacity(&mut events), Some(&now))?;
+    let mut data: Vec<_> = events.iter().map(|event| { event.data }.u64()).collect();
+    data.sort_unstable();
+    Ok(data)
+}
+
+/// What was due is reported, and what was reported is not.
+fn ready() -> Result<()> {
+    let device = device()?;
+    let set = set()?;
+    let modes = [
+        (EventFlags::IN, false),
+        (EventFlags::IN | EventFlags::ET, false),
+        (EventFlags::IN | EventFlags::ET, true),
+        (EventFlags::IN | EventFlags::ONESHOT, false),
+        (EventFlags::IN | EventFlags::ONESHOT, true),
+    ];
+    let mut files = Vec::new();
+    for (data, (events, was_reported)) in modes.into_iter().enumerate() {
+        let file = file()?;
+        add(&set, &file, data as u64, events)?;
+        if was_reported {
+            write(&file, &1u64.to_ne_bytes())?;
+        }
+        files.push(file);
+    }
+    ensure!(reported(&set)? == [2, 4], "two were to be reported");
+    for (file, (_, was_reported)) in files.iter().zip(modes) {
+        if !was_reported {
+            write(file, &1u64.to_ne_bytes())?;
+        }
+    }
+    let sets = [set.as_raw_fd()];
+    let before = shape(&device, &sets)?;
+    let had = numbers([&set, &files[2], &files[4]]);
+    let mut all = files;
+    all.push(set);
+    let mut restored = again(&device, all)?;
+    let after = shape(&device, &sets)?;
+    ensure!(before == after, "before: {before:?}, after: {after:?}");
+    let [set, edge, _oneshot] = take(&mut restored, had)?;
+    ensure!(reported(&set)? == [0, 1, 3], "other events are due");
+    ensure!(
+        reported(&set)? == [0],
+        "edges and oneshots are reported twice"
+    );
+    write(&edge, &1u64.to_ne_bytes())?;
+    ensure!(reported(&set)? == [0, 2], "the edge is dead");
+    Ok(())
+}
+
+fn item<'a>(file: &'a OwnedFd, tfd: u32) -> Add<'a> {
+    Add {
+        fd: file.as_fd(),
+        tfd,
+        events: (EventFlags::IN | EventFlags::ERR | EventFlags::HUP).bits(),
+        ready: false,
+        data: 1,
+    }
+}
+
+/// Sets that would watch each other.
+fn cycle() -> Result<()> {
+    let device = device()?;
+    let (outer, inner) = (set()?, set()?);
+    device.restore(outer.as_fd(), &[item(&inner, 7)])?;
+    let error = device.restore(inner.as_fd(), &[item(&outer, 8)]);
+    let error = error.err().context("a cycle was restored")?;
+    ensure!(
+        error.errno == Errno::LOOP && error.bad == Some(0),
+        "{error:?}"
+    );
+    let error = device.restore(outer.as_fd(), &[item(&outer, 8)]);
+    let error = error.err().context("a set watches itself")?;
+    ensure!(error.errno == Errno::INVAL, "{error:?}");
+    let snapshot = device.snapshot(Process::Own, inner.as_raw_fd() as u32)?;
+    ensure!(snapshot.items.is_empty(), "something was added");
+    Ok(())
+}
+
+fn all_or_nothing() -> Result<()> {
+    let device = device()?;
+    let (set, file) = (set()?, file()?);
+    let directory: OwnedFd = std::fs::File::open("/")?.into();
+    let only = || device.snapshot(Process::Own, set.as_raw_fd() as u32);
+    let good: Vec<_> = (0..1000).map(|tfd| item(&file, tfd)).collect();
+
+    let mut bad = good.clone();
+    bad.push(item(&directory, 5));
+    bad.extend(good.iter().map(|item| Add {
+        tfd: item.tfd + 5000,
+        ..*item
+    }));
+    let error = device
+        .restore(set.as_fd(), &bad)
+        .err()
+        .context("a directory")?;
+    ensure!(
+        error.errno == Errno::PERM && error.bad == Some(1000),
+        "{error:?}"
+    );
+    ensure!(only()?.items.is_empty(), "something was added");
+
+    let mut twice = good.clone();
+    twice.push(good[17]);
+    let error = device
+        .restore(set.as_fd(), &twice)
+        .err()
+        .context("one twice")?;
+    ensure!(
+        error.errno == Errno::EXIST && error.bad == Some(1000),
+        "{error:?}"
+    );
+    ensure!(only()?.items.is_empty(), "something was added");
+
+    device.restore(set.as_fd(), &good)?;
+    ensure!(only()?.items.len() == 1000, "not all were added");
+    let error = device
+        .restore(set.as_fd(), &good[..1])
+        .err()
+        .context("there is one")?;
+    ensure!(error.errno == Errno::EXIST, "{error:?}");
+    ensure!(only()?.items.len() == 1000, "one was removed");
+    Ok(())
+}
+
+/// What only sets have is held, or its items would go.
+fn held() -> Result<()> {
+    let device = device()?;
+    let (set, file) = (set()?, file()?);
+    add(&set, &file, 9, EventFlags::IN)?;
+    let number = set.as_raw_fd();
+    let before = shape(&device, &[number])?;
+    // A child keeps what we close.
+    let child = crate::process::fork(|| {
+        loop {
+            nix::unistd::pause();
+        }
+    })?;
+    drop(file);
+    ensure!(shape(&device, &[number])?[0].len() == 1, "the item is gone");
+    let image = dump(&device)?;
+    drop(set);
+    let restored = epoll_cr::restore::Restore::new(&image).run(Some(&device))?;
+    ensure!(shape(&device, &[number])? == before, "another item");
+    ensure!(restored.held.len() == 1, "nothing is held");
+    let held = restored.held.values().next().context("it is held")?;
+    write(held, &1u64.to_ne_bytes())?;
+    let set = &restored.descriptors[&(number as u32)];
+    ensure!(reported(set)? == [9], "it is not what is watched");
+    drop(restored);
+    drop(child);
+    Ok(())
+}
