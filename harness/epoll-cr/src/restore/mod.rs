@@ -54,18 +54,17 @@ impl fmt::Display for Error {
             Self::Number(number, error) => {
                 write!(f, "descriptor {number} cannot be made: {error}")
             }
-            Self::Items { set, tfd, error } => match tfd {
-                Some(tfd) => write!(
-                    f,
-                    "epoll set f{set} cannot be given its item of number {tfd}: {}",
-                    error.errno
-                ),
-                None => write!(
-                    f,
-                    "epoll set f{set} cannot be given its items: {}",
-                    error.errno
-                ),
-            },
+            Self::Items { set, tfd, error } => {
+                write!(f, "epoll set f{set} cannot be given its ")?;
+                match tfd {
+                    Some(tfd) => write!(f, "item of number {tfd}: ")?,
+                    None => f.write_str("items: ")?,
+                }
+                match error.errno {
+                    Errno::NOSPC => f.write_str("/proc/sys/fs/epoll/max_user_watches is too low"),
+                    errno => write!(f, "{errno}"),
+                }
+            }
             Self::NoDevice => {
                 f.write_str("items of epoll sets are restored with /dev/epoll_cr only")
             }
@@ -550,8 +549,8 @@ impl Maker<'_> {
 
     /// Keeps what is needed.
     fn restored(self) -> Result<Restored, Error> {
-        let mut watched = HashSet::new();
-        let mut passed = HashSet::new();
+        let mut watched = HashSet::<u32>::new();
+        let mut passed = HashSet::<u32>::new();
         for file in &self.image.files {
             match &file.kind {
                 Kind::Epoll { items } => watched.extend(items.iter().map(|item| item.file)),

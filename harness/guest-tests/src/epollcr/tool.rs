@@ -11,9 +11,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use rustix::fs::inotify;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -165,9 +165,9 @@ fn named() -> Result<()> {
         let unlinked: OwnedFd = File::create(&gone)?.into();
         fs::remove_file(&gone)?;
         let listener: OwnedFd = TcpListener::bind("127.0.0.1:0")?.into();
-        let inotify: OwnedFd = Inotify::init(InitFlags::IN_CLOEXEC)?.into();
+        let watcher = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         let mut fds = Vec::new();
-        for (fd, number) in [&reader, &unlinked, &listener, &inotify]
+        for (fd, number) in [&reader, &unlinked, &listener, &watcher]
             .into_iter()
             .zip(500..)
         {
