@@ -8,7 +8,7 @@ mod common;
 use common::mutate::mutated;
 use common::{bytes, image};
 use epoll_cr::device::Device;
-use epoll_cr::image::Image;
+use epoll_cr::image::{Image, Kind};
 use epoll_cr::restore::Restore;
 use std::fs;
 
@@ -27,7 +27,15 @@ fn edits_are_refused_or_harmless() {
     let mutations = number("EPOLLCR_MUTATIONS", 50_000);
     let seed = number("EPOLLCR_SEED", 1);
     let device = Device::open().ok();
-    let good = bytes(&image());
+    let mut image = image();
+    for file in &mut image.files {
+        match &mut file.kind {
+            // Or nothing would be restored at all.
+            Kind::Epoll { items } if device.is_none() => items.clear(),
+            _ => {}
+        }
+    }
+    let good = bytes(&image);
     let before = open_files();
     let (mut read, mut restored) = (0, 0);
     for n in 0..mutations {
@@ -51,5 +59,5 @@ fn edits_are_refused_or_harmless() {
         );
     }
     println!("{mutations} mutations: {read} could be read, {restored} restored");
-    assert!(read > 0, "no mutation was so small that it could be read");
+    assert!(restored > 0, "no mutation was so small that it did no harm");
 }

@@ -154,6 +154,15 @@ fn flags_with(flags: OFlags, packets: bool) -> OFlags {
 }
 
 impl Ends {
+    /// With each descriptor moved.
+    pub fn move_by(self, mut to: impl FnMut(OwnedFd) -> io::Result<OwnedFd>) -> io::Result<Self> {
+        Ok(Self {
+            read: self.read.map(&mut to).transpose()?,
+            write: self.write.map(&mut to).transpose()?,
+            both: to(self.both)?,
+        })
+    }
+
     /// An end like a file of the image.
     pub fn open(&mut self, file: &OpenFile) -> io::Result<OwnedFd> {
         let flags = file.flags as i32;

@@ -157,7 +157,8 @@ impl<'a> Restore<'a> {
     }
 
     /// Takes this for a file of the image, by its index there. Nothing about it
-    /// is changed; an epoll set is given no items.
+    /// is changed; an epoll set is given no items. [`Parking`] finds a number for
+    /// it that is in nobody's way.
     pub fn give(&mut self, file: u32, fd: OwnedFd) {
         self.given.insert(file, fd);
     }
@@ -313,7 +314,9 @@ impl Maker<'_> {
             let Some(&first) = files.first().filter(|&&file| !self.given[file]) else {
                 continue;
             };
-            let mut ends = at(first, make::ends(pipe))?;
+            let ends = at(first, make::ends(pipe))?;
+            // All of them: one might have the number of another one's file.
+            let mut ends = at(first, ends.move_by(|fd| self.make_way(fd)))?;
             for index in files {
                 let end = at(index, ends.open(&self.image.files[index]))?;
                 self.finish(index, end)?;
@@ -370,6 +373,8 @@ impl Maker<'_> {
             ),
             _ => {
                 let (near, far) = at(index, socketpair(AddressFamily::UNIX, kind, flags, None))?;
+                // It might have the number of the other one.
+                let far = at(index, self.make_way(far))?;
                 (near, Some(far))
             }
         };
@@ -413,13 +418,10 @@ impl Maker<'_> {
         let fd = if at_once {
             self.place(numbers[0], fd)?;
             None
-        } else if self.parking.is_used(&fd) || numbers.is_empty() {
-            Some(
-                self.park(fd)
-                    .map_err(|error| Error::File(index as u32, error))?,
-            )
+        } else if numbers.is_empty() {
+            Some(at(index, self.park(fd))?)
         } else {
-            Some(fd)
+            Some(at(index, self.make_way(fd))?)
         };
         if let Some(fd) = fd {
             for &number in &numbers {
@@ -449,6 +451,14 @@ impl Maker<'_> {
         fcntl_setfd(&fd, flags).map_err(|errno| Error::Number(number, errno.into()))?;
         self.placed.insert(number, fd);
         Ok(())
+    }
+
+    /// Moves a descriptor if a file of the image is to have its number.
+    fn make_way(&mut self, fd: OwnedFd) -> io::Result<OwnedFd> {
+        match self.parking.is_used(&fd) {
+            true => self.park(fd),
+            false => Ok(fd),
+        }
     }
 
     fn park(&mut self, fd: OwnedFd) -> io::Result<OwnedFd> {

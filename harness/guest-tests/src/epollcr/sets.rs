@@ -87,10 +87,8 @@ fn shapes() -> Result<()> {
     let [outer, _inner, _empty, copy, one, _two] = take(&mut restored, had)?;
     write(&one, &1u64.to_ne_bytes())?;
     ensure!(reported(&outer)? == [1, 3, 5], "other events");
-    ensure!(
-        reported(&copy)? == [1],
-        "another set, or no oneshot and no edge"
-    );
+    // What the inner set has to report is not known to have been taken.
+    ensure!(reported(&copy)? == [1, 5], "another set, or no oneshot");
     Ok(())
 }
 

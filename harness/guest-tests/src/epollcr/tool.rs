@@ -89,11 +89,12 @@ fn cycle(scenario: &Scenario) -> Result<()> {
     killpg(pid, Signal::SIGKILL)?;
     wait_until("a process to end", || state(pid) == "Z")?;
 
-    if scenario.name != "many" {
-        must([OsStr::new("show"), image.as_ref()])?
-            .lines()
-            .for_each(note);
-    }
+    let shown = must([OsStr::new("show"), image.as_ref()])?;
+    shown
+        .lines()
+        .filter(|line| !line.is_empty())
+        .take(20)
+        .for_each(note);
     let began = std::time::Instant::now();
     must([
         OsStr::new("restore"),
@@ -251,6 +252,8 @@ fn exec() -> Result<()> {
         .stderr(Stdio::null())
         .spawn()?;
     let pid = Pid::from_raw(child.id() as i32);
+    // Its libraries are read by then.
+    wait_until("sleep", || state(pid) == "S" && open_files(pid) == 5)?;
     stop(pid)?;
     must(["dump", "-p", &pid.to_string(), &image])?;
     child.kill()?;
