@@ -60,6 +60,30 @@ fn everything_is_where_it_was() {
     assert!(restored.held.is_empty());
 }
 
+/// To restore what was sent is not what signals are for, and this one would end
+/// the test.
+#[test]
+fn signals_go_to_the_process_but_not_yet() {
+    const F_GETSIG: i32 = 11;
+
+    let _alone = alone();
+    let mut image = without_items();
+    let owner = image.files[5].owner.as_mut().unwrap();
+    (owner.id, owner.signal) = (image.origin.pid, libc::SIGUSR1 as u32);
+    let restored = Restore::new(&image).run(None).unwrap();
+    let fd = restored.descriptors[&605].as_raw_fd();
+    let ask = |command| {
+        // SAFETY: these tell numbers.
+        unsafe { libc::fcntl(fd, command) }
+    };
+    assert_eq!(ask(libc::F_GETOWN), std::process::id() as i32);
+    assert_eq!(ask(F_GETSIG), libc::SIGUSR1);
+    assert_ne!(ask(libc::F_GETFL) & libc::O_ASYNC, 0);
+    // So that nothing is sent when its peer is closed.
+    // SAFETY: it takes a number.
+    unsafe { libc::fcntl(fd, libc::F_SETFL, 0) };
+}
+
 #[test]
 fn nothing_is_closed_by_exec() {
     let _alone = alone();

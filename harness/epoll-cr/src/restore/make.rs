@@ -245,8 +245,17 @@ fn sum(a: Timespec, b: Timespec) -> Timespec {
     }
 }
 
-/// Gives a new file the status flags, and the owner, that the old one had.
+/// Gives a new file the status flags that the old one had, but for that which
+/// makes it send signals.
 pub fn finish(fd: impl AsFd, file: &OpenFile) -> io::Result<()> {
+    if file.is_path_only() {
+        return Ok(());
+    }
+    set_flags(fd, file, SETTABLE & !libc::O_ASYNC)
+}
+
+/// Lets it send signals, if it did, to whom it did.
+pub fn signals(fd: impl AsFd, file: &OpenFile) -> io::Result<()> {
     if file.is_path_only() {
         return Ok(());
     }
@@ -261,8 +270,12 @@ pub fn finish(fd: impl AsFd, file: &OpenFile) -> io::Result<()> {
         }
         sys::fcntl(&fd, sys::F_SETSIG, signal as i32)?;
     }
+    set_flags(fd, file, SETTABLE)
+}
+
+fn set_flags(fd: impl AsFd, file: &OpenFile, settable: i32) -> io::Result<()> {
     let now = fcntl_getfl(&fd)?;
-    let settable = OFlags::from_bits_retain(SETTABLE as u32);
+    let settable = OFlags::from_bits_retain(settable as u32);
     let wanted = OFlags::from_bits_retain(file.flags) & settable;
     if now & settable != wanted {
         fcntl_setfl(&fd, now - settable | wanted)?;

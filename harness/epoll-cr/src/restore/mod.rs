@@ -229,6 +229,7 @@ impl<'a> Restore<'a> {
         if let Some(device) = device {
             maker.items(device)?;
         }
+        maker.signals()?;
         maker.restored()
     }
 }
@@ -553,6 +554,17 @@ impl Maker<'_> {
         )?;
         if sent != message.data.0.len() {
             return Err(Errno::NOBUFS.into());
+        }
+        Ok(())
+    }
+
+    /// Last of all: what was done so far is no news to anybody.
+    fn signals(&self) -> Result<(), Error> {
+        for (index, file) in self.image.files.iter().enumerate() {
+            let sends = file.owner.is_some() || file.flags & libc::O_ASYNC as u32 != 0;
+            if sends && !self.given[index] {
+                at(index, make::signals(self.fd(index)?, file))?;
+            }
         }
         Ok(())
     }
