@@ -278,7 +278,7 @@ fn set_flags(fd: impl AsFd, file: &OpenFile, settable: i32) -> io::Result<()> {
     let settable = OFlags::from_bits_retain(settable as u32);
     let wanted = OFlags::from_bits_retain(file.flags) & settable;
     if now & settable != wanted {
-        fcntl_setfl(&fd, now - settable | wanted)?;
+        fcntl_setfl(&fd, (now - settable) | wanted)?;
     }
     Ok(())
 }
