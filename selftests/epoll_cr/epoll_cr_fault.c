@@ -87,7 +87,7 @@ static const char *fill(int efd, int fd, int *fail)
 
 	*fail = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 	if (*fail < 0)
-		return "no CONFIG_FAULT_INJECTION";
+		return "this kernel cannot let allocations fail";
 	if (geteuid())
 		return "needs root";
 	if (prepare() <= 0)
