@@ -3,13 +3,11 @@
 //! The BPF iterator for epoll sets, with a program that writes what each target
 //! is, in binary.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
-use libbpf_rs::{AsRawLibbpf, Object, ObjectBuilder};
-use libbpf_sys::{BPF_TRACE_ITER, bpf_iter_link_info, bpf_link_create_opts};
+use libbpf_rs::{Iter, Link, Object, ObjectBuilder};
 
 /// As compiled by build.rs; libelf wants it aligned.
 #[repr(C, align(8))]
@@ -48,36 +46,21 @@ impl Target {
 pub struct EpollIter {
     // Not used any more, but to close the program's descriptor.
     _object: Object,
-    link: OwnedFd,
+    link: Link,
 }
 
 impl EpollIter {
     /// The module has to be loaded.
     pub fn new(set: &OwnedFd) -> Result<Self> {
-        let object = ObjectBuilder::default()
+        let mut object = ObjectBuilder::default()
             .open_memory(&PROGRAM.0)
             .and_then(libbpf_rs::OpenObject::load)
             .context("cannot load the BPF program")?;
-        let link = {
-            let program = object.progs().next().context("there is no BPF program")?;
-            let mut info = bpf_iter_link_info::default();
-            // Where `epoll.epoll_fd` is, which libbpf does not know yet.
-            info.map.map_fd = set.as_raw_fd() as u32;
-            let opts = bpf_link_create_opts {
-                sz: size_of::<bpf_link_create_opts>() as u64,
-                iter_info: &raw mut info,
-                iter_info_len: size_of::<bpf_iter_link_info>() as u32,
-                ..Default::default()
-            };
-            // SAFETY: The program's pointer is good as long as the object is. It has
-            // a descriptor, since the object is loaded.
-            let fd = unsafe { libbpf_sys::bpf_program__fd(program.as_libbpf_object().as_ptr()) };
-            // SAFETY: `opts` says its size, and of `info` where and how long it is.
-            // Both live until this returns, and the kernel only reads them.
-            let link =
-                unsafe { libbpf_sys::bpf_link_create(fd, 0, BPF_TRACE_ITER, &raw const opts) };
-            owned(link).context("cannot attach the BPF program to the set")?
-        };
+        let program = object.progs_mut().next();
+        let program = program.context("there is no BPF program")?;
+        // It says 'map', but `epoll.epoll_fd` is at the same place.
+        let link = program.attach_iter(set.as_fd());
+        let link = link.context("cannot attach the BPF program to the set")?;
         Ok(Self {
             _object: object,
             link,
@@ -85,10 +68,8 @@ impl EpollIter {
     }
 
     /// One pass over the set.
-    fn open(&self) -> Result<File> {
-        // SAFETY: It takes an integer.
-        let iter = owned(unsafe { libbpf_sys::bpf_iter_create(self.link.as_raw_fd()) });
-        Ok(iter.context("cannot begin to iterate")?.into())
+    fn open(&self) -> Result<Iter> {
+        Iter::new(&self.link).context("cannot begin to iterate")
     }
 
     /// How many targets a pass has seen.
@@ -109,7 +90,7 @@ impl EpollIter {
 }
 
 /// How many bytes there were.
-pub fn read_to_end(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+pub fn read_to_end(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut bytes = 0;
     loop {
         match file.read(buffer) {
@@ -119,13 +100,4 @@ pub fn read_to_end(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
             Err(error) => return Err(error),
         }
     }
-}
-
-/// What libbpf returns: a descriptor, or what errno says.
-fn owned(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::from_raw_os_error(-fd));
-    }
-    // SAFETY: libbpf has just got it from the kernel, for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
