@@ -5,7 +5,7 @@
 # The kernel's make reads Kbuild, not this file.
 
 KERNEL ?= base
-export OUT KERNEL MIRROR SECURITY_MIRROR RELOADS PROGRAMS CALLS
+export OUT KERNEL MIRROR SECURITY_MIRROR RELOADS PROGRAMS CALLS MUTATIONS
 
 # A variable as it was typed, for the shell.
 word-as-is = '$(subst ','\'',$(value $(1)))'
