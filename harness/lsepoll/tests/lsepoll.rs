@@ -5,7 +5,7 @@
 use epoll_targets::kcmp::{self, Support};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
+use rustix::io::{DupFlags, FdFlags, dup3, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
@@ -505,6 +505,39 @@ fn the_resolver() {
         assert!(told("auto").contains("resolved with kcmp ("));
         assert!(told("auto").ends_with(&format!(", as there is no BPF: {why}\n")));
         assert_eq!(method("auto"), "kcmp");
+    }
+}
+
+/// In a namespace of pids, where those that the kernel has are others.
+#[test]
+fn in_a_namespace() {
+    let Some(_alone) = start() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return say("only root may make a namespace of pids");
+    }
+    let mut fixture = Fixture::new();
+    let numbers = [fixture.good(), fixture.moved(), fixture.stale()];
+    let zombie = fixture.zombie();
+    for fd in fixture.keep.iter().chain([&fixture.set]) {
+        rustix::io::fcntl_setfd(fd, FdFlags::empty()).unwrap();
+    }
+    let inside = |resolver: &str| {
+        let mut command = Command::new("unshare");
+        // The shell is process 1, and waits for the program, which has all this, too.
+        command.args(["--pid", "--fork", "--mount-proc", "sh", "-c"]);
+        let script = r#""$0" --resolver "$1" -p 1 --owners given; exit $?"#;
+        text(command.args([script, LSEPOLL, resolver]).output().unwrap())
+    };
+    let kcmp = inside("kcmp");
+    assert_eq!((kcmp.0, kcmp.2.as_str()), (1, ""));
+    for number in numbers {
+        let line = line(&kcmp.1, number);
+        assert_eq!((line[0], line[8]), ("1", "fd"), "{line:?}");
+    }
+    assert_eq!(line(&kcmp.1, zombie)[7..9], ["zombie", "nobody"]);
+    assert_eq!(inside("auto"), kcmp);
+    if has_bpf() {
+        assert_eq!(inside("bpf"), kcmp);
     }
 }
 
