@@ -52,7 +52,7 @@ pub struct EpollIter {
 impl EpollIter {
     /// The module has to be loaded.
     pub fn new(set: &OwnedFd) -> Result<Self> {
-        let mut object = ObjectBuilder::default()
+        let object = ObjectBuilder::default()
             .open_memory(&PROGRAM.0)
             .and_then(libbpf_rs::OpenObject::load)
             .context("cannot load the BPF program")?;
