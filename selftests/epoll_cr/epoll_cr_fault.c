@@ -95,7 +95,7 @@ static const char *fill(int efd, int fd, int *fail)
 
 	for (i = 0; i < MANY; i++) {
 		if (add_as(efd, fd, 1000 + i, EPOLLIN, i))
-			return "cannot fill the set";
+			return "no entries can be added";
 		adds[i] = (struct epoll_cr_add) {
 			.fd = fd,
 			.tfd = 1000 + i,
