@@ -90,6 +90,15 @@
 //! assert!(tree.lower_bound(|item| item.key() < 0).count() == 7);
 //! assert!(tree.lower_bound(|item| item.key() < 61).next().is_none());
 //!
+//! // No more of them are looked at than the tree is high.
+//! let mut looked_at = 0;
+//! let mut behind = tree.lower_bound(|item| {
+//!     looked_at += 1;
+//!     item.key() < 50
+//! });
+//! assert!(behind.next().is_some_and(|item| item.key() == 50));
+//! assert!(looked_at <= 3);
+//!
 //! // One item.
 //! assert!(tree.find(|item| item.key().cmp(&30)).is_some_and(|item| item.key() == 30));
 //! assert!(tree.find(|item| item.key().cmp(&31)).is_none());
