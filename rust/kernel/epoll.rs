@@ -279,15 +279,7 @@ impl Eventpoll {
     /// Context: may sleep.
     #[cold]
     fn let_others_in(&self) -> Result {
-        // To lock a mutex that is free does not look at signals.
-        //
-        // SAFETY: The current task is valid.
-        if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
-            return Err(EINTR);
-        }
-
-        // SAFETY: This may sleep, as the documentation says.
-        unsafe { bindings::cond_resched() };
+        Task::pause_killable()?;
 
         // The first of those who sleep until the mutex is free asks for it to be handed over as
         // soon as it runs. Whoever spins has to see that it is free, which it would not be for long

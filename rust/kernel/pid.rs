@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding tasks by their number.
+//! Finding tasks by their number, and when the current one is to stop.
 //!
 //! C header: [`include/linux/pid.h`](srctree/include/linux/pid.h).
 
@@ -84,4 +84,25 @@ pub fn get_task_by_pidfd(pidfd: i32) -> Result<ARef<Task>> {
     NonNull::new(task)
         .map(|task| unsafe { ARef::from_raw(task.cast()) })
         .ok_or(ESRCH)
+}
+
+impl Task {
+    /// What the current task does between two batches of something that it was asked for: lets
+    /// others run.
+    ///
+    /// Fails with [`EINTR`] if it is killed. Not all that waits looks at that: to lock a mutex that
+    /// is free does not.
+    ///
+    /// Context: may sleep.
+    pub fn pause_killable() -> Result {
+        // SAFETY: The current task is valid.
+        if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
+            return Err(EINTR);
+        }
+
+        // SAFETY: This may sleep, as the documentation says.
+        unsafe { bindings::cond_resched() };
+
+        Ok(())
+    }
 }

@@ -35,21 +35,15 @@ pub struct Attach<'a> {
 impl<'a> Attach<'a> {
     /// Asks for permission to attach to `task`, by the real credentials of the current task.
     ///
-    /// That is what `pidfd_getfd(2)` asks for. Fails with [`EPERM`] if it is denied, and with
-    /// [`EINTR`] if the current task is killed, before or while it waits.
+    /// That is what `pidfd_getfd(2)` asks for. Fails with [`EPERM`] if it is denied, with [`ESRCH`]
+    /// if the task is exiting, and with [`EINTR`] if the current task is killed, before or while it
+    /// waits.
     ///
     /// Context: may sleep, and lets others run.
     #[doc(alias = "ptrace_may_access")]
     pub fn new(task: &'a Task) -> Result<Self> {
         // Who asks again and again is not to go on when killed.
-        //
-        // SAFETY: The current task is valid.
-        if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
-            return Err(EINTR);
-        }
-
-        // SAFETY: This may sleep, as the documentation says.
-        unsafe { bindings::cond_resched() };
+        Task::pause_killable()?;
 
         // SAFETY: `task` is valid since we have a reference to it. Its `signal` is set before it is
         // published, and lives as long as the task. The lock in it is initialized.
@@ -65,13 +59,22 @@ impl<'a> Attach<'a> {
         };
 
         // SAFETY: `task` is valid since we have a reference to it.
-        if unsafe {
+        if !unsafe {
             bindings::ptrace_may_access(task.as_ptr(), bindings::PTRACE_MODE_ATTACH_REALCREDS)
         } {
-            Ok(attach)
-        } else {
-            Err(EPERM)
+            return Err(EPERM);
         }
+
+        // This `read_volatile` is intended to correspond to the plain read in `__pidfd_fget`: the
+        // task may be about to set it.
+        //
+        // SAFETY: As above.
+        let flags = unsafe { (&raw const (*task.as_ptr()).flags).read_volatile() };
+        if flags & bindings::PF_EXITING != 0 {
+            return Err(ESRCH);
+        }
+
+        Ok(attach)
     }
 
     /// Returns the task that this is about.

@@ -21,7 +21,6 @@ use crate::{
         Result, //
     },
     fs::RemoteFile,
-    sync::aref::ARef,
     task::Task,
     types::NotThreadSafe, //
 };
@@ -43,9 +42,6 @@ const EXCLUSIVE_OK: u32 = ALWAYS
     | bindings::EPOLLWAKEUP
     | bindings::EPOLLET
     | bindings::EPOLLEXCLUSIVE;
-
-/// How many entries are removed before the mutex of the set is taken again to find more.
-const UNDO_BATCH: usize = 16;
 
 /// Returns whether an entry can have these events, as [`Epitem::events`] returns them.
 pub const fn are_valid_events(events: u32) -> bool {
@@ -73,12 +69,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Returns whether what is there when the entry is added has been reported before.
+    /// Returns whether what is there when the entry is added is to be left unseen.
     ///
-    /// Without `EPOLLET` that does not matter. Such an entry is on the list as long as something is
-    /// there, and would not be put there again if it was left out.
+    /// With `EPOLLET` it has been reported before, and with `EPOLLEXCLUSIVE` it was another set that
+    /// was told. Without both, an entry is on the list as long as something is there, and would not
+    /// be put there again if it was left out.
     fn is_quiet(&self) -> bool {
-        self.events & bindings::EPOLLET != 0 && !self.ready
+        self.events & (bindings::EPOLLET | bindings::EPOLLEXCLUSIVE) != 0 && !self.ready
     }
 }
 
@@ -102,7 +99,8 @@ pub struct Restore<'a> {
 }
 
 impl<'a> Restore<'a> {
-    /// Prepares to add `count` entries to the set that is behind `file`.
+    /// Prepares to add `count` entries to the set that is behind `file`. That uses up one of the
+    /// 2^32 - 1 times that a set can be restored, also if nothing is added then.
     ///
     /// Fails with [`EINVAL`] if `file` is not an epoll file, with [`ENOSPC`] if the user who has
     /// made the set would watch too many files then, with [`EOVERFLOW`] if the set was restored too
@@ -177,10 +175,7 @@ impl<'a> Restore<'a> {
     pub fn add(&mut self, target: &RemoteFile, entry: &Entry) -> Result {
         self.check(target, entry)?;
 
-        // SAFETY: The current task is valid.
-        if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
-            return Err(EINTR);
-        }
+        Task::pause_killable()?;
 
         let mut key = bindings::epoll_key {
             file: target.as_ptr(),
@@ -220,44 +215,18 @@ impl<'a> Restore<'a> {
         let mut cursor = Some(Cursor::START);
 
         while let Some(from) = cursor {
-            let mut found = [const { None }; UNDO_BATCH];
-            cursor = self.find_added(from, &mut found);
-
-            for (file, fd) in found.into_iter().flatten() {
-                let file: ARef<RemoteFile> = file;
-                let mut key = bindings::epoll_key {
-                    file: file.as_ptr(),
-                    fd,
-                };
-
-                // Should somebody else have removed it meanwhile, then that is fine.
-                //
-                // SAFETY: Both files are valid since there are references to them. To delete takes
-                // no event.
-                unsafe {
-                    bindings::do_epoll_ctl_file(
-                        self.file.as_ptr(),
-                        bindings::EPOLL_CTL_DEL as i32,
-                        &mut key,
-                        core::ptr::null_mut(),
-                        false,
-                    )
-                };
-            }
+            cursor = self.undo_batch(from);
 
             // SAFETY: This may sleep, as the documentation of `new` says.
             unsafe { bindings::cond_resched() };
         }
     }
 
-    /// Finds some entries that were added, behind a place in the order.
+    /// Removes what was added and is among some entries behind a place in the order.
     ///
     /// Returns the place to go on from, if there may be more.
-    fn find_added(
-        &self,
-        mut cursor: Cursor,
-        found: &mut [Option<(ARef<RemoteFile>, i32)>],
-    ) -> Option<Cursor> {
+    #[doc(alias = "eventpoll_unrestore")]
+    fn undo_batch(&self, mut cursor: Cursor) -> Option<Cursor> {
         // SAFETY: By the type invariants, the mutex is initialized.
         unsafe { bindings::mutex_lock(&raw mut (*self.ep.0.get()).mtx) };
         // INVARIANT: We have just locked the mutex, and leave it to the guard to unlock it.
@@ -266,26 +235,27 @@ impl<'a> Restore<'a> {
             _not_send: NotThreadSafe,
         };
 
-        let mut items = guard.items_after(cursor);
-        let mut slots = found.iter_mut();
-        let mut slot = slots.next()?;
-
-        for epi in items.by_ref().take(WALK_BATCH) {
+        for _ in 0..WALK_BATCH {
+            // The tree changes when one is removed. So each is looked for anew, behind the place of
+            // the one before it.
+            let epi = guard.items_after(cursor).next()?;
             cursor = epi.cursor();
             if epi.restored_by() != self.mark.get() {
                 continue;
             }
-            // One whose file is just being closed for good is removed with it.
-            if let Some(file) = epi.pin() {
-                *slot = Some((file, epi.fd()));
-                match slots.next() {
-                    Some(next) => slot = next,
-                    None => return Some(cursor),
-                }
-            }
+            let epi = epi.0.get();
+
+            // Nobody else can have taken the entry away and put another one in its place, as the
+            // mutex is held since its mark was looked at.
+            //
+            // SAFETY: The set is valid by its type invariants, and `self.file` is a reference to it
+            // for as long as this runs. `epi` is an entry of it, and the mutex of the set is held
+            // by `guard`. There is no reference to the entry, or to anything else in the tree, that
+            // is used after this: `epi` is a raw pointer, and `cursor` a value.
+            unsafe { bindings::eventpoll_unrestore(self.ep.0.get(), epi) };
         }
 
-        items.next().map(|_| cursor)
+        Some(cursor)
     }
 }
 
@@ -378,6 +348,8 @@ mod tests {
 
         assert!(entry(ALWAYS | EPOLLIN | EPOLLET, false).is_quiet());
         assert!(!entry(ALWAYS | EPOLLIN | EPOLLET, true).is_quiet());
+        assert!(entry(ALWAYS | EPOLLIN | EPOLLEXCLUSIVE, false).is_quiet());
+        assert!(!entry(ALWAYS | EPOLLIN | EPOLLEXCLUSIVE, true).is_quiet());
         assert!(!entry(ALWAYS | EPOLLIN, false).is_quiet());
         assert!(!entry(ALWAYS | EPOLLIN, true).is_quiet());
     }
