@@ -13,8 +13,12 @@ use crate::bindings;
 /// The number of an object is its address, put through a permutation of all numbers but zero that
 /// the key selects. So two objects that exist at the same time have the same number under one key
 /// exactly if they are the same, which a hash could only make likely, and nothing has to be kept
-/// for that. Without the key nothing can be learned about the address, nor can a number that was
-/// made with one key be recognised among those of another.
+/// for that. Each kind of object has a permutation of its own, so that numbers of different kinds
+/// say nothing of each other.
+///
+/// Without the key a number does not tell the address, nor can it be recognised among those of
+/// another key. But what is equal stays so: who sees that a number is used again, for an object
+/// that was made later, knows that it got the memory of the former one.
 ///
 /// The permutation is a Feistel network with SipHash as the round function. Four rounds of a
 /// pseudorandom function make a pseudorandom permutation, as long as it is used for much fewer
@@ -23,6 +27,9 @@ pub struct IdentityKey(bindings::siphash_key_t);
 
 impl IdentityKey {
     const ROUNDS: u64 = 6;
+
+    const FILE: u64 = 0;
+    const TABLE: u64 = 1;
 
     /// Makes a new key.
     pub fn random() -> Self {
@@ -39,33 +46,35 @@ impl IdentityKey {
     /// This is one file as long as `file` borrows, and the number can be that of another one later.
     #[inline]
     pub fn file(&self, file: FileIdentity<'_>) -> u64 {
-        self.number(file.as_ptr().addr() as u64)
+        self.number(Self::FILE, file.as_ptr().addr() as u64)
     }
 
-    /// Returns the number of a descriptor table, which is not 0 and not that of a file.
+    /// Returns the number of a descriptor table, which is not 0.
     ///
-    /// As with files, it can be that of another table later.
+    /// As with files, it can be that of another table later. It is not comparable with that of a
+    /// file.
     #[inline]
     pub fn table(&self, table: &FdTable<'_>) -> u64 {
-        self.number(table.as_ptr().addr() as u64)
+        self.number(Self::TABLE, table.as_ptr().addr() as u64)
     }
 
     /// Permutes the numbers but zero.
-    fn number(&self, value: u64) -> u64 {
-        match self.permute(value) {
+    fn number(&self, kind: u64, value: u64) -> u64 {
+        match self.permute(kind, value) {
             // Nothing has the address 0, so the place that it would take is free.
-            0 => self.permute(0),
+            0 => self.permute(kind, 0),
             number => number,
         }
     }
 
-    fn permute(&self, value: u64) -> u64 {
+    /// Puts `value` through the permutation of a `kind`, which is below 2^16.
+    fn permute(&self, kind: u64, value: u64) -> u64 {
         let mut left = value >> 32;
         let mut right = value & u64::from(u32::MAX);
 
         for round in 0..Self::ROUNDS {
             // SAFETY: The key can be read.
-            let hash = unsafe { bindings::siphash_1u64(round << 32 | right, &self.0) };
+            let hash = unsafe { bindings::siphash_1u64(kind << 48 | round << 32 | right, &self.0) };
 
             (left, right) = (right, left ^ (hash & u64::from(u32::MAX)));
         }
@@ -83,13 +92,13 @@ mod tests {
     }
 
     /// The inverse of [`IdentityKey::permute`]. That there is one makes it a permutation.
-    fn invert(key: &IdentityKey, number: u64) -> u64 {
+    fn invert(key: &IdentityKey, kind: u64, number: u64) -> u64 {
         let mut left = number >> 32;
         let mut right = number & u64::from(u32::MAX);
 
         for round in (0..IdentityKey::ROUNDS).rev() {
             // SAFETY: The key can be read.
-            let hash = unsafe { bindings::siphash_1u64(round << 32 | left, &key.0) };
+            let hash = unsafe { bindings::siphash_1u64(kind << 48 | round << 32 | left, &key.0) };
 
             (left, right) = (right ^ (hash & u64::from(u32::MAX)), left);
         }
@@ -114,8 +123,10 @@ mod tests {
     #[test]
     fn permutation() {
         for key in [key(0, 0), key(1, 2), IdentityKey::random()] {
-            for value in values() {
-                assert_eq!(invert(&key, key.permute(value)), value);
+            for kind in [IdentityKey::FILE, IdentityKey::TABLE] {
+                for value in values() {
+                    assert_eq!(invert(&key, kind, key.permute(kind, value)), value);
+                }
             }
         }
     }
@@ -123,22 +134,36 @@ mod tests {
     #[test]
     fn zero_is_no_number() {
         for key in [key(0, 0), key(3, 4), IdentityKey::random()] {
-            let value = invert(&key, 0);
+            for kind in [IdentityKey::FILE, IdentityKey::TABLE] {
+                let value = invert(&key, kind, 0);
 
-            assert_eq!(key.permute(value), 0);
-            assert_ne!(key.number(value), 0);
-            // That one was no number of anything else.
-            assert_eq!(key.number(value), key.permute(0));
+                assert_eq!(key.permute(kind, value), 0);
+                assert_ne!(key.number(kind, value), 0);
+                // That one was no number of anything else.
+                assert_eq!(key.number(kind, value), key.permute(kind, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_are_apart() {
+        let key = key(7, 8);
+
+        for value in values() {
+            assert_ne!(
+                key.permute(IdentityKey::FILE, value),
+                key.permute(IdentityKey::TABLE, value)
+            );
         }
     }
 
     #[test]
     fn each_bit_of_the_key_counts() {
-        let number = key(0, 0).number(0xffff_8881_0423_4000);
+        let number = |key: IdentityKey| key.number(IdentityKey::FILE, 0xffff_8881_0423_4000);
 
         for bit in 0..64 {
-            assert_ne!(key(1 << bit, 0).number(0xffff_8881_0423_4000), number);
-            assert_ne!(key(0, 1 << bit).number(0xffff_8881_0423_4000), number);
+            assert_ne!(number(key(1 << bit, 0)), number(key(0, 0)));
+            assert_ne!(number(key(0, 1 << bit)), number(key(0, 0)));
         }
     }
 
@@ -149,7 +174,8 @@ mod tests {
 
         // Each bit of the number flips in about half of the cases.
         for value in values() {
-            let change = key.permute(value) ^ key.permute(value ^ 64);
+            let permute = |value| key.permute(IdentityKey::FILE, value);
+            let change = permute(value) ^ permute(value ^ 64);
             for (bit, flips) in flips.iter_mut().enumerate() {
                 *flips += u32::from(change >> bit & 1 == 1);
             }
@@ -160,8 +186,8 @@ mod tests {
     #[test]
     fn keys_are_random() {
         assert_ne!(
-            IdentityKey::random().permute(1),
-            IdentityKey::random().permute(1)
+            IdentityKey::random().permute(IdentityKey::FILE, 1),
+            IdentityKey::random().permute(IdentityKey::FILE, 1)
         );
     }
 }
