@@ -10,14 +10,12 @@ use crate::{
     files::no_such_fd,
     user::Array, //
 };
-use core::ops::ControlFlow;
 use kernel::{
     bindings,
     epoll::{
         Cursor,
         Epitem,
         Eventpoll,
-        Wait,
         WALK_BATCH, //
     },
     fs::{
@@ -83,6 +81,24 @@ fn get_set(attach: &Attach<'_>, efd: u32) -> Result<ARef<RemoteFile>> {
     Ok(file)
 }
 
+/// The same, for one who looks at the same set each time.
+///
+/// `id` is 0 at the first time, and the number of the set from then on.
+fn get_same_set(attach: &Attach<'_>, efd: u32, id: &mut u64) -> Result<ARef<RemoteFile>> {
+    let file = match get_set(attach, efd) {
+        Err(EBADF | EOPNOTSUPP) if *id != 0 => return Err(ESTALE),
+        result => result?,
+    };
+    let found = Eventpoll::from_file(&file)?.id();
+    if *id == 0 {
+        *id = found;
+    } else if *id != found {
+        return Err(ESTALE);
+    }
+
+    Ok(file)
+}
+
 /// Copies entries of a set behind `place`. Returns how many, and whether that are all.
 ///
 /// If `count_only`, leaves `items` as they are, but goes on as far.
@@ -124,18 +140,15 @@ pub(crate) fn snapshot(key: &IdentityKey, args: &mut defs::Snapshot) -> Result {
     loop {
         let (count, is_end) = {
             let attach = Attach::new(&task)?;
-            let file = match get_set(&attach, args.efd) {
-                Err(EBADF | EOPNOTSUPP) if args.epoll_id != 0 => return Err(ESTALE),
-                result => result?,
-            };
-            let ep = Eventpoll::from_file(&file)?;
-            if args.epoll_id == 0 {
-                args.epoll_id = ep.id();
-            } else if args.epoll_id != ep.id() {
-                return Err(ESTALE);
-            }
+            let file = get_same_set(&attach, args.efd, &mut args.epoll_id)?;
 
-            copy(key, ep, &mut place, &mut items, args.count >= out.len())?
+            copy(
+                key,
+                Eventpoll::from_file(&file)?,
+                &mut place,
+                &mut items,
+                args.count >= out.len(),
+            )?
         };
 
         out.write(args.count, &items[..count])?;
@@ -153,30 +166,58 @@ pub(crate) fn snapshot(key: &IdentityKey, args: &mut defs::Snapshot) -> Result {
     Ok(())
 }
 
-/// Finds the `toff`-th entry with a number, and takes a reference to its file.
-fn find_target(
-    key: &IdentityKey,
-    ep: &Eventpoll,
+/// A search for the entry that has a number, and so many of the same number before it.
+struct Search {
+    cursor: Cursor,
     tfd: i32,
-    mut toff: u32,
+    /// How many more are before it.
+    toff: u32,
+    /// The identity that its file must have, or 0.
     identity: u64,
-) -> Result<ARef<RemoteFile>> {
-    let found = ep.walk(Wait::Killable, Cursor::before_fd(tfd), |epi| {
-        if epi.fd() != tfd {
-            return ControlFlow::Break(Err(ENOENT));
+}
+
+impl Search {
+    fn new(tfd: i32, toff: u32, identity: u64) -> Self {
+        Self {
+            cursor: Cursor::before_fd(tfd),
+            tfd,
+            toff,
+            identity,
         }
-        if toff != 0 {
-            toff -= 1;
-            return ControlFlow::Continue(());
-        }
-        if identity != 0 && identity != key.file(epi.file()) {
-            return ControlFlow::Break(Err(ESTALE));
+    }
+
+    /// Looks at `count` further entries. Returns a reference to the file of the one that is looked
+    /// for, if it is among them.
+    ///
+    /// Fails with [`ENOENT`] if there is no such entry in the set.
+    fn go_on(
+        &mut self,
+        key: &IdentityKey,
+        ep: &Eventpoll,
+        count: usize,
+    ) -> Result<Option<ARef<RemoteFile>>> {
+        let guard = ep.lock_killable()?;
+        let mut entries = guard.items_after(self.cursor);
+
+        for _ in 0..count {
+            let epi = entries
+                .next()
+                .filter(|epi| epi.fd() == self.tfd)
+                .ok_or(ENOENT)?;
+            self.cursor = epi.cursor();
+            if self.toff != 0 {
+                self.toff -= 1;
+                continue;
+            }
+            if self.identity != 0 && self.identity != key.file(epi.file()) {
+                return Err(ESTALE);
+            }
+
+            return epi.pin().ok_or(ENOENT).map(Some);
         }
 
-        ControlFlow::Break(epi.pin().ok_or(ENOENT))
-    })?;
-
-    found.unwrap_or(Err(ENOENT))
+        Ok(None)
+    }
 }
 
 pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
@@ -185,18 +226,26 @@ pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
     }
 
     let task = get_task_by_pidfd(args.pidfd)?;
-    let target = {
-        let attach = Attach::new(&task)?;
-        let file = get_set(&attach, args.efd)?;
+    let mut search = Search::new(args.tfd, args.toff, args.file);
+    let mut id = 0;
 
-        find_target(
-            key,
-            Eventpoll::from_file(&file)?,
-            args.tfd,
-            args.toff,
-            args.file,
-        )?
+    let target = loop {
+        let attach = Attach::new(&task)?;
+        let file = get_same_set(&attach, args.efd, &mut id)?;
+
+        if let Some(target) = search.go_on(key, Eventpoll::from_file(&file)?, WALK_BATCH)? {
+            break target;
+        }
     };
+
+    // Whoever has the set may have been given it by one who would not give its files.
+    if !target.may_attach_to_opener() {
+        return Err(EPERM);
+    }
+    // It may be in messages only.
+    if target.is_unix_socket() {
+        return Err(EAFNOSUPPORT);
+    }
 
     Ok(target.receive_fd(bindings::O_CLOEXEC)? as isize)
 }
@@ -268,14 +317,31 @@ mod tests {
         Ok(())
     }
 
+    fn find_in_batches(
+        key: &IdentityKey,
+        set: &TestSet,
+        (tfd, toff, identity): (i32, u32, u64),
+        batch: usize,
+    ) -> Result<u64> {
+        let mut search = Search::new(tfd, toff, identity);
+
+        loop {
+            if let Some(file) = search.go_on(key, set.eventpoll(), batch)? {
+                return Ok(key.file(file.identity()));
+            }
+        }
+    }
+
     #[test]
     fn find() -> Result {
         let key = IdentityKey::random();
         let mut set = TestSet::new(&[(3, 0), (4, 0), (4, 1)])?;
         let identity = key.file(set.file(1));
         let find = |set: &TestSet, tfd, toff, identity| {
-            find_target(&key, set.eventpoll(), tfd, toff, identity)
-                .map(|file| key.file(file.identity()))
+            let one_by_one = find_in_batches(&key, set, (tfd, toff, identity), 1);
+            assert!(one_by_one == find_in_batches(&key, set, (tfd, toff, identity), 8));
+
+            one_by_one
         };
 
         assert!(find(&set, 4, 1, 0) == Ok(identity));

@@ -100,6 +100,39 @@ TEST_F(epoll_cr, nobody_has_it)
 	EXPECT_EQ(sizeof(value), write(fd, &value, sizeof(value)));
 }
 
+/* A unix socket is not given, be it in messages only or not. */
+TEST_F(epoll_cr, unix_sockets)
+{
+	struct epoll_cr_item item;
+	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
+	int socks[2], carrier[2];
+	unsigned int i;
+	__u64 count;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, carrier));
+	for (i = 0; i < ARRAY_SIZE(types); i++) {
+		ASSERT_EQ(0, socketpair(AF_UNIX, types[i] | SOCK_CLOEXEC, 0,
+					socks));
+		ASSERT_EQ(0, add_as(self->efd, socks[0], TFD, EPOLLIN, 0));
+		EXPECT_EQ(-EAFNOSUPPORT, fetch(self->dev, SELF, self->efd, TFD,
+					       0, 0));
+		ASSERT_EQ(0, send_fd(carrier[0], socks[0]));
+		close(socks[0]);
+		EXPECT_EQ(-EAFNOSUPPORT, fetch(self->dev, SELF, self->efd, TFD,
+					       0, 0));
+		/* It is shown, and can be had from the message. */
+		ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, &item, 1,
+				      &count));
+		ASSERT_EQ(1, count);
+		socks[0] = receive_fd(carrier[1], 0);
+		ASSERT_GE(socks[0], 0);
+		EXPECT_EQ(item.file, identity(self->dev, socks[0]));
+		close(socks[0]);
+		close(socks[1]);
+		ASSERT_EQ(0, entries(self->dev, self->efd));
+	}
+}
+
 TEST_F(epoll_cr, no_room)
 {
 	struct rlimit lim;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Who may look at whom. */
+#include <linux/capability.h>
+
 #include "epoll_cr.h"
 
 #define YAMA	"/proc/sys/kernel/yama/ptrace_scope"
@@ -9,19 +11,36 @@ struct subject {
 	int sock, pidfd;
 };
 
-/* A child of the tests that has a set as number TFD, as another user or not. */
-static bool subject_start(struct subject *subject, uid_t id, bool dumpable)
+/* Become root of a user namespace, which anybody can look at who may at all. */
+static int own_namespace(void)
+{
+	if (unshare(CLONE_NEWUSER) || prctl(PR_SET_DUMPABLE, 1) ||
+	    prctl(PR_SET_PDEATHSIG, SIGKILL))
+		return -errno;
+
+	return 0;
+}
+
+/*
+ * A child of the tests that has a set as number TFD, as another user or not, in
+ * a user namespace of its own or not.
+ */
+static bool subject_start_in(struct subject *subject, uid_t id, bool dumpable,
+			     bool in_own_namespace)
 {
 	subject->pid = fork_synced(&subject->sock);
 	if (subject->pid < 0)
 		return false;
 	if (!subject->pid) {
-		int efd = epoll_create1(0);
-		int fd = eventfd(0, 0);
+		int efd, fd;
 
+		if ((id && become(id, dumpable)) ||
+		    (in_own_namespace && own_namespace()))
+			_exit(1);
+		efd = epoll_create1(0);
+		fd = eventfd(0, 0);
 		if (dup2(efd, TFD) != TFD ||
-		    add_as(TFD, fd, TFD + 1, EPOLLIN, 0) ||
-		    (id && become(id, dumpable)))
+		    add_as(TFD, fd, TFD + 1, EPOLLIN, 0))
 			_exit(1);
 		sync_post(subject->sock);
 		sync_wait(subject->sock);
@@ -30,6 +49,11 @@ static bool subject_start(struct subject *subject, uid_t id, bool dumpable)
 	subject->pidfd = pidfd_of(subject->pid, 0);
 
 	return sync_wait(subject->sock) && subject->pidfd >= 0;
+}
+
+static bool subject_start(struct subject *subject, uid_t id, bool dumpable)
+{
+	return subject_start_in(subject, id, dumpable, false);
 }
 
 /* What all calls on a subject return, if it is the same for all, else 1. */
@@ -146,7 +170,6 @@ TEST_F(epoll_cr, self)
 {
 	struct epoll_cr_item item;
 	struct epoll_cr_add add = {
-		.fd = self->fd,
 		.tfd = TFD,
 		.events = EPOLLIN | ALWAYS,
 	};
@@ -163,6 +186,7 @@ TEST_F(epoll_cr, self)
 		dev = device_open();
 		if (dev < 0)
 			_exit(3);
+		add.fd = ready_eventfd();
 		if (snapshot(dev, SELF, self->efd, &item, 1, &count))
 			_exit(4);
 		if (restore(dev, self->efd, &add, 1, &bad))
@@ -199,6 +223,198 @@ TEST_F(epoll_cr, user_namespace)
 		SKIP(return, "no user namespaces");
 	EXPECT_EQ(EPERM << 8, status);
 	EXPECT_EQ(0, sync_end(root.sock, root.pid));
+}
+
+static bool write_line(const char *path, const char *line)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool ok = fd >= 0 && write(fd, line, strlen(line)) > 0;
+
+	if (fd >= 0)
+		close(fd);
+
+	return ok;
+}
+
+/* Who is @id outside is root in here, which it takes to make further ones. */
+static int own_namespace_with_root(uid_t id)
+{
+	char line[32];
+
+	snprintf(line, sizeof(line), "0 %u 1", id);
+	if (own_namespace() || !write_line("/proc/self/setgroups", "deny") ||
+	    !write_line("/proc/self/uid_map", line) ||
+	    !write_line("/proc/self/gid_map", line))
+		return -EPERM;
+
+	return 0;
+}
+
+/* Who owns a user namespace, or is root in one that does, may look into it. */
+TEST_F(epoll_cr, owner_of_user_namespace)
+{
+	struct subject outer, inner;
+	int status, old;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	old = yama(0);
+	ASSERT_TRUE(subject_start(&outer, UID_A, true));
+	ASSERT_TRUE(subject_start_in(&inner, UID_A, true, true));
+
+	EXPECT_EQ(0, ask(self->dev, inner.pidfd));
+	EXPECT_EQ(0, ask_as(self->dev, inner.pidfd, UID_A));
+	EXPECT_EQ(-EPERM, ask_as(self->dev, inner.pidfd, UID_B));
+	EXPECT_EQ(0, sync_end(inner.sock, inner.pid));
+
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		if (become(UID_A, true) || own_namespace_with_root(UID_A))
+			_exit(200);
+		/* The same user, but outside. */
+		if (ask(self->dev, outer.pidfd) != -EPERM)
+			_exit(201);
+		if (!subject_start_in(&inner, 0, true, true))
+			_exit(202);
+		_exit(-ask(self->dev, inner.pidfd));
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, sync_end(outer.sock, outer.pid));
+	yama(old);
+}
+
+/* Fetch entry @tfd of a set that user @id has, and nothing else of it. */
+static int fetch_as(int dev, int efd, int tfd, uid_t id)
+{
+	int status, fd;
+	pid_t pid = fork_bound();
+
+	if (!pid) {
+		struct epoll_cr_item items[16];
+		__u64 count;
+
+		for (fd = 3; fd < TFD; fd++)
+			if (fd != dev && fd != efd)
+				close(fd);
+		if (id && become(id, true))
+			_exit(200);
+		/* What the set watches is no secret to those who have it. */
+		if (snapshot(dev, SELF, efd, items, 16, &count))
+			_exit(201);
+		fd = fetch(dev, SELF, efd, tfd, 0, 0);
+		_exit(fd < 0 ? -fd : 0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return 1;
+
+	return -WEXITSTATUS(status);
+}
+
+static int drop_capabilities(void)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct none[2] = {};
+
+	return syscall(__NR_capset, &head, none) ? -errno : 0;
+}
+
+static int become_nobody_special(void)
+{
+	return become(UID_A, true);
+}
+
+/* As a program that is set-user-ID root. */
+static int become_effective_root(void)
+{
+	return setresgid(UID_A, UID_A, UID_A) || setresuid(UID_A, 0, 0);
+}
+
+static int become_saved_root(void)
+{
+	return setresgid(UID_A, UID_A, UID_A) || setresuid(UID_A, UID_A, 0);
+}
+
+static int become_other_group(void)
+{
+	return setresgid(UID_A, UID_B, UID_A) || setresuid(UID_A, UID_A, UID_A);
+}
+
+static int become_capable(void)
+{
+	return prctl(PR_SET_KEEPCAPS, 1) || become(UID_A, true);
+}
+
+static int become_incapable(void)
+{
+	return become_capable() || drop_capabilities();
+}
+
+static int become_root_of_namespace(void)
+{
+	return become(UID_A, true) || unshare(CLONE_NEWUSER);
+}
+
+/*
+ * A set can be handed on without the files that it watches. Whoever gets it gets
+ * those of them that were opened by somebody whom it could attach to.
+ */
+TEST_F(epoll_cr, target_of_another_opener)
+{
+	static const struct {
+		int (*become_it)(void);
+		int error;
+	} openers[] = {
+		{ become_nobody_special, 0 },
+		{ become_incapable, 0 },
+		{ become_capable, EPERM },
+		{ become_effective_root, EPERM },
+		{ become_saved_root, EPERM },
+		{ become_other_group, EPERM },
+		/* The user owns that namespace. */
+		{ become_root_of_namespace, 0 },
+	};
+	unsigned int i;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	/* One that root has opened. */
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+	EXPECT_EQ(-EPERM, fetch_as(self->dev, self->efd, TFD, UID_A));
+	EXPECT_EQ(0, fetch_as(self->dev, self->efd, TFD, 0));
+
+	for (i = 0; i < ARRAY_SIZE(openers); i++) {
+		int sock;
+		pid_t pid = fork_synced(&sock);
+
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			if (openers[i].become_it() ||
+			    add_as(self->efd, ready_eventfd(), TFD + 1, EPOLLIN, 0))
+				_exit(1);
+			sync_post(sock);
+			sync_wait(sock);
+			_exit(0);
+		}
+		ASSERT_TRUE(sync_wait(sock)) {
+			TH_LOG("opener %u", i);
+		}
+		EXPECT_EQ(-openers[i].error,
+			  fetch_as(self->dev, self->efd, TFD + 1, UID_A)) {
+			TH_LOG("opener %u", i);
+		}
+		EXPECT_EQ(-EPERM,
+			  fetch_as(self->dev, self->efd, TFD + 1, UID_B)) {
+			TH_LOG("opener %u", i);
+		}
+		EXPECT_EQ(0, fetch_as(self->dev, self->efd, TFD + 1, 0));
+		EXPECT_EQ(0, sync_end(sock, pid));
+	}
+	EXPECT_EQ(1, entries(self->dev, self->efd));
 }
 
 /* A pidfd names a process of another pid namespace as well as any. */

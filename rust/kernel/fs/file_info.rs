@@ -304,9 +304,45 @@ impl RemoteFile {
         })
     }
 
+    /// Returns whether the current task could attach to one who is what the opener of the file was
+    /// when it opened it, as far as credentials decide that.
+    ///
+    /// Access to a task may give that to what the task has opened, or was given on purpose. A file
+    /// that is reached over another file may be neither: it takes this, too.
+    pub fn may_attach_to_opener(&self) -> bool {
+        // SAFETY: The file is valid as above; a file has credentials, which do not change. Those of
+        // the current task are changed by nobody else, and remain as long as this runs.
+        let (cred, opener) = unsafe { (&*(*Task::current_raw()).cred, &*(*self.as_ptr()).f_cred) };
+
+        // As `__ptrace_may_access` with `PTRACE_MODE_REALCREDS`, and `cap_ptrace_access_check`.
+        let is_same = opener.user_ns == cred.user_ns
+            && [opener.uid, opener.euid, opener.suid]
+                .iter()
+                .all(|uid| uid.val == cred.uid.val)
+            && [opener.gid, opener.egid, opener.sgid]
+                .iter()
+                .all(|gid| gid.val == cred.gid.val)
+            && opener.cap_permitted.val & !cred.cap_permitted.val == 0;
+
+        // SAFETY: The credentials of the file hold a reference to their namespace. This can be asked
+        // about any capability.
+        is_same || unsafe { bindings::ns_capable(opener.user_ns, bindings::CAP_SYS_PTRACE as i32) }
+    }
+
+    /// Returns whether the file is a unix socket.
+    #[inline]
+    pub fn is_unix_socket(&self) -> bool {
+        // SAFETY: The file is valid as above.
+        unsafe { bindings::is_unix_socket(self.as_ptr()) }
+    }
+
     /// Opens a descriptor of the current task for the file, as if it was received over a socket.
     ///
     /// `flags` may have `O_CLOEXEC`. Security modules can refuse.
+    ///
+    /// A unix socket must have been taken from a descriptor. One that is only in messages can be
+    /// found dead by the garbage collector of those, which has seen no reference but theirs, and
+    /// then throws away what is queued without any lock that a reader would hold.
     ///
     /// Context: may sleep.
     pub fn receive_fd(&self, flags: u32) -> Result<i32> {
