@@ -2,6 +2,7 @@
 
 //! What `include/uapi/linux/epoll_cr.h` defines, as types that have no padding.
 
+use crate::user::Plain;
 use kernel::{
     prelude::*,
     uapi, //
@@ -9,13 +10,22 @@ use kernel::{
 use zerocopy_derive::Immutable;
 
 macro_rules! mirror {
-    ($($(#[$attr:meta])* struct $name:ident = $uapi:ident { $($field:ident: $type:ty,)* })*) => {
+    (
+        $(
+            $(#[$attr:meta])*
+            struct $name:ident = $uapi:ident, $first:ident { $($field:ident: $type:ty,)* }
+        )*
+    ) => {
         $(
             $(#[$attr])*
             #[repr(C)]
             #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
             pub(crate) struct $name {
                 $(pub(crate) $field: $type,)*
+            }
+
+            impl Plain for $name {
+                const FIRST_SIZE: usize = uapi::$first as usize;
             }
 
             const _: () = {
@@ -35,7 +45,7 @@ macro_rules! mirror {
 
 mirror! {
     /// An entry of a set.
-    struct Item = epoll_cr_item {
+    struct Item = epoll_cr_item, EPOLL_CR_ITEM_SIZE_VER0 {
         tfd: i32,
         toff: u32,
         events: u32,
@@ -44,7 +54,7 @@ mirror! {
         file: u64,
     }
 
-    struct Snapshot = epoll_cr_snapshot {
+    struct Snapshot = epoll_cr_snapshot, EPOLL_CR_SNAPSHOT_SIZE_VER0 {
         size: u32,
         flags: u32,
         pidfd: i32,
@@ -58,13 +68,13 @@ mirror! {
     }
 
     /// A descriptor.
-    struct Fd = epoll_cr_fd {
+    struct Fd = epoll_cr_fd, EPOLL_CR_FD_SIZE_VER0 {
         fd: u32,
         flags: u32,
         file: u64,
     }
 
-    struct Files = epoll_cr_files {
+    struct Files = epoll_cr_files, EPOLL_CR_FILES_SIZE_VER0 {
         size: u32,
         flags: u32,
         pidfd: i32,
@@ -76,7 +86,7 @@ mirror! {
     }
 
     /// An open file.
-    struct File = epoll_cr_file {
+    struct File = epoll_cr_file, EPOLL_CR_FILE_SIZE_VER0 {
         fd: u32,
         mask: u32,
         file: u64,
@@ -107,7 +117,7 @@ mirror! {
         reserved: u32,
     }
 
-    struct Describe = epoll_cr_describe {
+    struct Describe = epoll_cr_describe, EPOLL_CR_DESCRIBE_SIZE_VER0 {
         size: u32,
         flags: u32,
         pidfd: i32,
@@ -120,7 +130,7 @@ mirror! {
         paths_len: u64,
     }
 
-    struct Fetch = epoll_cr_fetch {
+    struct Fetch = epoll_cr_fetch, EPOLL_CR_FETCH_SIZE_VER0 {
         size: u32,
         flags: u32,
         pidfd: i32,
@@ -131,7 +141,7 @@ mirror! {
     }
 
     /// An entry to add.
-    struct Add = epoll_cr_add {
+    struct Add = epoll_cr_add, EPOLL_CR_ADD_SIZE_VER0 {
         fd: i32,
         tfd: i32,
         events: u32,
@@ -139,7 +149,7 @@ mirror! {
         data: u64,
     }
 
-    struct Restore = epoll_cr_restore {
+    struct Restore = epoll_cr_restore, EPOLL_CR_RESTORE_SIZE_VER0 {
         size: u32,
         flags: u32,
         efd: i32,

@@ -7,13 +7,13 @@ use crate::{
         self,
         File, //
     },
+    files::no_such_fd,
     user::Array, //
 };
 use kernel::{
     bindings,
     epoll::Eventpoll,
     fs::{
-        fd_table::FdTable,
         identity::IdentityKey,
         RemoteFile, //
     },
@@ -24,7 +24,7 @@ use kernel::{
     task::Task, //
 };
 
-/// How many files are held while permission to do so is granted.
+/// How many numbers are read at once.
 const BATCH: usize = 16;
 
 /// The memory for paths.
@@ -54,13 +54,13 @@ impl Paths {
     }
 }
 
-fn describe_one(
+/// Describes a file. Its path is in `buf`, of which the part that it is is returned.
+fn describe_one<'a>(
     key: &IdentityKey,
     fd: u32,
     file: &RemoteFile,
-    buf: &mut [u8],
-    paths: &mut Paths,
-) -> Result<File> {
+    buf: &'a mut [u8],
+) -> (File, Option<&'a [u8]>) {
     let opened_by = file.opened_by();
     let mut to = File {
         fd,
@@ -93,6 +93,7 @@ fn describe_one(
 
     if let Ok(stat) = file.stat() {
         to.mask |= defs::FILE_STAT;
+        to.mode = u32::from(stat.mode);
         to.nlink = stat.nlink;
         to.dev_major = stat.dev.major;
         to.dev_minor = stat.dev.minor;
@@ -102,39 +103,33 @@ fn describe_one(
         to.length = stat.size.cast_unsigned();
     }
 
-    if let Ok(path) = file.path(buf) {
-        if path.is_name {
-            to.mask |= defs::FILE_NAME;
-        }
-        if path.is_unlinked {
-            to.mask |= defs::FILE_UNLINKED;
-        }
-        if path.is_unreachable {
-            to.mask |= defs::FILE_UNREACHABLE;
-        }
-        to.path_len = path.path.len() as u32;
-        if let Some(offset) = paths.push(path.path)? {
-            to.mask |= defs::FILE_PATH;
-            to.path_offset = offset;
-        }
+    let Ok(path) = file.path(buf) else {
+        return (to, None);
+    };
+    if path.is_name {
+        to.mask |= defs::FILE_NAME;
+    }
+    if path.is_unlinked {
+        to.mask |= defs::FILE_UNLINKED;
+    }
+    if path.is_unreachable {
+        to.mask |= defs::FILE_UNREACHABLE;
     }
 
-    Ok(to)
+    (to, path.path)
 }
 
-/// Takes references to the files behind `fds`, and leaves what is not open empty.
-fn get_files(task: &Task, fds: &[u32], files: &mut KVec<Option<ARef<RemoteFile>>>) -> Result {
+/// Takes a reference to the file behind `fd`, if that is open.
+fn get_file(task: &Task, fd: u32) -> Result<Option<ARef<RemoteFile>>> {
     let attach = Attach::new(task)?;
-    if FdTable::lock(&attach).is_none() {
-        return Err(ESRCH);
-    }
 
-    files.clear();
-    for &fd in fds {
-        files.push(RemoteFile::fget_task(task, fd).ok(), GFP_KERNEL)?;
+    match RemoteFile::fget_task(task, fd) {
+        Ok(file) => Ok(Some(file)),
+        Err(_) => match no_such_fd(&attach) {
+            EBADF => Ok(None),
+            error => Err(error),
+        },
     }
-
-    Ok(())
 }
 
 pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
@@ -153,28 +148,40 @@ pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
     let task = get_task_by_pidfd(args.pidfd)?;
 
     let mut fd_buf = [0; BATCH];
-    let mut files = KVec::with_capacity(BATCH, GFP_KERNEL)?;
     let mut path_buf = KVec::from_elem(0, bindings::PATH_MAX as usize, GFP_KERNEL)?;
     let mut done = 0;
 
     while done < args.count {
-        let batch = fds.read(done, &mut fd_buf)?;
+        let (batch, read) = fds.read(done, &mut fd_buf);
+        read?;
         if batch.iter().any(|&fd| i32::try_from(fd).is_err()) {
             return Err(EINVAL);
         }
-        get_files(&task, batch, &mut files)?;
 
-        for (&fd, file) in batch.iter().zip(files.drain_all()) {
-            let one = match file {
-                Some(file) => describe_one(key, fd, &file, &mut path_buf, &mut paths)?,
-                None => File {
-                    fd,
-                    ..File::default()
-                },
+        for &fd in batch {
+            // The reference is dropped before memory of the caller is accessed, which can take as
+            // long as the caller likes.
+            let (mut to, path) = match get_file(&task, fd)? {
+                Some(file) => describe_one(key, fd, &file, &mut path_buf),
+                None => (
+                    File {
+                        fd,
+                        ..File::default()
+                    },
+                    None,
+                ),
             };
+
+            if let Some(path) = path {
+                to.path_len = path.len() as u32;
+                if let Some(offset) = paths.push(path)? {
+                    to.mask |= defs::FILE_PATH;
+                    to.path_offset = offset;
+                }
+            }
             args.paths_len = paths.len;
 
-            out.write(done, &[one])?;
+            out.write(done, &[to])?;
             done += 1;
         }
     }

@@ -22,7 +22,8 @@ use kernel::{
     },
     fs::RemoteFile,
     prelude::*,
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    task::Task, //
 };
 
 /// How many entries are read at once, and looked up while the mutex of the set is held.
@@ -47,6 +48,14 @@ impl Failure {
             index: Some(index),
         }
     }
+
+    /// That an element could not be read. If its memory is to blame, it is not the entry.
+    fn of_read(index: u64) -> impl FnOnce(Error) -> Self {
+        move |error| match error {
+            EFAULT => error.into(),
+            _ => Self::of(index)(error),
+        }
+    }
 }
 
 /// What an element says is to be added.
@@ -69,6 +78,8 @@ fn get_file(fd: i32) -> Result<ARef<RemoteFile>> {
 }
 
 /// Looks at all entries of a batch, the first of which has the index `first`.
+///
+/// The references that this takes are in `files` when it returns.
 fn check_batch(
     ep: &Eventpoll,
     restore: &Restore<'_>,
@@ -78,7 +89,6 @@ fn check_batch(
 ) -> Result<(), Failure> {
     let mut result = Ok(());
 
-    files.clear();
     for (add, index) in batch.iter().zip(first..) {
         let checked = entry(add).and_then(|entry| {
             let file = get_file(add.fd)?;
@@ -121,25 +131,34 @@ fn add_batch(restore: &mut Restore<'_>, first: u64, batch: &[Add]) -> Result<(),
 
 /// Adds all entries, and leaves it to the caller to commit that.
 fn restore_all<'a>(set: &'a RemoteFile, items: &Array<Add>) -> Result<Restore<'a>, Failure> {
-    let ep = Eventpoll::from_file(set).map_err(|_| EOPNOTSUPP)?;
+    let ep = Eventpoll::from_file(set).map_err(Error::from)?;
     let mut buf = KVec::from_elem(Add::default(), BATCH, GFP_KERNEL).map_err(Error::from)?;
     let mut files = KVec::with_capacity(BATCH, GFP_KERNEL).map_err(Error::from)?;
     let mut restore = Restore::new(set, items.len())?;
 
     let mut first = 0;
     while first < items.len() {
-        let batch = items.read(first, &mut buf)?;
-        check_batch(ep, &restore, first, batch, &mut files)?;
+        Task::pause_killable()?;
+
+        let (batch, read) = items.read(first, &mut buf);
+        let checked = check_batch(ep, &restore, first, batch, &mut files);
+        files.clear();
+        checked?;
+
         first += batch.len() as u64;
+        read.map_err(Failure::of_read(first))?;
     }
-    files.clear();
 
     // The array is read again: what it says now is what counts.
     let mut first = 0;
     while first < items.len() {
-        let batch = items.read(first, &mut buf)?;
+        Task::pause_killable()?;
+
+        let (batch, read) = items.read(first, &mut buf);
         add_batch(&mut restore, first, batch)?;
+
         first += batch.len() as u64;
+        read.map_err(Failure::of_read(first))?;
     }
 
     Ok(restore)
@@ -156,6 +175,10 @@ pub(crate) fn restore(args: &Args<defs::Restore>, mut value: defs::Restore) -> R
 
     let items = Array::new(value.items, value.item_size, value.count)?;
     let set = get_file(value.efd)?;
+    Eventpoll::from_file(&set).map_err(|_| EOPNOTSUPP)?;
+    if value.count == 0 {
+        return Ok(0);
+    }
 
     match restore_all(&set, &items) {
         Ok(restore) => restore.commit(),

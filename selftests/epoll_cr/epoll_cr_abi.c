@@ -22,6 +22,17 @@ struct any {
 
 TEST_F(epoll_cr, layouts)
 {
+	/* These never change, also if a struct grows. */
+	EXPECT_EQ(32, EPOLL_CR_ITEM_SIZE_VER0);
+	EXPECT_EQ(56, EPOLL_CR_SNAPSHOT_SIZE_VER0);
+	EXPECT_EQ(16, EPOLL_CR_FD_SIZE_VER0);
+	EXPECT_EQ(48, EPOLL_CR_FILES_SIZE_VER0);
+	EXPECT_EQ(136, EPOLL_CR_FILE_SIZE_VER0);
+	EXPECT_EQ(64, EPOLL_CR_DESCRIBE_SIZE_VER0);
+	EXPECT_EQ(32, EPOLL_CR_FETCH_SIZE_VER0);
+	EXPECT_EQ(24, EPOLL_CR_ADD_SIZE_VER0);
+	EXPECT_EQ(40, EPOLL_CR_RESTORE_SIZE_VER0);
+
 	EXPECT_EQ(32, sizeof(struct epoll_cr_item));
 	EXPECT_EQ(56, sizeof(struct epoll_cr_snapshot));
 	EXPECT_EQ(16, sizeof(struct epoll_cr_fd));
@@ -195,7 +206,17 @@ TEST_F(epoll_cr, longer_elements_to_read)
 
 	items[1].rest[8] = 1;
 	EXPECT_EQ(-E2BIG, call(self->dev, EPOLL_CR_RESTORE, &args));
+	EXPECT_EQ(1, args.bad);
 	EXPECT_EQ(0, entries(self->dev, self->efd));
+	/* One that is bad before it is the first. */
+	items[0].add.events = EPOLLIN;
+	EXPECT_EQ(-EINVAL, call(self->dev, EPOLL_CR_RESTORE, &args));
+	EXPECT_EQ(0, args.bad);
+	items[0].add.events = ALWAYS | EPOLLIN;
+	items[0].rest[0] = 1;
+	EXPECT_EQ(-E2BIG, call(self->dev, EPOLL_CR_RESTORE, &args));
+	EXPECT_EQ(0, args.bad);
+	items[0].rest[0] = 0;
 	items[1].rest[8] = 0;
 	EXPECT_EQ(0, call(self->dev, EPOLL_CR_RESTORE, &args));
 	EXPECT_EQ(2, entries(self->dev, self->efd));

@@ -25,8 +25,8 @@
  * These are common to all calls:
  *
  * ENOTTY: there is no such ioctl.
- * EINVAL: a size is shorter than in the first version of the struct, or a
- *	flag is unknown.
+ * EINVAL: a size is shorter than in the first version of the struct
+ *	(EPOLL_CR_*_SIZE_VER0), or a flag is unknown.
  * E2BIG: a size is larger than a page, or an unknown rest is not zero.
  * EFAULT: some memory of the caller cannot be read or written.
  * EINTR: the caller was killed.
@@ -38,17 +38,20 @@
  * PIDFD_THREAD names that thread.
  *
  * EBADF: the pidfd is not open, or not a pidfd.
- * ESRCH: the process is gone, or has no descriptors any more.
+ * ESRCH: the process is gone, or is exiting.
  * EPERM: the caller may not attach to the process (PTRACE_MODE_ATTACH_REALCREDS),
- *	as for pidfd_getfd(2). That is looked at anew every few elements, so
- *	it can happen in the middle of a call.
+ *	as for pidfd_getfd(2).
+ *
+ * Both are looked at anew every few elements, so they can happen in the middle
+ * of a call.
  *
  * An identity is a number that says which open file something is. All calls on
  * one opening of the device, by whichever task, give the same file the same
  * identity, and different files different ones. Another opening gives others.
  * It is never 0. When a file is closed for good, one that is opened later may
  * be given its identity: compare only what was there at the same time, which
- * is so if the processes were stopped.
+ * is so if the processes were stopped. Identities of descriptor tables are
+ * numbers of another kind, and say nothing beside those of files.
  */
 
 #define EPOLL_CR_IOC_TYPE	0xEC
@@ -74,11 +77,13 @@ struct epoll_cr_item {
 	__u64 file;
 };
 
+#define EPOLL_CR_ITEM_SIZE_VER0	32	/* of the first version */
+
 /*
  * The entry is on the list of those that are ready: the next epoll_wait(2) asks
  * its file, and returns the entry if one of @events is there.
  */
-#define EPOLL_CR_ITEM_READY	(1U << 0)
+#define EPOLL_CR_ITEM_READY	0x01
 
 /**
  * struct epoll_cr_snapshot - ioctl(EPOLL_CR_SNAPSHOT)
@@ -118,6 +123,8 @@ struct epoll_cr_snapshot {
 	__u32 reserved;
 };
 
+#define EPOLL_CR_SNAPSHOT_SIZE_VER0	56	/* of the first version */
+
 #define EPOLL_CR_SNAPSHOT	_IO(EPOLL_CR_IOC_TYPE, 0x40)
 
 /**
@@ -132,8 +139,10 @@ struct epoll_cr_fd {
 	__u64 file;
 };
 
-#define EPOLL_CR_FD_CLOEXEC	(1U << 0)	/* is closed by execve(2) */
-#define EPOLL_CR_FD_EPOLL	(1U << 1)	/* is an epoll set */
+#define EPOLL_CR_FD_SIZE_VER0	16	/* of the first version */
+
+#define EPOLL_CR_FD_CLOEXEC	0x01	/* is closed by execve(2) */
+#define EPOLL_CR_FD_EPOLL	0x02	/* is an epoll set */
 
 /**
  * struct epoll_cr_files - ioctl(EPOLL_CR_FILES)
@@ -145,7 +154,8 @@ struct epoll_cr_fd {
  * @capacity: how many elements @fds has room for
  * @count: out: how many descriptors are open
  * @table: out: identity of the descriptor table. It is the same for tasks that
- *	share one (CLONE_FILES, as threads do), and no identity of a file.
+ *	share one (CLONE_FILES, as threads do). It is not to be compared with
+ *	that of a file.
  *
  * Shows all open descriptors, ordered by number, those with O_PATH included.
  * If some are opened and closed meanwhile, then each that is open throughout is
@@ -167,6 +177,8 @@ struct epoll_cr_files {
 	__u64 count;
 	__u64 table;
 };
+
+#define EPOLL_CR_FILES_SIZE_VER0	48	/* of the first version */
 
 #define EPOLL_CR_FILES		_IO(EPOLL_CR_IOC_TYPE, 0x41)
 
@@ -233,19 +245,23 @@ struct epoll_cr_file {
 	__u32 reserved;
 };
 
+#define EPOLL_CR_FILE_SIZE_VER0	136	/* of the first version */
+
 /* @nlink, @dev_*, @rdev_*, @ino, @length: the file system told */
-#define EPOLL_CR_FILE_STAT	(1U << 0)
+#define EPOLL_CR_FILE_STAT	0x01
 /*
  * @path_offset, @path_len: what the link in /proc/PID/fd shows, as the caller
- * sees it, without ' (deleted)'. It is missing if it is longer than PATH_MAX.
+ * sees it, without ' (deleted)'. It is missing if there was no room for it in
+ * @paths, or if all that the link shows, and a NUL, is longer than PATH_MAX. The
+ * flags below are there in either case.
  */
-#define EPOLL_CR_FILE_PATH	(1U << 1)
+#define EPOLL_CR_FILE_PATH	0x02
 /* the path is a name that leads nowhere, as 'pipe:[1]' or 'anon_inode:[eventfd]' */
-#define EPOLL_CR_FILE_NAME	(1U << 2)
+#define EPOLL_CR_FILE_NAME	0x04
 /* the path does not lead to the file any more: it was unlinked there */
-#define EPOLL_CR_FILE_UNLINKED	(1U << 3)
+#define EPOLL_CR_FILE_UNLINKED	0x08
 /* the path begins outside of the caller's root, and leads nowhere for it */
-#define EPOLL_CR_FILE_UNREACHABLE (1U << 4)
+#define EPOLL_CR_FILE_UNREACHABLE 0x10
 
 /**
  * struct epoll_cr_describe - ioctl(EPOLL_CR_DESCRIBE)
@@ -260,7 +276,9 @@ struct epoll_cr_file {
  * @paths_size: how many bytes @paths has room for
  * @paths_len: out: how many bytes all paths take, with a NUL behind each
  *
- * Describes open files by one descriptor for each. Those that EPOLL_CR_FILES
+ * Describes open files by one descriptor for each. It is looked at what the
+ * process has as this number then, with permission to do so; what that file is
+ * like is read right after, as who got it by pidfd_getfd(2) would. Those that EPOLL_CR_FILES
  * has shown with the same identity are the same file, so that it is enough to
  * ask for one of them, and look whether the identity is still the same.
  *
@@ -268,9 +286,9 @@ struct epoll_cr_file {
  *
  * Return: 0, or
  *
- * ENOSPC: @paths is not 0, and too small for @paths_len bytes. All but the paths that
- *	did not fit any more has been written; such a path has a @path_len,
- *	but not EPOLL_CR_FILE_PATH.
+ * ENOSPC: @paths is not 0, and too small for @paths_len bytes. All but the
+ *	paths that did not fit any more has been written; such a path has a
+ *	@path_len, but not EPOLL_CR_FILE_PATH.
  * EINVAL: also: one of @fds is larger than INT_MAX.
  */
 struct epoll_cr_describe {
@@ -285,6 +303,8 @@ struct epoll_cr_describe {
 	__u64 paths_size;
 	__u64 paths_len;
 };
+
+#define EPOLL_CR_DESCRIBE_SIZE_VER0	64	/* of the first version */
 
 #define EPOLL_CR_DESCRIBE	_IO(EPOLL_CR_IOC_TYPE, 0x42)
 
@@ -301,12 +321,26 @@ struct epoll_cr_describe {
  * Opens a descriptor of the caller, close-on-exec, for the file that an entry
  * is about, as pidfd_getfd(2) does for one that has a descriptor.
  *
+ * A set can be handed on without what it watches. So to be allowed to attach to
+ * the process, which may be the caller itself, is not enough: the caller must
+ * also be one who could attach to whoever opened the file. That is so if its
+ * user and group are all of those that the opener had (real, effective and
+ * saved), in the same user namespace, and it has the capabilities that the
+ * opener had; or if it has CAP_SYS_PTRACE in the user namespace of the opener.
+ *
+ * Unix sockets are not given. One that is only in messages may be found
+ * unreachable at the same time, and be taken apart. Those that a process has are
+ * to be had by pidfd_getfd(2), and those in messages by recvmsg(2).
+ *
  * Return: the descriptor, or
  *
  * EBADF: @efd is not open.
  * EOPNOTSUPP: @efd is not an epoll file.
  * ENOENT: there is no such entry, or its file is just being closed for good.
- * ESTALE: it is about another file than @file.
+ * ESTALE: it is about another file than @file, or @efd was closed meanwhile, or
+ *	refers to another set by now.
+ * EPERM: also: the caller could not attach to whoever opened the file.
+ * EAFNOSUPPORT: the file is a unix socket.
  * EMFILE: the caller may not open more descriptors.
  *
  * and what a security module returns when a file is received.
@@ -320,6 +354,8 @@ struct epoll_cr_fetch {
 	__u32 toff;
 	__u64 file;
 };
+
+#define EPOLL_CR_FETCH_SIZE_VER0	32	/* of the first version */
 
 #define EPOLL_CR_FETCH		_IO(EPOLL_CR_IOC_TYPE, 0x43)
 
@@ -339,6 +375,8 @@ struct epoll_cr_add {
 	__u64 data;
 };
 
+#define EPOLL_CR_ADD_SIZE_VER0	24	/* of the first version */
+
 /**
  * struct epoll_cr_restore - ioctl(EPOLL_CR_RESTORE)
  * @size: sizeof(struct epoll_cr_restore)
@@ -347,16 +385,18 @@ struct epoll_cr_add {
  * @item_size: sizeof(struct epoll_cr_add)
  * @items: array of struct epoll_cr_add
  * @count: how many elements @items has
- * @bad: out: index of the entry that the call failed because of; @count if
- *	that is none of them
+ * @bad: out: index of the entry that the call failed because of, which is the
+ *	first of those that can be seen before any is added; @count if it is
+ *	none of them, as for EFAULT, EINTR and ENOMEM
  *
  * Adds entries as they were when EPOLL_CR_SNAPSHOT was called: all of them, or
  * none. Other entries of the set stay as they are.
  *
  * One that has EPOLL_CR_ITEM_READY is returned by the next epoll_wait(2), if
- * one of its events is there. One that has not, and has EPOLLET, is not
- * returned for what is there already, but for what comes. Without EPOLLET that
- * makes no difference. Nothing but flags in @events, with EPOLLONESHOT among
+ * one of its events is there. One that has not, and has EPOLLET or
+ * EPOLLEXCLUSIVE, is not returned for what is there already, but for what comes:
+ * that was reported before, or to another set. Without both that makes no
+ * difference. Nothing but flags in @events, with EPOLLONESHOT among
  * them, is an entry that has fired: it is not returned until it is modified.
  *
  * First all entries are looked at, and nothing is added if one is refused: @bad
@@ -364,9 +404,12 @@ struct epoll_cr_add {
  * what was added is removed again: that an entry is twice in @items (EEXIST,
  * @bad is the second), ELOOP, EINVAL for too many paths, ENOMEM and EINTR.
  * Those who wait for the set can see that an entry was there for a moment then.
+ * What others add, delete or modify meanwhile stays as they have left it, but for
+ * what they have done to an entry that is removed again.
  *
  * Return: 0, or
  *
+ * E2BIG: also: the unknown rest of an element is not zero.
  * EBADF: @efd or @fd is not open, or has O_PATH.
  * EOPNOTSUPP: @efd is not an epoll file.
  * EINVAL: a flag of an entry is unknown; @tfd is negative; @events are such
@@ -379,7 +422,8 @@ struct epoll_cr_add {
  * ELOOP: sets would contain each other, or be nested too deep.
  * ENOSPC: /proc/sys/fs/epoll/max_user_watches would be exceeded. @bad is
  *	@count, unless it was another program that came first.
- * EOVERFLOW: entries were restored to this set too many times (2^32).
+ * EOVERFLOW: this call was made on the set too many times (2^32 - 1) with a
+ *	@count that is not 0.
  */
 struct epoll_cr_restore {
 	__u32 size;
@@ -390,6 +434,8 @@ struct epoll_cr_restore {
 	__u64 count;
 	__u64 bad;
 };
+
+#define EPOLL_CR_RESTORE_SIZE_VER0	40	/* of the first version */
 
 #define EPOLL_CR_RESTORE	_IO(EPOLL_CR_IOC_TYPE, 0x44)
 

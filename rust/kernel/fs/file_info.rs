@@ -62,6 +62,8 @@ pub struct FileOwner {
 
 /// What a file system says about a file.
 pub struct FileStat {
+    /// Type and permissions.
+    pub mode: u16,
     /// Number of links.
     pub nlink: u32,
     /// Device of the inode.
@@ -93,8 +95,8 @@ impl From<bindings::dev_t> for Device {
 
 /// What `/proc/PID/fd` shows of a file.
 pub struct FilePath<'a> {
-    /// The path, as the current task sees it.
-    pub path: &'a [u8],
+    /// The path, as the current task sees it, unless it is too long.
+    pub path: Option<&'a [u8]>,
     /// Whether it leads nowhere, but is the name of something that has no path.
     pub is_name: bool,
     /// Whether what the path leads to, if anything, is not this file any more.
@@ -232,6 +234,7 @@ impl RemoteFile {
         })?;
 
         Ok(FileStat {
+            mode: stat.mode,
             nlink: stat.nlink,
             dev: stat.dev.into(),
             rdev: stat.rdev.into(),
@@ -242,7 +245,7 @@ impl RemoteFile {
 
     /// Returns what `/proc/PID/fd` would show, without what it adds if the file is unlinked.
     ///
-    /// Fails with [`ENAMETOOLONG`] if `buf` is too small.
+    /// There is no path in the result if `buf` is too small for it, and for what would be added.
     ///
     /// Context: may sleep.
     #[doc(alias = "d_path")]
@@ -277,24 +280,26 @@ impl RemoteFile {
                 let len = i32::try_from(buf.len()).unwrap_or(i32::MAX);
 
                 bindings::d_path(path, buf.as_mut_ptr().cast(), len)
-            })?;
+            });
+            let start = match name {
+                // What `d_path` returns is a part of `buf`.
+                Ok(name) => Some(name.addr() - buf.as_ptr().addr()),
+                Err(ENAMETOOLONG) => None,
+                Err(error) => return Err(error),
+            };
 
             // Whether the name says so is what it was when `d_path` looked, which is not known if
             // it changed around that. A name can end like this by itself.
             if unlinked() == is_unlinked {
-                // What `d_path` returns is a part of `buf`.
-                break (name.addr() - buf.as_ptr().addr(), is_unlinked);
+                break (start, is_unlinked);
             }
         };
 
-        let name = CStr::from_bytes_until_nul(&buf[start..])
-            .map_err(|_| ENAMETOOLONG)?
-            .to_bytes();
-        let path = if is_unlinked {
-            name.strip_suffix(DELETED).unwrap_or(name)
-        } else {
-            name
-        };
+        let name = start.and_then(|start| CStr::from_bytes_until_nul(&buf[start..]).ok());
+        let path = name.map(|name| match name.to_bytes() {
+            name if is_unlinked => name.strip_suffix(DELETED).unwrap_or(name),
+            name => name,
+        });
 
         Ok(FilePath {
             path,
