@@ -164,6 +164,110 @@ TEST_F(epoll_cr, tables)
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
 }
 
+/*
+ * The table of a thread is read, and the thread gets another one when the first
+ * descriptors are written.
+ */
+struct leaver {
+	struct served served;
+	int sock;
+};
+
+static void *leaver_fn(void *data)
+{
+	static char zeroes[65536];
+	struct leaver *leaver = data;
+	pid_t tid = gettid();
+
+	send(leaver->sock, &tid, sizeof(tid), 0);
+	if (served_wait(&leaver->served) || unshare(CLONE_FILES) ||
+	    served_fill(&leaver->served, 0, zeroes))
+		return NULL;
+	/* It must not end before all is read. */
+	sync_wait(leaver->sock);
+
+	return data;
+}
+
+TEST_F(epoll_cr, table_is_replaced)
+{
+	struct leaver leaver;
+	int i, pidfd, socks[2];
+	pthread_t thread;
+	__u64 count;
+	void *done;
+	pid_t tid;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	for (i = 0; i < 300; i++)
+		ASSERT_EQ(1000 + i, dup2(self->fd, 1000 + i));
+	ASSERT_EQ(0, served_init(&leaver.served, 2));
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET, 0, socks));
+	leaver.sock = socks[1];
+	ASSERT_EQ(0, pthread_create(&thread, NULL, leaver_fn, &leaver));
+	ASSERT_EQ(sizeof(tid), recv(socks[0], &tid, sizeof(tid), 0));
+	pidfd = pidfd_of(tid, PIDFD_THREAD);
+	ASSERT_GE(pidfd, 0);
+
+	EXPECT_EQ(-ESTALE, files(self->dev, pidfd, (void *)leaver.served.map,
+				 400, &count, NULL));
+	EXPECT_LT(0, count);
+	EXPECT_GT(300, count);
+	ASSERT_TRUE(sync_post(socks[0]));
+	ASSERT_EQ(0, pthread_join(thread, &done));
+	EXPECT_EQ(&leaver, done);
+}
+
+/* A process dies when the first of its descriptors are written. */
+struct killer {
+	struct served served;
+	pid_t pid;
+};
+
+static void *killer_fn(void *data)
+{
+	static char zeroes[65536];
+	struct killer *killer = data;
+
+	if (served_wait(&killer->served) || kill(killer->pid, SIGKILL) ||
+	    waitid(P_PID, killer->pid, NULL, WEXITED | WNOWAIT) ||
+	    served_fill(&killer->served, 0, zeroes))
+		return NULL;
+
+	return data;
+}
+
+TEST_F(epoll_cr, process_dies)
+{
+	struct killer killer;
+	pthread_t thread;
+	int i, pidfd, sock;
+	__u64 count;
+	void *done;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	for (i = 0; i < 300; i++)
+		ASSERT_EQ(1000 + i, dup2(self->fd, 1000 + i));
+	killer.pid = fork_synced(&sock);
+	ASSERT_GE(killer.pid, 0);
+	if (!killer.pid) {
+		sync_wait(sock);
+		_exit(0);
+	}
+	pidfd = pidfd_of(killer.pid, 0);
+	ASSERT_GE(pidfd, 0);
+	ASSERT_EQ(0, served_init(&killer.served, 2));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, killer_fn, &killer));
+
+	EXPECT_EQ(-ESRCH, files(self->dev, pidfd, (void *)killer.served.map,
+				400, &count, NULL));
+	ASSERT_EQ(0, pthread_join(thread, &done));
+	EXPECT_EQ(&killer, done);
+	EXPECT_EQ(-SIGKILL, sync_end(sock, killer.pid));
+}
+
 /* What stat(2) says of what the device has described. */
 static bool same_stat(const struct epoll_cr_file *file, int fd)
 {

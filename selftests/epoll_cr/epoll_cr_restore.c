@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 /* EPOLL_CR_RESTORE: entries as they were, all of them or none. */
-#include <linux/userfaultfd.h>
-
 #include "epoll_cr.h"
 
 #define WATCHES	"/proc/sys/fs/epoll/max_user_watches"
@@ -131,6 +129,29 @@ TEST_F(epoll_cr, edge_triggered)
 	EXPECT_EQ(0, epoll_wait(self->efd, evs, 4, 0));
 }
 
+/* As with EPOLLET: it may have been another set that was told. */
+TEST_F(epoll_cr, exclusive)
+{
+	struct epoll_cr_add adds[] = {
+		item(self->fd, TFD, EPOLLIN | EPOLLEXCLUSIVE | ALWAYS, 0, 1),
+		item(self->fd, TFD + 1, EPOLLIN | EPOLLEXCLUSIVE | ALWAYS,
+		     EPOLL_CR_ITEM_READY, 2),
+	};
+	struct epoll_event evs[4];
+	__u64 value, bad;
+
+	ASSERT_EQ(0, restore(self->dev, self->efd, adds, 2, &bad));
+	ASSERT_EQ(1, epoll_wait(self->efd, evs, 4, 0));
+	EXPECT_EQ(2, evs[0].data.u64);
+
+	/* Without EPOLLET it stays while something is there. */
+	ASSERT_TRUE(put(self->fd));
+	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
+	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
+	ASSERT_EQ(sizeof(value), read(self->fd, &value, sizeof(value)));
+	EXPECT_EQ(0, epoll_wait(self->efd, evs, 4, 0));
+}
+
 TEST_F(epoll_cr, level_triggered)
 {
 	struct epoll_cr_add adds[] = {
@@ -199,9 +220,37 @@ TEST_F(epoll_cr, numbers)
 	EXPECT_EQ(1, items[3].toff);
 }
 
-/* Each way in which an entry can be bad, behind and before good ones. */
+/* One who waits for a set, until it is told by an event with data -1 to stop. */
+struct watcher {
+	int efd;
+	/* How many others it has seen. */
+	unsigned int seen;
+};
+
+static void *watcher_fn(void *data)
+{
+	struct watcher *watcher = data;
+	struct epoll_event ev;
+
+	for (;;) {
+		if (epoll_wait(watcher->efd, &ev, 1, -1) != 1)
+			return NULL;
+		if (ev.data.u64 == -1ULL)
+			return data;
+		__atomic_add_fetch(&watcher->seen, 1, __ATOMIC_RELAXED);
+	}
+}
+
+/*
+ * Each way in which an entry can be bad, behind and before good ones. Nobody sees
+ * any of those, although there is something to see, unless what is bad is only
+ * seen when it is added.
+ */
 TEST_F(epoll_cr, bad_entries)
 {
+	struct watcher watcher = { .efd = self->efd };
+	pthread_t thread;
+	void *done;
 	int path = open("/", O_PATH | O_CLOEXEC);
 	int regular = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	int set = epoll_create1(EPOLL_CLOEXEC);
@@ -228,7 +277,7 @@ TEST_F(epoll_cr, bad_entries)
 		  EINVAL },
 		{ item(set, 5, ALWAYS | EPOLLEXCLUSIVE | EPOLLIN, 0, 0), EINVAL },
 		{ item(self->efd, 5, ALWAYS | EPOLLIN, 0, 0), EINVAL },
-		{ item(self->fd, TFD, ALWAYS | EPOLLIN, 0, 0), EEXIST },
+		{ item(self->other, TFD, ALWAYS | EPOLLIN, 0, 0), EEXIST },
 		/* Only seen when it is added. */
 		{ item(self->fd, 1001, ALWAYS | EPOLLIN, 0, 0), EEXIST },
 	};
@@ -237,8 +286,11 @@ TEST_F(epoll_cr, bad_entries)
 	unsigned int i, j, k;
 	__u64 bad;
 
-	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, -1));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, watcher_fn, &watcher));
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		bool is_last = i == ARRAY_SIZE(cases) - 1;
+
 		for (j = 0; j < ARRAY_SIZE(places); j++) {
 			for (k = 0; k < MANY; k++)
 				adds[k] = item(self->fd, 1000 + k,
@@ -255,10 +307,17 @@ TEST_F(epoll_cr, bad_entries)
 			ASSERT_EQ(1, entries(self->dev, self->efd)) {
 				TH_LOG("case %u", i);
 			}
+			if (!is_last)
+				ASSERT_EQ(0, __atomic_load_n(&watcher.seen,
+							     __ATOMIC_RELAXED)) {
+					TH_LOG("case %u", i);
+				}
 		}
 	}
-	/* The one that was there before is still there. */
-	EXPECT_EQ(0, fetch(self->dev, SELF, self->efd, TFD, 0, 0) < 0);
+	/* The one that was there before is still there, and is seen. */
+	ASSERT_TRUE(put(self->other));
+	ASSERT_EQ(0, pthread_join(thread, &done));
+	EXPECT_EQ(&watcher, done);
 }
 
 /* The first of several is named. */
@@ -440,6 +499,12 @@ TEST_F(epoll_cr, fault_in_array)
 	EXPECT_EQ(-EFAULT, restore(self->dev, self->efd, adds, n + 1, &bad));
 	EXPECT_EQ(n + 1, bad);
 	EXPECT_EQ(0, entries(self->dev, self->efd));
+	/* It does not hide an entry that is bad before it, in the same batch. */
+	adds[n - 2].events = EPOLLIN;
+	EXPECT_EQ(-EINVAL, restore(self->dev, self->efd, adds, n + 1, &bad));
+	EXPECT_EQ(n - 2, bad);
+	EXPECT_EQ(0, entries(self->dev, self->efd));
+	adds[n - 2].events = EPOLLIN | ALWAYS;
 	EXPECT_EQ(-EFAULT, restore(self->dev, self->efd, (void *)-4096UL, 1,
 				   &bad));
 	/* More than anybody may watch. */
@@ -451,92 +516,319 @@ TEST_F(epoll_cr, fault_in_array)
 }
 
 /*
- * The array is taken away while entries are added: each page can be read once,
- * when all are looked at, and only the first ones again.
+ * A child restores from an array whose pages the test serves. It waits where the
+ * test wants it to: the set can be looked at, changed, and the child killed.
  */
-struct eater {
-	int efd, dev;
-	char *map;
-	size_t len;
-	bool stop;
+#define PAGES	4
+
+struct served_restore {
+	struct served served;
+	pid_t pid;
+	/* What is in the pages. */
+	char data[PAGES][4096];
+	__u64 n;
+	/* What the call has returned, in shared memory. */
+	struct {
+		int ret;
+		__u64 bad;
+	} *result;
 };
 
-static void *eater_fn(void *data)
+static struct epoll_cr_add *served_item(struct served_restore *restore, int i)
 {
-	struct eater *eater = data;
+	return (struct epoll_cr_add *)restore->data + i;
+}
 
-	while (!__atomic_load_n(&eater->stop, __ATOMIC_RELAXED))
-		if (entries(eater->dev, eater->efd) > 0) {
-			mprotect(eater->map, eater->len, PROT_NONE);
-			break;
+static int served_restore_start(struct served_restore *it, int dev, int efd,
+				int even, int odd)
+{
+	int sock, i;
+
+	if (sysconf(_SC_PAGESIZE) != sizeof(it->data[0]))
+		return -EINVAL;
+	it->n = sizeof(it->data) / sizeof(struct epoll_cr_add);
+	for (i = 0; i < (int)it->n; i++)
+		*served_item(it, i) = item(i & 1 ? odd : even, 1000 + i,
+					   EPOLLOUT | EPOLLET | ALWAYS, 0, i);
+	it->result = mmap(NULL, sizeof(*it->result), PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (it->result == MAP_FAILED)
+		return -errno;
+	it->result->ret = 1;
+
+	it->pid = fork_synced(&sock);
+	if (it->pid < 0)
+		return -errno;
+	if (!it->pid) {
+		if (served_init(&it->served, PAGES) ||
+		    send(sock, &it->served, sizeof(it->served), 0) < 0 ||
+		    send_fd(sock, it->served.uffd) ||
+		    send_fd(sock, it->served.memfd))
+			_exit(1);
+		it->result->ret = restore(dev, efd, (void *)it->served.map,
+					  it->n, &it->result->bad);
+		_exit(0);
+	}
+	if (recv(sock, &it->served, sizeof(it->served), 0) !=
+	    sizeof(it->served))
+		return -EIO;
+	it->served.uffd = receive_fd(sock, 0);
+	it->served.memfd = receive_fd(sock, 0);
+
+	return it->served.uffd < 0 || it->served.memfd < 0 ? -EIO : 0;
+}
+
+/* Serve pages until the call waits for page @until. */
+static int served_restore_serve(struct served_restore *it, long from,
+				long until)
+{
+	int ret;
+
+	for (; from < until; from++) {
+		if (served_wait(&it->served) != from)
+			return -ETIMEDOUT;
+		ret = served_fill(&it->served, from, it->data[from]);
+		if (ret)
+			return ret;
+	}
+
+	return served_wait(&it->served) == until ? 0 : -ETIMEDOUT;
+}
+
+/*
+ * Serve pages until entries are added, all that are in the first page, and the
+ * call waits for the second one again.
+ */
+static int served_restore_to_adding(struct served_restore *it)
+{
+	int ret = served_restore_serve(it, 0, PAGES - 1);
+
+	if (!ret)
+		ret = served_forget(&it->served, 1, PAGES - 2);
+	if (!ret)
+		ret = served_fill(&it->served, PAGES - 1, it->data[PAGES - 1]);
+	if (!ret && served_wait(&it->served) != 1)
+		ret = -ETIMEDOUT;
+
+	return ret;
+}
+
+static int served_restore_end(struct served_restore *it)
+{
+	int status;
+
+	if (waitpid(it->pid, &status, 0) != it->pid)
+		return -errno;
+
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/* It works: what the other tests stop in the middle. */
+TEST_F(epoll_cr, array_is_served)
+{
+	struct served_restore it;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	ASSERT_EQ(0, served_restore_start(&it, self->dev, self->efd, self->fd,
+					  self->other));
+	ASSERT_EQ(0, served_restore_to_adding(&it));
+	EXPECT_LT(100, entries(self->dev, self->efd));
+	ASSERT_EQ(0, served_fill(&it.served, 1, it.data[1]));
+	ASSERT_EQ(2, served_wait(&it.served));
+	ASSERT_EQ(0, served_fill(&it.served, 2, it.data[2]));
+	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(0, it.result->ret);
+	EXPECT_EQ(it.n, entries(self->dev, self->efd));
+}
+
+/* The array is taken away while entries are added. */
+TEST_F(epoll_cr, array_vanishes)
+{
+	struct served_restore it;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, add_as(self->efd, self->other, 3000, EPOLLIN, 0));
+	ASSERT_EQ(0, served_restore_start(&it, self->dev, self->efd, self->fd,
+					  self->other));
+	ASSERT_EQ(0, served_restore_to_adding(&it));
+	EXPECT_LT(100, entries(self->dev, self->efd));
+	ASSERT_EQ(0, served_take_away(&it.served, 1));
+	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(-EFAULT, it.result->ret);
+	EXPECT_EQ(it.n, it.result->bad);
+	EXPECT_EQ(2, entries(self->dev, self->efd));
+}
+
+/* The array is another one when it is read again: that is what counts. */
+TEST_F(epoll_cr, array_changes)
+{
+	struct served_restore it;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, served_restore_start(&it, self->dev, self->efd, self->fd,
+					  self->other));
+	ASSERT_EQ(0, served_restore_to_adding(&it));
+	served_item(&it, 200)->events = EPOLLIN;
+	ASSERT_EQ(0, served_fill(&it.served, 1, it.data[1]));
+	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(-EINVAL, it.result->ret);
+	EXPECT_EQ(200, it.result->bad);
+	EXPECT_EQ(1, entries(self->dev, self->efd));
+}
+
+/* Killed while entries are looked at, or added: nothing is left of them. */
+TEST_F(epoll_cr, killed)
+{
+	struct served_restore it;
+	int pass;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
+	for (pass = 1; pass <= 2; pass++) {
+		ASSERT_EQ(0, served_restore_start(&it, self->dev, self->efd,
+						  self->fd, self->other));
+		if (pass == 1) {
+			ASSERT_EQ(0, served_restore_serve(&it, 0, 2));
+			EXPECT_EQ(1, entries(self->dev, self->efd));
+		} else {
+			ASSERT_EQ(0, served_restore_to_adding(&it));
+			EXPECT_LT(100, entries(self->dev, self->efd));
 		}
+		ASSERT_EQ(0, kill(it.pid, SIGKILL));
+		EXPECT_EQ(-SIGKILL, served_restore_end(&it));
+		EXPECT_EQ(1, it.result->ret);
+		EXPECT_EQ(1, entries(self->dev, self->efd));
+	}
+}
+
+/* What somebody else does with the set meanwhile stays as it is. */
+TEST_F(epoll_cr, others_add_and_delete)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 77 };
+	struct epoll_cr_item items[4];
+	struct served_restore it;
+	__u64 count;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, served_restore_start(&it, self->dev, self->efd, self->fd,
+					  self->other));
+	ASSERT_EQ(0, served_restore_to_adding(&it));
+
+	/* One that was added is replaced, one removed, and others come and go. */
+	ASSERT_EQ(1020, dup2(self->fd, 1020));
+	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_DEL, 1020, &ev));
+	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_ADD, 1020, &ev));
+	ASSERT_EQ(1022, dup2(self->fd, 1022));
+	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_DEL, 1022, &ev));
+	ASSERT_EQ(1021, dup2(self->fd, 1021));
+	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_ADD, 1021, &ev));
+	ASSERT_EQ(TFD, dup2(self->other, TFD));
+	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_DEL, TFD, &ev));
+
+	ASSERT_EQ(0, served_take_away(&it.served, 1));
+	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(-EFAULT, it.result->ret);
+	ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, items, 4, &count));
+	ASSERT_EQ(2, count);
+	EXPECT_EQ(1020, items[0].tfd);
+	EXPECT_EQ(77, items[0].data);
+	EXPECT_EQ(1021, items[1].tfd);
+	EXPECT_EQ(77, items[1].data);
+}
+
+/*
+ * The same while entries are removed: again and again, somebody deletes one that
+ * was added, and adds one in its place, at any time.
+ */
+#define RACES	400
+#define RACERS	300
+
+struct racer {
+	int efd, fd;
+	unsigned int from, to;
+	long delay_ns;
+	bool has_added;
+};
+
+static long now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000L + ts.tv_nsec;
+}
+
+static void *racer_fn(void *data)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 88 };
+	struct racer *racer = data;
+	unsigned int round, done = 0;
+	long start;
+
+	while (done < RACES) {
+		round = __atomic_load_n(&racer->from, __ATOMIC_ACQUIRE);
+		if (round == done)
+			continue;
+		start = now_ns();
+		while (now_ns() - start < racer->delay_ns)
+			;
+		racer->has_added =
+			!epoll_ctl(racer->efd, EPOLL_CTL_DEL, racer->fd, &ev) &&
+			!epoll_ctl(racer->efd, EPOLL_CTL_ADD, racer->fd, &ev);
+		done = round;
+		__atomic_store_n(&racer->to, done, __ATOMIC_RELEASE);
+	}
 
 	return NULL;
 }
 
-TEST_F(epoll_cr, array_vanishes)
+TEST_F(epoll_cr, others_while_it_fails)
 {
-	size_t page = sysconf(_SC_PAGESIZE);
-	size_t n = 200000, len = n * sizeof(struct epoll_cr_add);
-	struct eater eater = { .efd = self->efd, .dev = self->dev };
-	struct epoll_cr_add *adds;
+	struct racer racer = { .efd = self->efd, .fd = 3000 };
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 88 };
+	struct epoll_cr_add adds[RACERS + 1];
+	unsigned int i, round, added = 0;
+	long took = 0, start;
 	pthread_t thread;
-	size_t i;
 	__u64 bad;
-	int ret;
 
-	len = (len + page - 1) / page * page;
-	adds = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, adds);
-	for (i = 0; i < n; i++)
-		adds[i] = item(i & 1 ? self->fd : self->other, 1000 + i,
-			       EPOLLOUT | EPOLLET | ALWAYS, 0, 0);
-	/* Not to be mixed up with what was there before. */
-	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
-	ASSERT_EQ(0, add_as(self->efd, self->other, TFD + 1, EPOLLIN, 0));
-	eater.map = (void *)adds;
-	eater.len = len;
-	/* entries() is to see more than that. */
-	eater.efd = epoll_create1(EPOLL_CLOEXEC);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, eater_fn, &eater));
+	ASSERT_EQ(0, allow_fds(4096));
+	ASSERT_EQ(racer.fd, dup2(self->other, racer.fd));
+	/* It is added first, and removed last. */
+	adds[0] = item(self->other, racer.fd, EPOLLIN | ALWAYS, 0, 0);
+	for (i = 1; i < RACERS; i++)
+		adds[i] = item(self->other, 1000 + i, EPOLLIN | ALWAYS, 0, i);
+	adds[RACERS] = adds[RACERS - 1];
+	ASSERT_EQ(0, pthread_create(&thread, NULL, racer_fn, &racer));
 
-	ret = restore(self->dev, eater.efd, adds, n, &bad);
-	__atomic_store_n(&eater.stop, true, __ATOMIC_RELAXED);
-	ASSERT_EQ(0, pthread_join(thread, NULL));
-	EXPECT_EQ(-EFAULT, ret);
-	EXPECT_EQ(n, bad);
-	EXPECT_EQ(0, entries(self->dev, eater.efd));
-	EXPECT_EQ(2, entries(self->dev, self->efd));
-}
-
-/* Killed in the middle: a sibling that has the set sees none of it. */
-TEST_F(epoll_cr, killed)
-{
-	size_t i, n = 200000;
-	struct epoll_cr_add *adds = malloc(n * sizeof(*adds));
-	int status;
-	pid_t pid;
-
-	for (i = 0; i < n; i++)
-		adds[i] = item(i & 1 ? self->fd : self->other, 1000 + i,
-			       EPOLLOUT | EPOLLET | ALWAYS, 0, 0);
-	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
-	pid = fork_bound();
-	ASSERT_GE(pid, 0);
-	if (!pid) {
-		__u64 bad;
-
-		restore(self->dev, self->efd, adds, n, &bad);
-		_exit(0);
+	for (round = 1; round <= RACES; round++) {
+		/* From when the first is there to when all are gone. */
+		racer.delay_ns = took / 2 + took / 2 * (round % 97) / 97;
+		__atomic_store_n(&racer.from, round, __ATOMIC_RELEASE);
+		start = now_ns();
+		EXPECT_EQ(-EEXIST, restore(self->dev, self->efd, adds,
+					   RACERS + 1, &bad));
+		took = now_ns() - start;
+		while (__atomic_load_n(&racer.to, __ATOMIC_ACQUIRE) != round)
+			sched_yield();
+		EXPECT_EQ(racer.has_added, entries(self->dev, self->efd)) {
+			TH_LOG("round %u", round);
+		}
+		if (racer.has_added)
+			epoll_ctl(self->efd, EPOLL_CTL_DEL, racer.fd, &ev);
+		added += racer.has_added;
 	}
-	while (entries(self->dev, self->efd) < 100)
-		if (waitpid(pid, &status, WNOHANG))
-			break;
-	kill(pid, SIGKILL);
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_TRUE(WIFSIGNALED(status));
-	EXPECT_EQ(1, entries(self->dev, self->efd));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	/* That was often in time. */
+	EXPECT_LT(0, added);
 }
 
 /* The arguments cannot be written: known before anything is added. */

@@ -254,6 +254,68 @@ TEST_F(epoll_cr, set_in_flight)
 	EXPECT_EQ(identity(self->dev, self->fd), item.file);
 }
 
+/* What happens to the descriptor of a set when its first entries are written. */
+struct change {
+	struct served served;
+	int efd, instead;
+};
+
+static void *change_fn(void *data)
+{
+	static char zeroes[65536];
+	struct change *change = data;
+	long nr, last = change->instead == -2 ? 3 : 1;
+
+	for (nr = 0; nr < last; nr++) {
+		if (served_wait(&change->served) != nr)
+			return NULL;
+		if (change->instead >= 0)
+			dup2(change->instead, change->efd);
+		else if (change->instead == -1)
+			close(change->efd);
+		if (served_fill(&change->served, nr, zeroes))
+			return NULL;
+	}
+
+	return data;
+}
+
+TEST_F(epoll_cr, set_is_replaced)
+{
+	int other_set = epoll_create1(EPOLL_CLOEXEC);
+	/* -1: it is closed, -2: it is left alone. */
+	const int instead[] = { -2, -1, other_set, self->fd };
+	unsigned int i, j, page = sysconf(_SC_PAGESIZE);
+	unsigned int all = 3 * page / sizeof(struct epoll_cr_item);
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	/* A batch of entries is no longer than a page. */
+	ASSERT_EQ(4096, page);
+	for (i = 0; i < all; i++)
+		ASSERT_EQ(0, add_as(self->efd, self->other, 1000 + i, EPOLLIN,
+				    i));
+
+	for (j = 0; j < ARRAY_SIZE(instead); j++) {
+		struct change change = { .instead = instead[j] };
+		pthread_t thread;
+		__u64 count;
+		void *done;
+
+		ASSERT_EQ(0, served_init(&change.served, 3));
+		change.efd = fcntl(self->efd, F_DUPFD_CLOEXEC, 0);
+		ASSERT_GE(change.efd, 0);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, change_fn, &change));
+		EXPECT_EQ(instead[j] == -2 ? 0 : -ESTALE,
+			  snapshot(self->dev, SELF, change.efd,
+				   (void *)change.served.map, all, &count));
+		ASSERT_EQ(0, pthread_join(thread, &done));
+		ASSERT_EQ(&change, done);
+		EXPECT_EQ(instead[j] == -2 ? all : all / 3, count);
+		close(change.efd);
+	}
+}
+
 struct churn {
 	int efd, fd;
 	bool stop;
