@@ -44,7 +44,7 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         svg: Option<PathBuf>,
     },
-    /// Be the process that has the set, for `measure resolve`
+    /// Be the process that has the set, for `measure`
     #[command(hide = true)]
     HaveSet {
         place: measure::Place,

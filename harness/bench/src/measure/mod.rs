@@ -7,10 +7,11 @@ mod hold;
 mod iterate;
 mod one_number;
 mod ops;
+mod process;
 mod question;
 mod resolve;
 
-pub use resolve::{Place, have_set};
+pub use process::{Place, have_set};
 
 use std::fs::File;
 use std::io::{Write, stdout};
