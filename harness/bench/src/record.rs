@@ -173,6 +173,9 @@ pub struct Measurement {
     pub variant: Variant,
     pub layout: Layout,
     pub targets: u32,
+    /// How many of them were asked about, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u32>,
     pub unit: Unit,
     pub median: f64,
     pub q1: f64,
@@ -227,6 +230,13 @@ impl Measurement {
             );
         }
         ensure!(self.targets > 0, "it is about no targets");
+        if let Some(asked) = self.asked {
+            ensure!(
+                (1..self.targets).contains(&asked),
+                "{asked} of {} targets were asked about, which is no sample",
+                self.targets
+            );
+        }
         Ok(())
     }
 
@@ -308,6 +318,7 @@ pub mod tests {
             variant: Variant::Rust,
             layout: Layout::Distinct,
             targets: 1000,
+            asked: None,
             unit: Unit::Ns,
             median: 20.0,
             q1: 15.0,
@@ -380,6 +391,24 @@ pub mod tests {
             m.to_line().unwrap(),
             r#"{"suite":"question","what":"call","variant":"rust/(kcmp_file+ctl_mod)","layout":"distinct","targets":1000,"unit":"ns","median":20.0,"q1":15.0,"q3":25.0,"min":10.0,"max":30.0,"samples":30,"runs":[10.0,30.0,20.0],"handler":"0123456789abcdef","kernel":"7.3.4 #1 SMP","boot":0,"accelerator":"tcg","machine":{"cpu":"A CPU","cpus":2},"date":"2026-11-21T14:00:00Z"}"#
         );
+    }
+
+    #[test]
+    fn a_sample_is_told_of() {
+        let m = Measurement {
+            asked: Some(100),
+            ..example()
+        };
+        let line = m.to_line().unwrap();
+        assert!(
+            line.contains(r#""targets":1000,"asked":100,"unit""#),
+            "{line}"
+        );
+        assert_eq!(Measurement::from_line(&line).unwrap(), m);
+        for bad in ["0", "1000", "-1"] {
+            let bad = line.replace("\"asked\":100", &format!("\"asked\":{bad}"));
+            assert!(refusal(&bad).contains("line 1, is not a measurement"));
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             suite: Suite::Criu,
             layout: Layout::Distinct,
             targets,
+            asked: None,
             handler: Some(&build_id),
         };
         session.progress(&subject);

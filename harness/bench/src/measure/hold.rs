@@ -72,6 +72,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             suite: Suite::Hold,
             layout,
             targets,
+            asked: None,
             handler: Some(&build_id),
         };
         session.progress(&subject);

@@ -32,6 +32,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             suite: Suite::Iterate,
             layout: Layout::Distinct,
             targets,
+            asked: None,
             handler: Some(&build_id),
         };
         session.progress(&subject);

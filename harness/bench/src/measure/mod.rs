@@ -74,6 +74,8 @@ struct Subject<'a> {
     suite: Suite,
     layout: Layout,
     targets: usize,
+    /// How many of them were asked about, if not all.
+    asked: Option<usize>,
     handler: Option<&'a str>,
 }
 
@@ -120,6 +122,7 @@ impl Session<'_> {
             variant,
             layout: subject.layout,
             targets: u32::try_from(subject.targets)?,
+            asked: subject.asked.map(u32::try_from).transpose()?,
             unit,
             median: s.median,
             q1: s.q1,

@@ -22,6 +22,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             suite: Suite::OneNumber,
             layout: Layout::OneNumber,
             targets,
+            asked: None,
             handler: Some(&build_id),
         };
         session.progress(&subject);

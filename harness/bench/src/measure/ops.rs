@@ -153,6 +153,7 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
             suite: Suite::Ops,
             layout: Layout::Distinct,
             targets: size,
+            asked: None,
             handler: None,
         };
         session.progress(&subject);

@@ -47,6 +47,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
                 suite: Suite::Resolve,
                 layout: Layout::Distinct,
                 targets,
+                asked: None,
                 handler: Some(&build_id),
             };
             session.progress(&subject);
