@@ -21,16 +21,19 @@ use crate::stats::Summary;
 
 const TARGETS: &str = "targets in the set";
 
-/// The chart of these results, if there is something to draw.
-pub fn draw(results: &Results, dir: &Path) -> Result<Option<PathBuf>> {
-    let name = match results.suite {
-        Suite::Question => "question",
-        Suite::OneNumber => "one-number",
-        Suite::Hold => "hold",
-        Suite::Ops => "ops",
-        Suite::Resolve => "resolve",
-        Suite::Criu => "criu",
-        Suite::Iterate => "iterate",
+type Chart = fn(&Results, &Path) -> Result<bool>;
+
+/// The charts of these results for which there is something to draw.
+pub fn draw(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
+    let charts: &[(&str, Chart)] = match results.suite {
+        Suite::Question if results.accelerator == Accelerator::Um => &[("question", inside)],
+        Suite::Question => &[("question", question)],
+        Suite::OneNumber => &[("one-number", one_number)],
+        Suite::Hold => &[("hold", hold)],
+        Suite::Ops => &[("ops", ops)],
+        Suite::Resolve => &[("resolve", resolve)],
+        Suite::Criu => &[("criu", criu)],
+        Suite::Iterate => &[("iterate", iterate)],
     };
     let accelerator = match results.accelerator {
         Accelerator::Tcg => "tcg",
@@ -38,18 +41,14 @@ pub fn draw(results: &Results, dir: &Path) -> Result<Option<PathBuf>> {
         Accelerator::Um => "um",
         Accelerator::None => "none",
     };
-    let file = dir.join(format!("{name}-{accelerator}.svg"));
-    let drawn = match results.suite {
-        Suite::Question if results.accelerator == Accelerator::Um => inside(results, &file),
-        Suite::Question => question(results, &file),
-        Suite::OneNumber => one_number(results, &file),
-        Suite::Hold => hold(results, &file),
-        Suite::Ops => ops(results, &file),
-        Suite::Resolve => resolve(results, &file),
-        Suite::Criu => criu(results, &file),
-        Suite::Iterate => iterate(results, &file),
-    }?;
-    Ok(drawn.then_some(file))
+    let mut files = Vec::new();
+    for (name, chart) in charts {
+        let file = dir.join(format!("{name}-{accelerator}.svg"));
+        if chart(results, &file)? {
+            files.push(file);
+        }
+    }
+    Ok(files)
 }
 
 fn c() -> Look {

@@ -62,17 +62,18 @@ fn ratio_of(m: Option<&Measurement>) -> String {
 }
 
 pub fn of(results: &Results, verdicts: &mut Count) -> String {
-    let table = match results.suite {
-        Suite::Question if results.accelerator == Accelerator::Um => inside(results),
-        Suite::Question => question(results, verdicts),
-        Suite::OneNumber => one_number(results, verdicts),
-        Suite::Hold => hold(results, verdicts),
-        Suite::Ops => ops(results, verdicts),
-        Suite::Resolve => resolve(results),
-        Suite::Criu => criu(results),
-        Suite::Iterate => iterate(results, verdicts),
+    let tables = match results.suite {
+        Suite::Question if results.accelerator == Accelerator::Um => vec![inside(results)],
+        Suite::Question => vec![question(results, verdicts)],
+        Suite::OneNumber => vec![one_number(results, verdicts)],
+        Suite::Hold => vec![hold(results, verdicts)],
+        Suite::Ops => vec![ops(results, verdicts)],
+        Suite::Resolve => vec![resolve(results)],
+        Suite::Criu => vec![criu(results)],
+        Suite::Iterate => vec![iterate(results, verdicts)],
     };
-    table.text(&results.caption())
+    let caption = results.caption();
+    tables.iter().map(|table| table.text(&caption)).collect()
 }
 
 fn question(results: &Results, verdicts: &mut Count) -> Table {

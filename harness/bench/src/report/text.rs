@@ -40,6 +40,14 @@ pub fn thousands(value: f64) -> String {
 
 /// A ratio, and what half of the rounds were between.
 pub fn ratio(s: &Summary) -> String {
+    if s.median >= 99.995 {
+        return format!(
+            "{} [{} .. {}]",
+            thousands(s.median),
+            thousands(s.q1),
+            thousands(s.q3)
+        );
+    }
     // As many digits as it takes to see one.
     let digits = match s.median {
         small if small > 0.0 && small < 0.095 => (1.0 - small.log10().floor()) as usize,
@@ -109,6 +117,14 @@ mod tests {
         assert_eq!(of(0.1), "0.10 [0.10 .. 0.10]");
         assert_eq!(of(0.000_354), "0.00035 [0.00035 .. 0.00035]");
         assert_eq!(of(0.0), "0.00 [0.00 .. 0.00]");
+    }
+
+    #[test]
+    fn large_ratios_have_no_fraction() {
+        let of = |value| ratio(&Summary::of(&[value]).unwrap());
+        assert_eq!(of(99.99), "99.99 [99.99 .. 99.99]");
+        assert_eq!(of(99.999), "100 [100 .. 100]");
+        assert_eq!(of(1234.5), "1,234 [1,234 .. 1,234]");
     }
 
     #[test]
