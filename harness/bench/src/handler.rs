@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::mem::take;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 const MODULE: &str = "kcmp_epoll";
 const LOADED: &str = "/sys/module/kcmp_epoll";
 const ITERATOR: &str = "epoll_iter";
+const CHECKPOINT: &str = "epoll_cr";
 
 /// The module cannot be removed while it answers.
 const TRIES: u32 = 50;
@@ -47,8 +49,8 @@ pub struct Switch {
     orders: ChildStdin,
     results: BufReader<ChildStdout>,
     was_loaded: bool,
-    /// The iterator's module is here because of us.
-    has_iterator: bool,
+    /// Other modules that are here because of us.
+    brought: Vec<&'static str>,
     build_id: String,
 }
 
@@ -70,7 +72,7 @@ impl Switch {
             orders,
             results: BufReader::new(results),
             was_loaded: is_loaded(),
-            has_iterator: false,
+            brought: Vec::new(),
             build_id: String::new(),
         };
         switch.to(Handler::Rust)?;
@@ -85,11 +87,20 @@ impl Switch {
 
     /// Have the BPF iterator, until this is dropped. Returns its build id.
     pub fn iterator(&mut self) -> Result<String> {
-        if !Path::new("/sys/module").join(ITERATOR).exists() {
-            self.modprobe(ITERATOR)?;
-            self.has_iterator = true;
+        self.bring(ITERATOR)
+    }
+
+    /// Have the device for checkpoints, likewise.
+    pub fn checkpoint(&mut self) -> Result<String> {
+        self.bring(CHECKPOINT)
+    }
+
+    fn bring(&mut self, module: &'static str) -> Result<String> {
+        if !Path::new("/sys/module").join(module).exists() {
+            self.modprobe(module)?;
+            self.brought.push(module);
         }
-        build_id_of(ITERATOR)
+        build_id_of(module)
     }
 
     pub fn to(&mut self, handler: Handler) -> Result<()> {
@@ -142,15 +153,17 @@ impl Drop for Switch {
         if let Err(error) = self.to(back) {
             eprintln!("# the module is not as it was before: {error:#}");
         }
-        // Its programs go some time after the last descriptor.
-        let mut tries = 0;
-        while self.has_iterator && self.modprobe(&format!("-r {ITERATOR}")).is_err() {
-            tries += 1;
-            if tries == TRIES {
-                eprintln!("# {ITERATOR} is still loaded");
-                break;
+        for module in take(&mut self.brought) {
+            // The iterator's programs go some time after the last descriptor.
+            let mut tries = 0;
+            while self.modprobe(&format!("-r {module}")).is_err() {
+                tries += 1;
+                if tries == TRIES {
+                    eprintln!("# {module} is still loaded");
+                    break;
+                }
+                sleep(PAUSE);
             }
-            sleep(PAUSE);
         }
         // It waits for input, and has nothing to lose.
         if self.shell.kill().is_ok() {

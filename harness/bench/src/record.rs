@@ -44,6 +44,8 @@ pub enum Suite {
     Criu,
     /// Time to get all targets of a set
     Iterate,
+    /// Time to see who has the targets of a process's set, and to restore a set
+    Checkpoint,
 }
 
 /// What was timed.
@@ -67,6 +69,11 @@ pub enum What {
     Dump,
     /// All of a set, divided by how many there are.
     Target,
+    /// All targets of a process's set and which of its descriptors are for them,
+    /// divided likewise.
+    Checkpoint,
+    /// All targets added to an empty set, divided likewise.
+    Restore,
 }
 
 /// Who did it, or how two of them compare: in the same round, then the median
@@ -91,6 +98,13 @@ pub enum Variant {
     Kcmp,
     /// The library, by BPF.
     Bpf,
+    /// The device for checkpoints, for `what` it is there for.
+    EpollCr,
+    /// The same, with the open files described.
+    #[serde(rename = "epoll_cr+describe")]
+    EpollCrDescribe,
+    /// As many `EPOLL_CTL_ADD`.
+    CtlAdd,
     #[serde(rename = "rust/c")]
     RustByC,
     #[serde(rename = "rust/(kcmp_file+ctl_mod)")]
@@ -109,6 +123,14 @@ pub enum Variant {
     FdinfoByBpfIter,
     #[serde(rename = "kcmp/bpf_iter")]
     KcmpByBpfIter,
+    #[serde(rename = "c/epoll_cr")]
+    CByEpollCr,
+    #[serde(rename = "rust/epoll_cr")]
+    RustByEpollCr,
+    #[serde(rename = "fdinfo/epoll_cr")]
+    FdinfoByEpollCr,
+    #[serde(rename = "epoll_cr/ctl_add")]
+    EpollCrByCtlAdd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -371,6 +393,13 @@ pub mod tests {
             BpfByRust,
             FdinfoByBpfIter,
             KcmpByBpfIter,
+            EpollCr,
+            EpollCrDescribe,
+            CtlAdd,
+            CByEpollCr,
+            RustByEpollCr,
+            FdinfoByEpollCr,
+            EpollCrByCtlAdd,
         ] {
             let m = Measurement {
                 variant,

@@ -2,6 +2,7 @@
 
 //! Takes the measurements.
 
+mod checkpoint;
 mod criu;
 mod hold;
 mod iterate;
@@ -204,6 +205,7 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::Resolve => resolve::run,
             Suite::Criu => criu::run,
             Suite::Iterate => iterate::run,
+            Suite::Checkpoint => checkpoint::run,
             Suite::Ops => {
                 ops::run(&mut session)?;
                 continue;

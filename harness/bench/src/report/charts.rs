@@ -34,6 +34,7 @@ pub fn draw(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
         Suite::Resolve => &[("resolve", resolve)],
         Suite::Criu => &[("criu", criu)],
         Suite::Iterate => &[("iterate", iterate)],
+        Suite::Checkpoint => &[("checkpoint", checkpoint), ("restore", restore)],
     };
     let accelerator = match results.accelerator {
         Accelerator::Tcg => "tcg",
@@ -220,6 +221,87 @@ fn iterate(results: &Results, file: &Path) -> Result<bool> {
             of(
                 Variant::BpfIter,
                 Look::new("BPF iterator", BLUE, Marker::Circle),
+            ),
+        ],
+    )
+}
+
+/// So many times another line, where that is a goal.
+fn goal_of_checkpoints(line: &Line, look: Look, times: f64) -> Line {
+    let points = line
+        .points
+        .iter()
+        .filter(|(x, _)| *x == f64::from(goals::CHECKPOINT_TARGETS))
+        .filter_map(|(x, s)| Some((*x, Summary::of(&[s.median * times])?)))
+        .collect();
+    Line { look, points }
+}
+
+fn checkpoint(results: &Results, file: &Path) -> Result<bool> {
+    let what = What::Checkpoint;
+    let of = |variant, look| line(results, what, variant, Layout::Distinct, look);
+    // From which size on not all were asked about.
+    let sampled = results
+        .all
+        .iter()
+        .filter(|m| (m.what, m.variant) == (what, Variant::C) && m.asked.is_some())
+        .map(|m| m.targets)
+        .min();
+    let kcmp = |look: Look, note: String| Look {
+        name: format!("fdinfo and a kcmp each, {}{note}", look.name),
+        ..look
+    };
+    let note = sampled.map_or_else(String::new, |targets| {
+        format!(" (a sample from {})", thousands(f64::from(targets)))
+    });
+    let c = of(Variant::C, kcmp(c(), note));
+    let rust = of(Variant::Rust, kcmp(rust(), String::new()));
+    let look = Look::new("goal: a thousandth of C", PURPLE, Marker::Circle);
+    let goal = goal_of_checkpoints(&c, look, 1.0 / goals::CHECKPOINT_C);
+    lines(
+        results,
+        file,
+        "Time to see all targets of a process's set and its descriptors for them, divided by their number",
+        "time for one target",
+        vec![
+            c,
+            rust,
+            of(
+                Variant::Fdinfo,
+                Look::new("reading fdinfo alone", GREY, Marker::Triangle),
+            ),
+            of(
+                Variant::EpollCrDescribe,
+                Look::new("epoll_cr, files described", GREEN, Marker::Diamond).dashed(),
+            ),
+            of(
+                Variant::EpollCr,
+                Look::new("epoll_cr", GREEN, Marker::Diamond),
+            ),
+            goal,
+        ],
+    )
+}
+
+fn restore(results: &Results, file: &Path) -> Result<bool> {
+    let of = |variant, look| line(results, What::Restore, variant, Layout::Distinct, look);
+    let calls = of(
+        Variant::CtlAdd,
+        Look::new("EPOLL_CTL_ADD each", GREY, Marker::Triangle),
+    );
+    let look = Look::new("goal: 1.2 times that", PURPLE, Marker::Circle);
+    let goal = goal_of_checkpoints(&calls, look, goals::RESTORE);
+    lines(
+        results,
+        file,
+        "Time to restore a set, divided by the number of targets",
+        "time for one target",
+        vec![
+            goal,
+            calls,
+            of(
+                Variant::EpollCr,
+                Look::new("epoll_cr, all in one call", GREEN, Marker::Diamond),
             ),
         ],
     )

@@ -39,6 +39,14 @@ pub const HOLD: f64 = 100_000.0;
 pub const FDINFO: f64 = 5.0;
 /// What a target costs in a large set, next to the least of the sizes.
 pub const FLAT: f64 = 1.25;
+/// In how large a set there are goals for checkpoints.
+pub const CHECKPOINT_TARGETS: u32 = 100_000;
+/// How many times as long as the device it takes to ask the handler in C.
+pub const CHECKPOINT_C: f64 = 1_000.0;
+/// How many times as long as the device it takes to read fdinfo.
+pub const CHECKPOINT_FDINFO: f64 = 1.00;
+/// To restore a set, next to as many EPOLL_CTL_ADD.
+pub const RESTORE: f64 = 1.20;
 /// Epoll's own calls, next to the unpatched kernel.
 pub const OPS: std::ops::RangeInclusive<f64> = 0.98..=1.02;
 

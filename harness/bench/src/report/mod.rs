@@ -270,6 +270,31 @@ mod tests {
                 put(Suite::Iterate, what, variant, distinct, targets, 0, ns);
             }
         }
+        for (variant, ns) in [
+            (Variant::EpollCr, 1500.0),
+            (Variant::EpollCrDescribe, 3500.0),
+            (Variant::Fdinfo, 4800.0),
+            (Variant::C, 2.4e6),
+            (Variant::Rust, 9000.0),
+            (Variant::FdinfoByEpollCr, 3.2),
+            (Variant::CByEpollCr, 1600.0),
+            (Variant::RustByEpollCr, 6.0),
+        ] {
+            for targets in [1000, 100_000] {
+                let (suite, what) = (Suite::Checkpoint, What::Checkpoint);
+                put(suite, what, variant, distinct, targets, 0, ns);
+            }
+        }
+        for (variant, ns) in [
+            (Variant::EpollCr, 1300.0),
+            (Variant::CtlAdd, 1200.0),
+            (Variant::EpollCrByCtlAdd, 1.08),
+        ] {
+            for targets in [1000, 100_000] {
+                let (suite, what) = (Suite::Checkpoint, What::Restore);
+                put(suite, what, variant, distinct, targets, 0, ns);
+            }
+        }
         for what in [What::Add, What::Mod, What::Del, What::Wait] {
             put(Suite::Ops, what, Variant::Base, distinct, 1000, 0, 1010.0);
             put(Suite::Ops, what, Variant::Stock, distinct, 1000, 0, 1000.0);
@@ -285,8 +310,8 @@ mod tests {
             .map(|results| table::of(results, &mut verdicts))
             .collect();
         // question: two sizes and one more at 1; one number; hold: three; ops: four;
-        // iterate: two sizes and one more of the larger.
-        assert_eq!(verdicts.to_string(), "goals: 13 met, 1 missed");
+        // iterate: two sizes and one more of the larger; checkpoint: three of the larger.
+        assert_eq!(verdicts.to_string(), "goals: 16 met, 1 missed");
         assert!(text.contains("1.06 [1.06 .. 1.06]  goal missed"), "{text}");
         assert!(text.contains("30.0 ms"), "{text}");
     }
@@ -307,7 +332,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 7);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 9);
     }
 
     #[test]

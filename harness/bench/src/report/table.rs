@@ -71,6 +71,7 @@ pub fn of(results: &Results, verdicts: &mut Count) -> String {
         Suite::Resolve => vec![resolve(results)],
         Suite::Criu => vec![criu(results)],
         Suite::Iterate => vec![iterate(results, verdicts)],
+        Suite::Checkpoint => vec![checkpoint(results, verdicts), restore(results, verdicts)],
     };
     let caption = results.caption();
     tables.iter().map(|table| table.text(&caption)).collect()
@@ -363,4 +364,89 @@ fn iterate(results: &Results, verdicts: &mut Count) -> Table {
 fn growth(m: &Measurement, least: f64) -> Option<Summary> {
     let ratios: Vec<f64> = m.runs.iter().map(|run| run / least).collect();
     Summary::of(&ratios)
+}
+
+fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
+    let mut table = Table::new(
+        "Time to see all targets of a process's set and its descriptors for them, for each target",
+        &[
+            "targets",
+            "epoll_cr",
+            "and describe",
+            "fdinfo",
+            "kcmp, C",
+            "C asked about",
+            "kcmp, Rust",
+            "fdinfo / epoll_cr",
+            "C / epoll_cr",
+            "Rust / epoll_cr",
+            "at 100,000: fdinfo at least 1.00, C at least 1,000",
+        ],
+    );
+    let what = What::Checkpoint;
+    for targets in results.sizes(what, Layout::Distinct) {
+        let find = |variant| results.find(what, variant, Layout::Distinct, targets);
+        let (by_fdinfo, by_c) = (find(Variant::FdinfoByEpollCr), find(Variant::CByEpollCr));
+        let mut words = Vec::new();
+        if targets == goals::CHECKPOINT_TARGETS {
+            for (name, limit, m) in [
+                ("fdinfo", goals::CHECKPOINT_FDINFO, by_fdinfo),
+                ("C", goals::CHECKPOINT_C, by_c),
+            ] {
+                if let Some(m) = m {
+                    let verdict = verdicts.note(at_least(limit, &m.into()));
+                    words.push(format!("{name}: {verdict}"));
+                }
+            }
+        }
+        table.rows.push(vec![
+            thousands(f64::from(targets)),
+            time(find(Variant::EpollCr)),
+            time(find(Variant::EpollCrDescribe)),
+            time(find(Variant::Fdinfo)),
+            time(find(Variant::C)),
+            cell(find(Variant::C), |m| {
+                m.asked
+                    .map_or_else(|| "all".into(), |asked| thousands(f64::from(asked)))
+            }),
+            time(find(Variant::Rust)),
+            ratio_of(by_fdinfo),
+            ratio_of(by_c),
+            ratio_of(find(Variant::RustByEpollCr)),
+            words.join("; "),
+        ]);
+    }
+    table
+}
+
+fn restore(results: &Results, verdicts: &mut Count) -> Table {
+    let mut table = Table::new(
+        "Time to restore a set, for each target",
+        &[
+            "targets",
+            "epoll_cr",
+            "EPOLL_CTL_ADD",
+            "epoll_cr / EPOLL_CTL_ADD",
+            "at 100,000 at most 1.20",
+        ],
+    );
+    let what = What::Restore;
+    for targets in results.sizes(what, Layout::Distinct) {
+        let find = |variant| results.find(what, variant, Layout::Distinct, targets);
+        let by_calls = find(Variant::EpollCrByCtlAdd);
+        let mut words = String::new();
+        if let (Some(m), goals::CHECKPOINT_TARGETS) = (by_calls, targets) {
+            words = verdicts
+                .note(at_most(goals::RESTORE, &m.into()))
+                .to_string();
+        }
+        table.rows.push(vec![
+            thousands(f64::from(targets)),
+            time(find(Variant::EpollCr)),
+            time(find(Variant::CtlAdd)),
+            cell(by_calls, |m| fine_ratio(&m.into())),
+            words,
+        ]);
+    }
+    table
 }
