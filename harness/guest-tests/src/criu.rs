@@ -20,6 +20,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 
 use crate::handler::{Handler, is_patched};
+use crate::scale::large;
 use crate::tap::{Case, note, skip};
 use subject::{Answer, Subject, criu};
 
@@ -230,7 +231,7 @@ impl Scenario {
         let program = std::env::current_exe()?.with_file_name("criu-subject");
         let held: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into();
         let inherited = held.try_clone()?;
-        let subject = Subject::start(&program, self.name, self.targets, Some(inherited))?;
+        let subject = Subject::start(&program, self.name, large(self.targets), Some(inherited))?;
         Ok((subject, held))
     }
 
@@ -272,7 +273,7 @@ impl Scenario {
 
     /// Whether a program has found these differences and no other.
     fn expect(&self, differences: &[Difference], found: &Report) -> Result<()> {
-        let mut counts = BTreeMap::from([("targets", self.targets), ("heard", self.audible)]);
+        let mut counts = BTreeMap::from([("targets", large(self.targets)), ("heard", large(self.audible))]);
         counts.extend(differences.iter().map(|&Difference(what, n, _)| (what, n)));
         let expected = Report(
             counts

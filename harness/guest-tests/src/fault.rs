@@ -20,8 +20,9 @@ use crate::tap::{Case, note, skip};
 const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
 const DEBUG: &str = "/sys/kernel/debug";
 
-/// What its calls do when allocations fail is for the selftests.
+/// What their calls do when allocations fail is for the selftests.
 const ITERATOR: Module = Module("epoll_iter");
+const DEVICE: Module = Module("epoll_cr");
 
 /// More than anything here allocates.
 const LIMIT: u32 = 20_000;
@@ -29,7 +30,8 @@ const LIMIT: u32 = 20_000;
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("fault/injection", injection),
-        Case::new("fault/iterator", iterator),
+        Case::new("fault/iterator", |_| module(ITERATOR)),
+        Case::new("fault/device", |_| module(DEVICE)),
     ]
 }
 
@@ -43,11 +45,11 @@ fn injection(_: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The module of the BPF iterator, which registers more than one thing.
-fn iterator(_: &Options) -> Result<()> {
+/// A module that registers more than one thing, or other than a handler.
+fn module(module: Module) -> Result<()> {
     prepare()?;
-    load(ITERATOR, || Ok(()))?;
-    unload(ITERATOR, || Ok(()))
+    load(module, || Ok(()))?;
+    unload(module, || Ok(()))
 }
 
 /// Allocations that may wait fail too, and nothing is said about it.

@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::sets::shape;
 use super::{device, dump};
+use crate::scale::large;
 use crate::sys;
 use crate::tap::{Case, note};
 
@@ -24,14 +25,15 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn sockets(count: usize) -> Result<()> {
+fn sockets(count: u32) -> Result<()> {
     let mut fds = Vec::new();
-    many(count as u64, |set| {
+    let count = large(count);
+    many(count.into(), |set| {
         for n in 0..count / 2 {
             let kind = SocketType::STREAM;
             let (a, b) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
             for (fd, events) in [(&a, EventFlags::IN), (&b, EventFlags::OUT | EventFlags::ET)] {
-                epoll::add(set, fd, EventData::new_u64(n as u64), events)?;
+                epoll::add(set, fd, EventData::new_u64(n.into()), events)?;
             }
             if n % 100 == 0 {
                 rustix::io::write(&a, b"some data")?;
@@ -43,13 +45,14 @@ fn sockets(count: usize) -> Result<()> {
 }
 
 /// Each under a number that was closed.
-fn items(count: usize) -> Result<()> {
-    many(count as u64 + 1, |set| {
+fn items(count: u32) -> Result<()> {
+    let count = large(count);
+    many(u64::from(count) + 1, |set| {
         let mut fds = Vec::new();
         for n in 0..count {
             let file = eventfd(0, EventfdFlags::CLOEXEC)?;
             let number = fcntl_dupfd_cloexec(&file, count as i32 + 100)?;
-            let data = EventData::new_u64(n as u64);
+            let data = EventData::new_u64(n.into());
             epoll::add(set, &number, data, EventFlags::IN | EventFlags::ET)?;
             fds.push(file);
         }
