@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the handlers of `kcmp(KCMP_EPOLL_TFD)` cost, and what they cost others; what
-//! the BPF iterator for epoll sets costs.
+//! the BPF iterator for epoll sets costs; what checkpoints cost.
 //! `Documentation/benchmarks.rst` says what is measured, and how it is written
 //! down.
 
