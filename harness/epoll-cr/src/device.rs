@@ -305,6 +305,27 @@ impl Device {
         Err(Errno::AGAIN)
     }
 
+    /// The identity of the table of descriptors of a task, as in [`Table`], without
+    /// what is in it.
+    ///
+    /// # Errors
+    ///
+    /// None besides those of all calls.
+    pub fn table(&self, process: Process<'_>) -> rustix::io::Result<u64> {
+        let mut call = abi::Files {
+            size: size_of::<abi::Files>() as u32,
+            pidfd: process.pidfd(),
+            fd_size: size_of::<abi::Fd>() as u32,
+            ..Default::default()
+        };
+        // SAFETY: there is no room for even one element.
+        match unsafe { self.call(abi::FILES, &mut call) } {
+            // It says which table that is all the same.
+            Err(Errno::NOSPC) => Ok(call.table),
+            result => result.map(|_| call.table),
+        }
+    }
+
     /// The open files of some descriptors of the process; nothing for those that
     /// are not open.
     ///
@@ -359,6 +380,7 @@ impl Device {
     /// - `EBADF`, `EOPNOTSUPP`: `efd` is not open, or no epoll set
     /// - `ENOENT`: there is no such item, or its file is being closed for good
     /// - `ESTALE`: the item is for another file than `item` says
+    /// - `EPERM`: besides, the caller could not attach to whoever opened the file
     /// - `EMFILE`, `ENFILE`: no more descriptors or files
     pub fn fetch(
         &self,

@@ -92,12 +92,15 @@ fn what_contradicts_itself_is_refused() {
         ("pipe 0: its path is not that of a FIFO", |image| {
             image.pipes[0].place = Some(place("/etc/passwd"));
         }),
-        ("file 2: no eventfd has so high a value", |image| {
-            image.files[2].kind = Kind::EventFd {
-                count: u64::MAX,
-                semaphore: false,
-            };
-        }),
+        (
+            "file 2: an eventfd cannot be given so high a value",
+            |image| {
+                image.files[2].kind = Kind::EventFd {
+                    count: u64::MAX,
+                    semaphore: false,
+                };
+            },
+        ),
         ("file 3: 77 is no clock of a timer", |image| {
             if let Kind::TimerFd(timer) = &mut image.files[3].kind {
                 timer.clock = 77;

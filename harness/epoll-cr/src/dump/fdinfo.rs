@@ -39,13 +39,19 @@ pub fn eventfd(text: &str) -> Option<Kind> {
 
 pub fn timerfd(text: &str) -> Option<Kind> {
     let flags = value(text, "settime flags")?;
-    Some(Kind::TimerFd(Timer {
+    let mut timer = Timer {
         clock: number(text, "clockid")?,
         ticks: number(text, "ticks")?,
         flags: u32::from_str_radix(flags, 8).ok()?,
         value: time(text, "it_value")?,
         interval: time(text, "it_interval")?,
-    }))
+    };
+    // One that has expired and repeats goes on when it is looked at next. It can
+    // expire at any time; it is off only if it has not.
+    if timer.ticks > 0 && timer.value == (0, 0) {
+        timer.value = timer.interval;
+    }
+    Some(Kind::TimerFd(timer))
 }
 
 pub fn signalfd(text: &str) -> Option<Kind> {
@@ -82,6 +88,19 @@ mod tests {
                 interval: (0, 20),
             }))
         );
+
+        // It expires just then.
+        let text = "clockid: 1\nticks: 3\nsettime flags: 00\n\
+                    it_value: (0, 0)\nit_interval: (7, 20)\n";
+        let repeats = |text| match timerfd(text) {
+            Some(Kind::TimerFd(timer)) => Some((timer.value, timer.interval)),
+            _ => None,
+        };
+        assert_eq!(repeats(text), Some(((7, 20), (7, 20))));
+        let off = text.replace("ticks: 3", "ticks: 0");
+        assert_eq!(repeats(&off), Some(((0, 0), (7, 20))));
+        let once = text.replace("(7, 20)", "(0, 0)");
+        assert_eq!(repeats(&once), Some(((0, 0), (0, 0))));
 
         let text = "sigmask:\t0000000000000a00\n";
         assert_eq!(signalfd(text), Some(Kind::SignalFd { mask: 0xa00 }));

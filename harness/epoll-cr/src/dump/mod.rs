@@ -4,7 +4,7 @@
 
 mod diag;
 mod fdinfo;
-mod pipe;
+pub(crate) mod pipe;
 mod socket;
 mod stopped;
 
@@ -12,7 +12,8 @@ pub use stopped::{Runs, running_thread};
 
 use crate::device::{self, Description, Device, Process, Snapshot};
 use crate::image::{
-    Descriptor, Image, Item, Kind, OpenFile, Opener, Origin, Owner, Peer, Pipe, Place, Socket,
+    Descriptor, FLAGS, Image, Item, Kind, Message, OpenFile, Opener, Origin, Owner, Peer, Pipe,
+    Place, Socket, check_alone,
 };
 use diag::Connection;
 use epoll_targets::pidfd::PidFd;
@@ -25,6 +26,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// `__O_TMPFILE`, without the `O_DIRECTORY` that comes with it.
+const TMPFILE: u32 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+
 /// How many files are described in one call.
 const AT_ONCE: usize = 1024;
 
@@ -36,6 +40,9 @@ pub enum Error {
     /// Something else was there than a moment before, as if the process had not
     /// been stopped.
     Changed,
+    /// A thread of the process has a table of descriptors of its own, so that what
+    /// is in the image would not be all that the process has.
+    Tables(i32),
     /// Something that was to be looked at, and what came of it.
     Io(String, io::Error),
 }
@@ -45,6 +52,7 @@ impl fmt::Display for Error {
         match self {
             Self::Running(runs) => write!(f, "the process is not stopped: {runs}"),
             Self::Changed => f.write_str("the process went on while it was looked at"),
+            Self::Tables(tid) => write!(f, "thread {tid} has descriptors of its own"),
             Self::Io(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }
@@ -163,11 +171,13 @@ impl<'a> Dump<'a> {
             self = self.leave_out(device.as_fd()).leave_out(process.as_fd());
         }
         let command = proc::command(pid).to(|| format!("tell the name of process {pid}"))?;
-        let running = running_thread(pid).to(|| format!("look at the threads of {pid}"))?;
-        let running = match running {
-            Some(runs) if !self.running => return Err(Error::Running(runs)),
-            running => running.is_some(),
-        };
+        let mut running = self.runs()?;
+        if let Some(tid) = other_table(device, &process, pid)? {
+            if !self.running {
+                return Err(Error::Tables(tid));
+            }
+            running = true;
+        }
         let uname = rustix::system::uname();
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let origin = Origin {
@@ -196,14 +206,41 @@ impl<'a> Dump<'a> {
         dumper.connect()?;
         dumper.finish_pipes();
         if !running {
-            let runs = running_thread(pid).to(|| format!("look at the threads of {pid}"))?;
-            match runs {
-                Some(runs) if !dumper.asked.running => return Err(Error::Running(runs)),
-                runs => dumper.image.origin.running = runs.is_some(),
-            }
+            dumper.image.origin.running = dumper.asked.runs()?;
         }
         Ok(dumper.image)
     }
+
+    /// Whether it runs, if that is allowed.
+    fn runs(&self) -> Result<bool> {
+        let pid = self.pid;
+        match running_thread(pid).to(|| format!("look at the threads of {pid}"))? {
+            Some(runs) if !self.running => Err(Error::Running(runs)),
+            runs => Ok(runs.is_some()),
+        }
+    }
+}
+
+/// A thread of the process that has another table than the process.
+fn other_table(device: &Device, process: &PidFd, pid: i32) -> Result<Option<i32>> {
+    let threads = || format!("look at the threads of {pid}");
+    let table = device
+        .table(Process::Other(process.as_fd()))
+        .to(|| "list its descriptors".into())?;
+    for tid in stopped::threads(pid).to(threads)? {
+        let thread = match stopped::open(tid) {
+            Err(Errno::SRCH) => continue,
+            // Before 6.9 a thread has no pidfd.
+            Err(Errno::INVAL) => return Ok(None),
+            thread => thread.to(threads)?,
+        };
+        match device.table(Process::Other(thread.as_fd())) {
+            Err(Errno::SRCH) => {}
+            other if other.to(threads)? != table => return Ok(Some(tid)),
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 /// A descriptor for a file that is looked at.
@@ -316,17 +353,20 @@ impl Dumper<'_, '_> {
         if !self.image.origin.running {
             return Err(Error::Changed);
         }
+        self.unknown("it was closed while it was looked at");
+        Ok(())
+    }
+
+    /// A file of which nothing is known.
+    fn unknown(&mut self, why: &str) {
         self.image.files.push(OpenFile {
-            kind: Kind::Other {
-                why: "it was closed while it was looked at".into(),
-            },
+            kind: Kind::Other { why: why.into() },
             flags: 0,
             link: Vec::new(),
             owner: None,
             opener: None,
             locks: None,
         });
-        Ok(())
     }
 
     /// The next file of the image.
@@ -342,11 +382,9 @@ impl Dumper<'_, '_> {
             },
             kind => kind?,
         };
-        let locks = match description.mode & libc::S_IFMT {
-            libc::S_IFREG if description.reachable => {
-                Some(fdinfo::locks(&self.fdinfo(&source)?)).filter(|&locks| locks > 0)
-            }
-            _ => None,
+        let locks = match description.reachable {
+            true => self.locks(&source)?,
+            false => None,
         };
         let owner = (description.owner.is_some() || description.signal != 0).then(|| {
             let (kind, id) = description.owner.unwrap_or_default();
@@ -357,23 +395,46 @@ impl Dumper<'_, '_> {
             }
         });
         let (uid, gid) = description.opener;
-        let index = self.image.files.len() as u32;
-        if matches!(kind, Kind::Epoll { .. } | Kind::Socket(_)) {
-            self.pending.push_back((index, source));
-        }
-        self.image.files.push(OpenFile {
+        let mut file = OpenFile {
             kind,
             flags: description.flags,
             link,
             owner,
             opener: Some(Opener { uid, gid }),
             locks,
-        });
+        };
+        // One that an image cannot hold is no reason to have no image.
+        if let Err(invalid) = check_alone(&file) {
+            let why = invalid.to_string();
+            file.kind = Kind::Other { why };
+        }
+        let index = self.image.files.len() as u32;
+        if matches!(file.kind, Kind::Epoll { .. } | Kind::Socket(_)) {
+            self.pending.push_back((index, source));
+        }
+        self.image.files.push(file);
         Ok(())
+    }
+
+    fn locks(&self, source: &Source) -> Result<Option<u32>> {
+        let locks = match self.fdinfo(source) {
+            Err(_) if self.image.origin.running => 0,
+            fdinfo => fdinfo::locks(&fdinfo?),
+        };
+        Ok(Some(locks).filter(|&locks| locks > 0))
     }
 
     fn kind(&mut self, source: &Source, description: &Description) -> Result<Kind> {
         let other = |why: &str| Ok(Kind::Other { why: why.into() });
+        match description.flags & !FLAGS {
+            0 => {}
+            flags if flags & TMPFILE != 0 => return other("it was opened with O_TMPFILE"),
+            flags => {
+                return other(&format!(
+                    "it has flags that are not known here ({flags:#o})"
+                ));
+            }
+        }
         let is_path_only = description.flags & libc::O_PATH as u32 != 0;
         let mode = description.mode & libc::S_IFMT;
         let name = description.path.as_deref().unwrap_or_default();
@@ -427,7 +488,7 @@ impl Dumper<'_, '_> {
 
     fn timer(&self, source: &Source) -> Result<Kind> {
         // One that repeats and has expired goes on only when it is looked at, and
-        // fdinfo does not.
+        // fdinfo does not. It may expire once more until then.
         self.with(source, |fd| {
             rustix::time::timerfd_gettime(fd)?;
             Ok(())
@@ -503,7 +564,11 @@ impl Dumper<'_, '_> {
         while let Some((index, source)) = self.pending.pop_front() {
             match self.image.files[index as usize].kind {
                 Kind::Epoll { .. } => self.items(index, &source)?,
-                _ => self.messages(index, &source)?,
+                _ => match self.messages(index, &source) {
+                    // As are descriptors and sets then: as far as they were there.
+                    Err(Error::Io(..)) if self.image.origin.running => {}
+                    messages => messages?,
+                },
             }
         }
         Ok(())
@@ -548,6 +613,13 @@ impl Dumper<'_, '_> {
         }
         let fetched = match self.device.fetch(self.whose(source), efd, item) {
             Err(Errno::NOENT | Errno::STALE) if self.image.origin.running => return Ok(None),
+            // The set could be looked at, so it is not about the process.
+            Err(Errno::PERM) => {
+                let file = self.image.files.len() as u32;
+                self.unknown("it was opened by a process that may not be looked into");
+                self.index.insert(item.file, file);
+                return Ok(Some(file));
+            }
             fetched => {
                 fetched.to(|| format!("fetch what epoll set {efd} watches as {}", item.tfd))?
             }
@@ -573,15 +645,18 @@ impl Dumper<'_, '_> {
     }
 
     fn messages(&mut self, index: u32, source: &Source) -> Result<()> {
-        let received = self.with(source, socket::queue)?;
-        let mut queue = Vec::with_capacity(received.len());
-        for message in received {
+        let what = || "look at what was sent to a socket".into();
+        let socket = self.with(source, |fd| fd.try_clone_to_owned())?;
+        let mut messages = socket::Queue::new(socket).to(what)?;
+        let mut queue = Vec::new();
+        // Each with its files, so that few of them are open at any one time.
+        while let Some(message) = messages.next().to(what)? {
             let mut files = Vec::with_capacity(message.files.len());
             for fd in message.files {
                 files.push(self.ours(fd)?);
             }
             let data = message.data;
-            queue.push(crate::image::Message { data, files });
+            queue.push(Message { data, files });
         }
         if let Kind::Socket(socket) = &mut self.image.files[index as usize].kind {
             socket.queue = queue;
@@ -594,7 +669,16 @@ impl Dumper<'_, '_> {
         if self.sockets.is_empty() {
             return Ok(());
         }
-        let all = diag::unix_sockets().to(|| "ask which sockets are connected".into())?;
+        let all = match diag::unix_sockets() {
+            Ok(all) => all,
+            Err(error) => {
+                for &index in self.sockets.values() {
+                    let why = format!("the kernel does not tell what it is connected to: {error}");
+                    self.image.files[index as usize].kind = Kind::Other { why };
+                }
+                return Ok(());
+            }
+        };
         let of = |inode: &u32| all.get(inode).copied();
         for (inode, &index) in &self.sockets {
             let connection = of(inode);

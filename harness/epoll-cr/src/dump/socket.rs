@@ -4,17 +4,11 @@
 
 use crate::image::{Bytes, Peer, Socket};
 use crate::sys;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SocketAddrAny, getpeername, getsockname, recvmsg, sockopt,
-};
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
-
-/// What a kernel hands over with one message: `SCM_MAX_FD`.
-const PASSED: usize = 253;
+use rustix::net::{AddressFamily, SocketAddrAny, getpeername, getsockname, sockopt};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A message with the files that it brings.
 #[derive(Debug)]
@@ -52,82 +46,159 @@ pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, &'static st
     }))
 }
 
-/// What was sent to the socket.
-pub fn queue(socket: BorrowedFd<'_>) -> io::Result<Vec<Received>> {
-    // Looking is to go on where it was left, rather than at the beginning.
-    let before = sys::socket_option(socket, libc::SO_PEEK_OFF)?;
-    let mut size = 1 << 18;
-    let found = loop {
-        sys::set_socket_option(socket, libc::SO_PEEK_OFF, 0)?;
-        match peek(socket, size) {
-            Ok(None) => size *= 2,
-            Ok(Some(found)) => break Ok(found),
-            Err(error) => break Err(error),
-        }
-    };
-    sys::set_socket_option(socket, libc::SO_PEEK_OFF, before)?;
-    found
+/// What was sent to a socket, looked at message by message.
+///
+/// Where looking goes on (`SO_PEEK_OFF`) is changed for that, and put back at the
+/// end.
+#[derive(Debug)]
+pub struct Queue {
+    socket: OwnedFd,
+    kind: i32,
+    /// Where it was looked at.
+    before: i32,
+    buffer: Vec<u8>,
+    /// How many bytes there were.
+    found: usize,
+    done: bool,
 }
 
-/// The same with a buffer of this size; nothing if a message is longer.
-fn peek(socket: BorrowedFd<'_>, size: usize) -> io::Result<Option<Vec<Received>>> {
-    let kind = sys::socket_option(socket, libc::SO_TYPE)?;
-    let mut found = Vec::new();
-    let mut buffer = vec![0; size];
-    loop {
-        let mut space =
-            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED), ScmCredentials(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let message = match recvmsg(
+/// Enough for almost all messages.
+const BUFFER: usize = 1 << 18;
+
+impl Queue {
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        let waiting = sys::waiting(socket.as_fd()).unwrap_or(0);
+        // A stream is read at once: files come again with each part of the piece
+        // that they came with.
+        Self::with_buffer(socket, BUFFER.max(waiting))
+    }
+
+    fn with_buffer(socket: OwnedFd, size: usize) -> io::Result<Self> {
+        let kind = sys::socket_option(socket.as_fd(), libc::SO_TYPE)?;
+        let before = sys::socket_option(socket.as_fd(), libc::SO_PEEK_OFF)?;
+        let mut queue = Self {
             socket,
-            &mut [IoSliceMut::new(&mut buffer)],
-            &mut control,
-            flags,
-        ) {
-            Err(Errno::AGAIN | Errno::NOTCONN | Errno::INVAL) => return Ok(Some(found)),
+            kind,
+            before,
+            buffer: Vec::new(),
+            found: 0,
+            done: false,
+        };
+        queue.buffer.resize(size, 0);
+        sys::set_socket_option(queue.socket.as_fd(), libc::SO_PEEK_OFF, 0)?;
+        Ok(queue)
+    }
+
+    /// The next message, or the next piece of a stream.
+    pub fn next(&mut self) -> io::Result<Option<Received>> {
+        let Some(first) = self.peek()? else {
+            return Ok(None);
+        };
+        let mut data = self.buffer[..first.len].to_vec();
+        let mut more = first.truncated;
+        while more {
+            // The rest of it, and not the beginning again: an empty message is
+            // passed over by those who look at the queue once more.
+            let Some(rest) = self.peek()? else {
+                break;
+            };
+            data.extend(&self.buffer[..rest.len]);
+            more = rest.truncated;
+        }
+        self.found += data.len();
+        let data = Bytes(data);
+        let files = first.files;
+        Ok(Some(Received { data, files }))
+    }
+
+    fn peek(&mut self) -> io::Result<Option<sys::Peeked>> {
+        let socket = self.socket.as_fd();
+        // To look at the end of a stream takes an error that there may be.
+        let is_stream = self.kind == libc::SOCK_STREAM;
+        if self.done || is_stream && self.found >= sys::waiting(socket).unwrap_or(0) {
+            return Ok(None);
+        }
+        let message = loop {
+            match sys::peek(socket, &mut self.buffer) {
+                // That its peer was closed before it had received everything.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
+                message => break message,
+            }
+        };
+        let message = match message {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EAGAIN | libc::ENOTCONN | libc::EINVAL)
+                ) =>
+            {
+                self.done = true;
+                return Ok(None);
+            }
             message => message?,
         };
-        let mut files = Vec::new();
-        for part in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = part {
-                files.extend(fds);
-            }
-        }
-        if message.flags.contains(ReturnFlags::CTRUNC) {
+        if message.control_truncated {
             // Or some of the files would be missing.
             return Err(Errno::MFILE.into());
         }
-        if message.flags.contains(ReturnFlags::TRUNC) {
+        if message.len == 0 && message.files.is_empty() && self.is_end()? {
+            self.done = true;
             return Ok(None);
         }
-        let len = message.bytes;
-        // The end; but datagrams can be empty.
-        if len == 0 && kind != libc::SOCK_DGRAM {
-            return Ok(Some(found));
-        }
-        let data = Bytes(buffer[..len].to_vec());
-        found.push(Received { data, files });
+        Ok(Some(message))
     }
+
+    /// Whether nothing means the end, and not an empty message.
+    fn is_end(&self) -> io::Result<bool> {
+        let socket = self.socket.as_fd();
+        Ok(match self.kind {
+            libc::SOCK_DGRAM => false,
+            // An empty one that is the last before the end is read as the end, too.
+            libc::SOCK_SEQPACKET => {
+                hung_up(socket)? && self.found >= sys::waiting(socket).unwrap_or(0)
+            }
+            _ => true,
+        })
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // Nobody can be told, and it was possible a moment ago.
+        let _ = sys::set_socket_option(self.socket.as_fd(), libc::SO_PEEK_OFF, self.before);
+    }
+}
+
+/// Whether nothing more can be received than what was.
+fn hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let now = Timespec::default();
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))?;
+    Ok(fds[0].revents().contains(PollFlags::RDHUP))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::net::{
-        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, send,
-        sendmsg, socketpair,
+        RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+        recv, send, sendmsg, socketpair,
     };
     use std::io::IoSlice;
-    use std::os::fd::AsFd;
+    use std::mem::MaybeUninit;
 
     fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
     }
 
+    fn received(mut queue: Queue) -> Vec<Received> {
+        std::iter::from_fn(|| queue.next().unwrap()).collect()
+    }
+
     fn texts(socket: &OwnedFd) -> Vec<Vec<u8>> {
-        let queue = queue(socket.as_fd()).unwrap();
-        queue.into_iter().map(|message| message.data.0).collect()
+        let queue = Queue::new(socket.try_clone().unwrap()).unwrap();
+        let texts = received(queue).into_iter();
+        texts.map(|message| message.data.0).collect()
     }
 
     #[test]
@@ -163,8 +234,81 @@ mod tests {
         sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).ok();
         let long = vec![7; 150_000];
         send(&far, &long, SendFlags::empty()).unwrap();
-        assert!(peek(near.as_fd(), 1000).unwrap().is_none());
-        assert_eq!(texts(&near), [long]);
+        send(&far, b"short", SendFlags::empty()).unwrap();
+        let queue = Queue::with_buffer(near.try_clone().unwrap(), 1000).unwrap();
+        let found = received(queue).into_iter();
+        let found: Vec<_> = found.map(|message| message.data.0).collect();
+        assert_eq!(found, [&long[..], b"short"]);
+        assert_eq!(texts(&near), [&long[..], b"short"]);
+    }
+
+    #[test]
+    fn empty_messages_are_messages() {
+        for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
+            let (near, far) = pair(kind);
+            let long = vec![7; BUFFER / 2];
+            sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).ok();
+            let all: [&[u8]; 5] = [b"", b"one", b"", &long[..60_000], b""];
+            for text in all {
+                send(&far, text, SendFlags::empty()).unwrap();
+            }
+            assert_eq!(texts(&near), all, "{kind:?}");
+        }
+        // The end is none, nor is what is between the messages.
+        let (near, far) = pair(SocketType::SEQPACKET);
+        for text in [&b"one"[..], b"", b"two"] {
+            send(&far, text, SendFlags::empty()).unwrap();
+        }
+        drop(far);
+        assert_eq!(texts(&near), [&b"one"[..], b"", b"two"]);
+    }
+
+    #[test]
+    fn an_error_is_nobodys_message() {
+        for kind in [SocketType::STREAM, SocketType::SEQPACKET] {
+            let (near, far) = pair(kind);
+            send(&far, b"one", SendFlags::empty()).unwrap();
+            send(&near, b"never read", SendFlags::empty()).unwrap();
+            drop(far);
+            assert_eq!(texts(&near), [b"one"], "{kind:?}");
+            if kind == SocketType::STREAM {
+                assert_ne!(sys::socket_option(near.as_fd(), libc::SO_ERROR).unwrap(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn looking_goes_on_where_it_was() {
+        let (near, far) = pair(SocketType::STREAM);
+        send(&far, b"one", SendFlags::empty()).unwrap();
+        let offset = |value| sys::set_socket_option(near.as_fd(), libc::SO_PEEK_OFF, value);
+        for before in [-1, 2] {
+            offset(before).unwrap();
+            assert_eq!(texts(&near), [b"one"]);
+            let after = sys::socket_option(near.as_fd(), libc::SO_PEEK_OFF).unwrap();
+            assert_eq!(after, before);
+        }
+    }
+
+    #[test]
+    fn a_pidfd_of_the_sender_is_closed() {
+        /// `SO_PASSPIDFD`
+        const PASSPIDFD: i32 = 76;
+
+        let (near, far) = pair(SocketType::STREAM);
+        if sys::set_socket_option(near.as_fd(), PASSPIDFD, 1).is_err() {
+            // Before 6.5 there is none.
+            assert!(sys::socket_option(near.as_fd(), PASSPIDFD).is_err());
+            return;
+        }
+        send(&far, b"one", SendFlags::empty()).unwrap();
+        let peeked = sys::peek(near.as_fd(), &mut [0; 16]).unwrap();
+        assert!(peeked.files.is_empty() && !peeked.control_truncated);
+        // Other tests open files meanwhile, but pidfds are not among them.
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = links.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        let pidfds = links.filter(|link| link.to_string_lossy().contains("pidfd"));
+        assert_eq!(pidfds.count(), 0);
     }
 
     #[test]
@@ -184,9 +328,38 @@ mod tests {
             )
             .unwrap();
         }
-        let found = queue(near.as_fd()).unwrap();
+        let found = received(Queue::new(near).unwrap());
         assert_eq!(found.len(), 2);
         assert!(found.iter().all(|message| message.files.len() == 1));
+    }
+
+    /// Nor with what comes before, however much that is.
+    #[test]
+    fn files_do_not_come_twice() {
+        let (near, far) = pair(SocketType::STREAM);
+        if sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).is_err() {
+            sys::set_socket_option(far.as_fd(), libc::SO_SNDBUF, 1 << 20).unwrap();
+        }
+        let flags = SendFlags::DONTWAIT;
+        assert_eq!(
+            send(&far, &vec![1; BUFFER - 10_000], flags),
+            Ok(BUFFER - 10_000)
+        );
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [reader.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let long = [2; 20_000];
+        assert_eq!(
+            sendmsg(&far, &[IoSlice::new(&long)], &mut control, flags),
+            Ok(20_000)
+        );
+        send(&far, &[3; 100], flags).unwrap();
+        let found = received(Queue::new(near).unwrap());
+        let files: usize = found.iter().map(|message| message.files.len()).sum();
+        let bytes: usize = found.iter().map(|message| message.data.0.len()).sum();
+        assert_eq!((files, bytes), (1, BUFFER + 10_100));
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 //! Does a process hold still?
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// A thread that runs on.
@@ -23,18 +26,20 @@ impl fmt::Display for Runs {
 }
 
 /// A thread of the process that is neither stopped, nor traced and stopped, nor
-/// frozen with its group.
+/// frozen with its group. Of this process the calling thread does not count: it
+/// does nothing else meanwhile.
 ///
 /// # Errors
 ///
 /// `NotFound` if there is no such process.
 pub fn running_thread(pid: i32) -> io::Result<Option<Runs>> {
-    if is_frozen(pid) {
-        return Ok(None);
-    }
-    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let path = entry?.path();
-        let stat = match fs::read(path.join("stat")) {
+    let own = rustix::thread::gettid().as_raw_pid();
+    for tid in threads(pid)? {
+        if tid == own {
+            continue;
+        }
+        let path = format!("/proc/{pid}/task/{tid}");
+        let stat = match fs::read(Path::new(&path).join("stat")) {
             // It ended.
             Err(error) if is_gone(&error) => continue,
             stat => stat?,
@@ -42,13 +47,30 @@ pub fn running_thread(pid: i32) -> io::Result<Option<Runs>> {
         let Some(state) = state(&stat) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        if !matches!(state, 'T' | 't' | 'Z' | 'X') {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let tid = name.and_then(|name| name.parse().ok()).unwrap_or(pid);
+        // Each thread can be in a group of its own.
+        if !matches!(state, 'T' | 't' | 'Z' | 'X') && !is_frozen(&path) {
             return Ok(Some(Runs { tid, state }));
         }
     }
     Ok(None)
+}
+
+/// The threads of a process.
+pub(super) fn threads(pid: i32) -> io::Result<Vec<i32>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let name = entry?.file_name();
+        let tid = name.to_str().and_then(|name| name.parse().ok());
+        threads.push(tid.ok_or(io::ErrorKind::InvalidData)?);
+    }
+    Ok(threads)
+}
+
+/// A pidfd for a thread.
+pub(super) fn open(tid: i32) -> Result<OwnedFd, Errno> {
+    let tid = (tid > 0).then(|| Pid::from_raw(tid)).flatten();
+    let thread = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
+    pidfd_open(tid.ok_or(Errno::SRCH)?, thread)
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -61,10 +83,10 @@ fn state(stat: &[u8]) -> Option<char> {
     stat.get(end + 2).map(|&byte| char::from(byte))
 }
 
-/// Whether the control group (version 2) that the process is in has been frozen,
+/// Whether the control group (version 2) that the thread is in has been frozen,
 /// wholly.
-fn is_frozen(pid: i32) -> bool {
-    let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+fn is_frozen(thread: &str) -> bool {
+    let Ok(groups) = fs::read_to_string(format!("{thread}/cgroup")) else {
         return false;
     };
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
@@ -90,6 +112,18 @@ mod tests {
         assert_eq!(state(b"12 (a) T 1 (b) S 1 12"), Some('S'));
         assert_eq!(state(b"12 (a"), None);
         assert_eq!(state(b"12 (a)"), None);
+    }
+
+    #[test]
+    fn another_thread_of_our_own_runs() {
+        let own = std::process::id() as i32;
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || receive.recv());
+        let runs = running_thread(own).unwrap().unwrap();
+        assert_ne!(runs.tid, rustix::thread::gettid().as_raw_pid());
+        send.send(()).unwrap();
+        thread.join().unwrap().unwrap();
+        assert!(threads(own).unwrap().contains(&own));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 //! Whether what an image says can be true.
 
-use super::{Image, Item, Kind, Peer, Pipe, Place, Socket, Timer};
+use super::{Bytes, Image, Item, Kind, OpenFile, Peer, Pipe, Place, Socket, Timer};
+use minicbor::{Decoder, decode};
 use std::fmt;
 
 /// Why the contents of an image do not hold together.
@@ -38,7 +39,18 @@ pub(crate) const FLAGS: u32 = (libc::O_ACCMODE
     | libc::O_NOATIME
     | libc::O_PATH) as u32
     | LARGEFILE;
-pub(crate) const LARGEFILE: u32 = 0o100_000;
+/// As of `asm/fcntl.h`.
+const LARGEFILE: u32 = if cfg!(any(target_arch = "arm", target_arch = "aarch64")) {
+    0o400_000
+} else if cfg!(any(target_arch = "powerpc", target_arch = "powerpc64")) {
+    0o200_000
+} else if cfg!(any(target_arch = "mips", target_arch = "mips64")) {
+    0x2000
+} else if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
+    0x40000
+} else {
+    0o100_000
+};
 
 /// More than a pipe is given by anyone, and less than would be refused for being
 /// negative.
@@ -56,6 +68,43 @@ const WITH_EXCLUSIVE: u32 = EXCLUSIVE
         | libc::EPOLLHUP
         | libc::EPOLLWAKEUP
         | libc::EPOLLET) as u32;
+
+/// What is in a pipe, as far as a pipe can hold it: no longer than it would be
+/// refused for is read on.
+pub(super) fn pieces<Context>(
+    decoder: &mut Decoder<'_>,
+    context: &mut Context,
+) -> std::result::Result<Vec<Bytes>, decode::Error> {
+    let mut pieces = Vec::new();
+    let mut size = 0usize;
+    for piece in decoder.array_iter_with::<Context, Bytes>(context)? {
+        let piece = piece?;
+        if piece.0.is_empty() {
+            return Err(decode::Error::message("a packet of a pipe is empty"));
+        }
+        size = size.saturating_add(piece.0.len());
+        if size > CAPACITY as usize {
+            return Err(decode::Error::message("there is too much in a pipe"));
+        }
+        pieces.push(piece);
+    }
+    Ok(pieces)
+}
+
+/// The files of a message, as many as can go with one.
+pub(super) fn passed<Context>(
+    decoder: &mut Decoder<'_>,
+    context: &mut Context,
+) -> std::result::Result<Vec<u32>, decode::Error> {
+    let mut files = Vec::new();
+    for file in decoder.array_iter_with::<Context, u32>(context)? {
+        if files.len() == PASSED {
+            return Err(decode::Error::message("a message has too many files"));
+        }
+        files.push(file?);
+    }
+    Ok(files)
+}
 
 impl Image {
     /// Whether all that refers to something has something to refer to, and no
@@ -100,45 +149,14 @@ impl Image {
 
     fn check_file(&self, index: usize) -> Result {
         let file = &self.files[index];
-        if let Some(owner) = file.owner {
-            ensure(owner.kind <= 2, || {
-                format!("{} is no kind of owner", owner.kind)
-            })?;
-            ensure(owner.signal <= 64, || {
-                format!("there is no signal {}", owner.signal)
-            })?;
-        }
-        let path = matches!(file.kind, Kind::Path { .. } | Kind::Other { .. });
-        ensure(path || !file.is_path_only(), || {
-            format!("no {} is opened with O_PATH", file.kind.name())
-        })?;
-        // What it can be is not known otherwise.
-        if !matches!(file.kind, Kind::Other { .. }) {
-            ensure(file.flags & !FLAGS == 0, || {
-                format!("it has unknown flags {:#o}", file.flags & !FLAGS)
-            })?;
-        }
+        check_alone(file)?;
         match &file.kind {
-            Kind::Path { place, position } => {
-                check_place(place)?;
-                ensure(*position <= i64::MAX as u64, || {
-                    format!("{position} is no position")
-                })
-            }
-            Kind::Pipe { pipe } => {
-                ensure((*pipe as usize) < self.pipes.len(), || {
-                    format!("there is no pipe {pipe}")
-                })?;
-                let mode = file.flags & libc::O_ACCMODE as u32;
-                ensure(mode <= 2, || "it can neither be read nor written".into())
-            }
-            Kind::EventFd { count, .. } => ensure(*count < u64::MAX, || {
-                "no eventfd has so high a value".into()
+            Kind::Pipe { pipe } => ensure((*pipe as usize) < self.pipes.len(), || {
+                format!("there is no pipe {pipe}")
             }),
-            Kind::TimerFd(timer) => check_timer(timer),
-            Kind::SignalFd { .. } | Kind::Other { .. } => Ok(()),
             Kind::Socket(socket) => self.check_socket(index, socket),
             Kind::Epoll { items } => self.check_items(items),
+            _ => Ok(()),
         }
     }
 
@@ -255,6 +273,45 @@ impl Image {
             }
         }
         Ok(())
+    }
+}
+
+/// What has to be true of a file whatever else there is.
+pub(crate) fn check_alone(file: &OpenFile) -> Result {
+    if let Some(owner) = file.owner {
+        ensure(owner.kind <= 2, || {
+            format!("{} is no kind of owner", owner.kind)
+        })?;
+        ensure(owner.signal <= 64, || {
+            format!("there is no signal {}", owner.signal)
+        })?;
+    }
+    let path = matches!(file.kind, Kind::Path { .. } | Kind::Other { .. });
+    ensure(path || !file.is_path_only(), || {
+        format!("no {} is opened with O_PATH", file.kind.name())
+    })?;
+    // What it can be is not known otherwise.
+    if !matches!(file.kind, Kind::Other { .. }) {
+        ensure(file.flags & !FLAGS == 0, || {
+            format!("it has unknown flags {:#o}", file.flags & !FLAGS)
+        })?;
+    }
+    match &file.kind {
+        Kind::Path { place, position } => {
+            check_place(place)?;
+            ensure(*position <= i64::MAX as u64, || {
+                format!("{position} is no position")
+            })
+        }
+        Kind::Pipe { .. } => {
+            let mode = file.flags & libc::O_ACCMODE as u32;
+            ensure(mode <= 2, || "it can neither be read nor written".into())
+        }
+        Kind::EventFd { count, .. } => ensure(*count < u64::MAX, || {
+            "an eventfd cannot be given so high a value".into()
+        }),
+        Kind::TimerFd(timer) => check_timer(timer),
+        Kind::SignalFd { .. } | Kind::Other { .. } | Kind::Socket(_) | Kind::Epoll { .. } => Ok(()),
     }
 }
 

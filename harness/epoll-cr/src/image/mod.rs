@@ -11,6 +11,7 @@ mod check;
 mod codec;
 
 pub use check::Invalid;
+pub(crate) use check::{FLAGS, check_alone};
 pub use codec::{Error, VERSION};
 
 use minicbor::{Decode, Encode};
@@ -210,7 +211,7 @@ pub struct Pipe {
     #[n(0)]
     pub capacity: u32,
     /// What is in it: one piece, or the packets of a pipe in packet mode.
-    #[n(1)]
+    #[cbor(n(1), decode_with = "check::pieces")]
     pub data: Vec<Bytes>,
     /// Where the FIFO is.
     #[n(2)]
@@ -293,7 +294,7 @@ pub struct Message {
     #[n(0)]
     pub data: Bytes,
     /// The open files that go with it (`SCM_RIGHTS`).
-    #[n(1)]
+    #[cbor(n(1), decode_with = "check::passed")]
     pub files: Vec<u32>,
 }
 
