@@ -2,10 +2,14 @@
 
 //! Makes files like those of an image.
 
+use crate::dump::pipe::{READ, WRITE};
 use crate::image::{OpenFile, Owner, Pipe, Place, Timer};
 use crate::sys;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{Mode, OFlags, SeekFrom, fcntl_getfl, fcntl_setfl, fstat, open, seek};
+use rustix::fs::{
+    Access, AtFlags, CWD, Mode, OFlags, SeekFrom, accessat, fcntl_getfl, fcntl_setfl, fstat, open,
+    seek,
+};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 use rustix::time::{
@@ -86,71 +90,125 @@ fn link(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// A FIFO, open at both ends so that nothing waits, if it can be used again.
-pub fn fifo(pipe: &Pipe, place: &Place) -> Result<OwnedFd, String> {
+/// A FIFO, found but not opened, if those ends of it can be opened that the image
+/// has. Others may be at the other end: to open it is for when all else is known.
+pub fn fifo(pipe: &Pipe, place: &Place, ends: u32) -> Result<OwnedFd, String> {
     if place.unlinked {
         return Err("it was unlinked".into());
     }
     let found = find(place)?;
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fifo = open(link(&found), flags, Mode::empty())
-        .map_err(|error| format!("it cannot be opened again: {error}"))?;
-    let there = rustix::io::ioctl_fionread(&fifo)
-        .map_err(|error| format!("it cannot be looked at: {error}"))?;
-    let dumped: usize = pipe.data.iter().map(|data| data.0.len()).sum();
-    // Others may have kept it open, and what was in it with it.
-    if there != 0 && there != dumped as u64 {
-        return Err("there is something else in it by now".into());
+    let mut access = Access::empty();
+    if ends & READ != 0 {
+        access |= Access::READ_OK;
     }
-    Ok(fifo)
+    if ends & WRITE != 0 || ends & READ != 0 && !pipe.data.is_empty() {
+        access |= Access::WRITE_OK;
+    }
+    match accessat(CWD, link(&found), access, AtFlags::EACCESS) {
+        Err(Errno::ACCESS) => Err("it may not be opened again".into()),
+        // Whatever else is the matter is told when it is opened.
+        _ => Ok(found),
+    }
 }
 
-/// The ends of a pipe, with its contents: a FIFO is both.
+/// How much a pipe can be given, see pipe(7).
+pub fn capacity(pipe: &Pipe) -> u32 {
+    const MAXIMUM: &str = "/proc/sys/fs/pipe-max-size";
+    const DEFAULT: u32 = 1 << 20;
+
+    let maximum = std::fs::read_to_string(MAXIMUM).ok();
+    let maximum = maximum.and_then(|text| text.trim().parse().ok());
+    pipe.capacity.min(maximum.unwrap_or(DEFAULT))
+}
+
+/// The ends of a pipe, with its contents.
 pub struct Ends {
     read: Option<OwnedFd>,
     write: Option<OwnedFd>,
+    /// What both can be opened by once more.
     both: OwnedFd,
+    /// So that there is somebody who reads, as long as it is opened for writing.
+    hold: Option<OwnedFd>,
 }
 
-pub fn ends(pipe: &Pipe) -> io::Result<Ends> {
-    let (read, write) = match &pipe.place {
-        Some(place) => {
-            let fifo = fifo(pipe, place).map_err(io::Error::other)?;
-            (fifo.try_clone()?, fifo)
-        }
-        None => pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?,
+/// `ends` is what the image has of it, `packets` whether one writes packets.
+pub fn ends(pipe: &Pipe, ends: u32, packets: bool) -> io::Result<Ends> {
+    let Some(place) = &pipe.place else {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        resize(&write, pipe)?;
+        fill(&write, pipe, packets)?;
+        return Ok(Ends {
+            both: read.try_clone()?,
+            read: Some(read),
+            write: Some(write),
+            hold: None,
+        });
     };
-    if fcntl_getpipe_size(&write)? != pipe.capacity as usize {
-        fcntl_setpipe_size(&write, pipe.capacity as usize)?;
-    }
-    if rustix::io::ioctl_fionread(&read)? == 0 {
-        let packets = pipe.data.len() > 1;
-        fcntl_setfl(&write, flags_with(OFlags::NONBLOCK, packets))?;
-        for data in &pipe.data {
-            if rustix::io::write(&write, &data.0)? != data.0.len() {
-                return Err(Errno::NOSPC.into());
+    let both = fifo(pipe, place, ends).map_err(io::Error::other)?;
+    let open = |mode| {
+        let flags = mode | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        open(link(&both), flags, Mode::empty())
+    };
+    let (mut write, mut hold) = (None, None);
+    if ends & READ != 0 {
+        let read = open(OFlags::RDONLY)?;
+        // Others may have kept it open, and what was in it with it.
+        let there = rustix::io::ioctl_fionread(&read)?;
+        if there == 0 {
+            resize(&read, pipe)?;
+            if !pipe.data.is_empty() {
+                fill(&open(OFlags::WRONLY)?, pipe, packets)?;
             }
+        } else if there != size(pipe) as u64 {
+            return Err(io::Error::other("there is something else in it by now"));
         }
-        fcntl_setfl(&write, OFlags::NONBLOCK)?;
+        hold = Some(read);
+    } else if ends & WRITE != 0 {
+        // What was in it is for those who read to care for.
+        write = Some(match open(OFlags::WRONLY) {
+            Err(Errno::NXIO) => {
+                hold = Some(open(OFlags::RDONLY)?);
+                open(OFlags::WRONLY)?
+            }
+            write => write?,
+        });
     }
-    let both = read.try_clone()?;
-    let mut ends = Ends {
-        read: Some(read),
-        write: Some(write),
+    Ok(Ends {
+        read: None,
+        write,
         both,
-    };
-    if pipe.place.is_some() {
-        (ends.read, ends.write) = (None, None);
-    }
-    Ok(ends)
+        hold,
+    })
 }
 
-fn flags_with(flags: OFlags, packets: bool) -> OFlags {
-    if packets {
-        flags | OFlags::DIRECT
-    } else {
-        flags
+/// How much is in it.
+pub fn size(pipe: &Pipe) -> usize {
+    pipe.data.iter().map(|data| data.0.len()).sum()
+}
+
+fn resize(fd: &OwnedFd, pipe: &Pipe) -> io::Result<()> {
+    let capacity = capacity(pipe) as usize;
+    if fcntl_getpipe_size(fd)? != capacity {
+        fcntl_setpipe_size(fd, capacity)?;
     }
+    Ok(())
+}
+
+fn fill(write: &OwnedFd, pipe: &Pipe, packets: bool) -> io::Result<()> {
+    let packets = packets || pipe.data.len() > 1;
+    for data in &pipe.data {
+        // What is longer was written before packets were.
+        let flags = match packets && data.0.len() <= libc::PIPE_BUF {
+            true => OFlags::NONBLOCK | OFlags::DIRECT,
+            false => OFlags::NONBLOCK,
+        };
+        fcntl_setfl(write, flags)?;
+        if rustix::io::write(write, &data.0)? != data.0.len() {
+            return Err(Errno::NOSPC.into());
+        }
+    }
+    fcntl_setfl(write, OFlags::NONBLOCK)?;
+    Ok(())
 }
 
 impl Ends {
@@ -160,6 +218,7 @@ impl Ends {
             read: self.read.map(&mut to).transpose()?,
             write: self.write.map(&mut to).transpose()?,
             both: to(self.both)?,
+            hold: self.hold.map(&mut to).transpose()?,
         })
     }
 
@@ -174,9 +233,10 @@ impl Ends {
         if let Some(end) = ready {
             return Ok(end);
         }
-        // Somebody has opened it once more, through /proc.
-        let flags = flags & (libc::O_ACCMODE | libc::O_NONBLOCK);
-        let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
+        // A FIFO, or somebody has opened it once more, through /proc. Nothing waits
+        // for the other end.
+        let mode = OFlags::from_bits_retain((flags & libc::O_ACCMODE) as u32);
+        let flags = mode | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(open(link(&self.both), flags, Mode::empty())?)
     }
 }

@@ -5,7 +5,7 @@
 mod make;
 mod plan;
 
-pub use plan::{Problem, printable};
+pub use plan::{Problem, is_hidden, printable};
 
 use crate::device::{Add, Device, RestoreError};
 use crate::image::{Image, Kind, Message, Peer, Socket};
@@ -177,6 +177,11 @@ impl<'a> Restore<'a> {
         self
     }
 
+    /// Whether there are items to be added, which takes the device.
+    pub fn needs_device(&self) -> bool {
+        plan::items(self.image, &self.is_given()) > 0
+    }
+
     /// All that cannot be restored, without doing anything.
     pub fn problems(&self) -> Vec<Problem> {
         plan::problems(self.image, &self.is_given())
@@ -191,14 +196,15 @@ impl<'a> Restore<'a> {
     /// [`problems`](Self::problems). The device is needed if there are items.
     ///
     /// Numbers that the image has must not be open. If it fails later on, what was
-    /// made is closed again; of what there was before, only the contents of FIFOs
-    /// can have changed.
+    /// made is closed again; of what there was before, only FIFOs can have changed:
+    /// those who wait until somebody opens one go on, and what the image has is in
+    /// it, if the image has an end to be read.
     ///
     /// # Errors
     ///
     /// See [`enum@Error`]; each is a sentence, or several.
     pub fn run(self, device: Option<&Device>) -> Result<Restored, Error> {
-        if self.image.items() > 0 && device.is_none() {
+        if self.needs_device() && device.is_none() {
             return Err(Error::NoDevice);
         }
         let problems = self.problems();
@@ -270,7 +276,11 @@ impl Parking {
             while self.used.contains(&self.next) {
                 self.next += 1;
             }
-            let copy = fcntl_dupfd_cloexec(&fd, self.next)?;
+            let copy = match fcntl_dupfd_cloexec(&fd, self.next) {
+                // The limit is lower than that.
+                Err(Errno::INVAL) => return Err(Errno::MFILE.into()),
+                copy => copy?,
+            };
             if !self.is_used(&copy) {
                 // It may be closed and free again the next time.
                 self.next = copy.as_raw_fd();
@@ -315,7 +325,9 @@ impl Maker<'_> {
             let Some(&first) = files.first().filter(|&&file| !self.given[file]) else {
                 continue;
             };
-            let ends = at(first, make::ends(pipe))?;
+            let ends = plan::ends(self.image, &files);
+            let packets = plan::writes_packets(self.image, &files);
+            let ends = at(first, make::ends(pipe, ends, packets))?;
             // All of them: one might have the number of another one's file.
             let mut ends = at(first, ends.move_by(|fd| self.make_way(fd)))?;
             for index in files {
@@ -573,7 +585,8 @@ impl Maker<'_> {
     fn restored(self) -> Result<Restored, Error> {
         let mut watched = HashSet::<u32>::new();
         let mut passed = HashSet::<u32>::new();
-        for file in &self.image.files {
+        let made = self.image.files.iter().zip(&self.given);
+        for (file, _) in made.filter(|&(_, &given)| !given) {
             match &file.kind {
                 Kind::Epoll { items } => watched.extend(items.iter().map(|item| item.file)),
                 Kind::Socket(socket) => {
@@ -599,7 +612,7 @@ impl Maker<'_> {
     }
 
     fn items(&mut self, device: &Device) -> Result<(), Error> {
-        let total = self.image.items();
+        let total = plan::items(self.image, &self.given);
         let mut done = 0;
         for set in plan::order(self.image) {
             let Kind::Epoll { items } = &self.image.files[set].kind else {

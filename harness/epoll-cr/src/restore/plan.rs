@@ -3,6 +3,7 @@
 //! What cannot be restored, all of it, before anything is.
 
 use super::make;
+use crate::dump::pipe::{self, READ};
 use crate::image::{Image, Kind, OpenFile, Owner, Peer, Pipe, Timer};
 use crate::sys;
 use rustix::process::{Resource, getrlimit};
@@ -43,9 +44,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Nothing that drives a terminal, or forges a line.
+/// Whether a character drives a terminal, forges a line, or the order of what is
+/// beside it.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Nothing [that would](is_hidden).
 pub fn printable(text: &[u8]) -> String {
-    let replace = |c: char| if c.is_control() { '?' } else { c };
+    let replace = |c: char| if is_hidden(c) { '?' } else { c };
     String::from_utf8_lossy(text).chars().map(replace).collect()
 }
 
@@ -86,10 +95,23 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
             rest.len() + 1
         )),
     }
+    let items = items(image, given);
+    if let Some(watches) = watches().filter(|&watches| items as u64 > watches) {
+        general(format!(
+            "there are {items} items: /proc/sys/fs/epoll/max_user_watches has to be higher \
+             than {watches}"
+        ));
+    }
+    let pipes = pipes(image);
     let checks = Checks {
         image,
         given,
-        pipes: pipes(image),
+        pipes: image
+            .pipes
+            .iter()
+            .zip(&pipes)
+            .map(|(pipe, files)| check_pipe(image, given, pipe, files))
+            .collect(),
         ticks: sys::can_set_ticks(),
     };
     for (index, file) in image.files.iter().enumerate() {
@@ -108,6 +130,69 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
     problems
 }
 
+/// How many items are to be added.
+pub fn items(image: &Image, given: &[bool]) -> usize {
+    let files = image.files.iter().zip(given);
+    let made = files.filter(|&(_, &given)| !given);
+    made.map(|(file, _)| match &file.kind {
+        Kind::Epoll { items } => items.len(),
+        _ => 0,
+    })
+    .sum()
+}
+
+/// How many a user can have, all sets together.
+fn watches() -> Option<u64> {
+    let limit = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches");
+    limit.ok()?.trim().parse().ok()
+}
+
+/// The ends that these files of a pipe are.
+pub fn ends(image: &Image, files: &[usize]) -> u32 {
+    let mode = |&file: &usize| image.files[file].flags as i32 & libc::O_ACCMODE;
+    files
+        .iter()
+        .map(mode)
+        .map(pipe::ends)
+        .fold(0, |all, end| all | end)
+}
+
+/// Whether one of these files of a pipe writes packets.
+pub fn writes_packets(image: &Image, files: &[usize]) -> bool {
+    files.iter().any(|&file| {
+        let flags = image.files[file].flags as i32;
+        flags & libc::O_DIRECT != 0 && pipe::ends(flags & libc::O_ACCMODE) & pipe::WRITE != 0
+    })
+}
+
+/// What keeps a pipe from being restored, for all its files.
+fn check_pipe(image: &Image, given: &[bool], pipe: &Pipe, files: &[usize]) -> Option<String> {
+    if files.iter().all(|&file| given[file]) {
+        return None;
+    }
+    if files.iter().any(|&file| given[file]) {
+        return Some("another file of this pipe is given: give this one, too".into());
+    }
+    let (size, capacity) = (make::size(pipe), make::capacity(pipe));
+    if size > capacity as usize {
+        return Some(format!(
+            "there are {size} bytes in it: /proc/sys/fs/pipe-max-size has to be higher than \
+             {capacity}"
+        ));
+    }
+    if let Some(place) = &pipe.place {
+        let ends = ends(image, files);
+        return make::fifo(pipe, place, ends).err();
+    }
+    let what = match pipe.elsewhere {
+        0 => return None,
+        READ => "the end to be read is open elsewhere, and not in the image",
+        pipe::WRITE => "the end to be written is open elsewhere, and not in the image",
+        _ => "its ends are open elsewhere, and not in the image",
+    };
+    Some(what.into())
+}
+
 /// The files of each pipe.
 pub fn pipes(image: &Image) -> Vec<Vec<usize>> {
     let mut pipes = vec![Vec::new(); image.pipes.len()];
@@ -122,7 +207,8 @@ pub fn pipes(image: &Image) -> Vec<Vec<usize>> {
 struct Checks<'a> {
     image: &'a Image,
     given: &'a [bool],
-    pipes: Vec<Vec<usize>>,
+    /// What is the matter with each.
+    pipes: Vec<Option<String>>,
     ticks: bool,
 }
 
@@ -138,7 +224,7 @@ impl Checks<'_> {
         found.extend(file.owner.and_then(|owner| self.owner(owner)));
         found.extend(match &file.kind {
             Kind::Path { place, .. } => make::path(file, place).err(),
-            Kind::Pipe { pipe } => self.pipe(*pipe as usize),
+            Kind::Pipe { pipe } => self.pipes[*pipe as usize].clone(),
             Kind::TimerFd(timer) => self.timer(timer),
             Kind::Socket(socket) => match socket.peer {
                 Peer::Elsewhere => {
@@ -163,22 +249,6 @@ impl Checks<'_> {
             _ => "process",
         };
         (owner.id != 0 && !itself).then(|| format!("its signals go to {what} {}", owner.id))
-    }
-
-    fn pipe(&self, pipe: usize) -> Option<String> {
-        let about: &Pipe = &self.image.pipes[pipe];
-        if self.pipes[pipe].iter().any(|&other| self.given[other]) {
-            return Some("another file of this pipe is given: give this one, too".into());
-        }
-        if let Some(place) = &about.place {
-            return make::fifo(about, place).err();
-        }
-        match about.elsewhere {
-            0 => None,
-            1 => Some("the end to be read is open elsewhere, and not in the image".into()),
-            2 => Some("the end to be written is open elsewhere, and not in the image".into()),
-            _ => Some("its ends are open elsewhere, and not in the image".into()),
-        }
     }
 
     fn timer(&self, timer: &Timer) -> Option<String> {
