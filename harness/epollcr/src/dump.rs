@@ -2,21 +2,19 @@
 
 //! `epollcr dump`
 
+use crate::limit;
 use crate::progress::Progress;
-use crate::{limit, partial};
 use anyhow::{Context, Result};
 use epoll_cr::device::{self, Device};
 use epoll_cr::dump::{self, Dump, Error};
 use epoll_cr::image::Image;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Files that nobody has open are ours while they are looked at.
-const DESCRIPTORS: u64 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -35,7 +33,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let device = open_device()?;
-    limit::allow(DESCRIPTORS);
+    // Files that nobody has open are ours while they are looked at.
+    limit::allow_all();
+    check_target(&args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     let image = make(args, &device).with_context(|| format!("cannot dump process {}", args.pid))?;
     write(&image, &args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     if image.origin.running {
@@ -75,6 +75,7 @@ fn make(args: &Args, device: &Device) -> Result<Image> {
                     args.pid
                 )
             }
+            Error::Tables(_) => " (--running ignores that, and what it has)".into(),
             Error::Io(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 " (run this as root)".into()
             }
@@ -84,18 +85,35 @@ fn make(args: &Args, device: &Device) -> Result<Image> {
     })
 }
 
+/// What an image takes the place of has to be a file, or nothing.
+fn check_target(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_file() => Ok(()),
+        Ok(_) => Err(io::Error::other("it is there, and no regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.file_name() {
+            Some(_) => Ok(()),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
 /// An image that is there is complete. It has what was in pipes: not for others.
 fn write(image: &Image, path: &Path) -> io::Result<()> {
-    let part = partial(path);
+    // Others may have a right to the directory: they cannot know the name, nor
+    // have put something else there.
+    let random = RandomState::new().hash_one(std::process::id());
+    let part = path.with_file_name(format!(".epollcr-{random:016x}"));
     let file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
+        .custom_flags(libc::O_NOFOLLOW)
         .mode(0o600)
         .open(&part)?;
     let written = image
         .write(BufWriter::new(&file))
         .and_then(|()| file.sync_all())
+        .and_then(|()| check_target(path))
         .and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         let _ = fs::remove_file(&part);

@@ -2,10 +2,12 @@
 
 //! For programs. The manual page documents it: epollcr.1, OUTPUT FOR PROGRAMS.
 
-use crate::table::FLAGS;
+use crate::table::flag_names;
 use epoll_cr::image::{self, Image, Kind, Peer};
+use epoll_cr::restore::is_hidden;
 use epoll_targets::fdinfo::Events;
 use serde::Serialize;
+use serde_json::ser::Formatter;
 use std::borrow::Cow;
 use std::io::{self, Write};
 
@@ -163,19 +165,12 @@ impl From<&image::Item> for Item {
 
 impl<'a> From<&'a image::OpenFile> for File<'a> {
     fn from(file: &'a image::OpenFile) -> Self {
-        let mode = ["RDONLY", "WRONLY", "RDWR", "3"][(file.flags & 3) as usize];
-        let names = FLAGS
-            .iter()
-            .filter(|(bit, _)| file.flags & *bit as u32 != 0);
         Self {
             kind: file.kind.name(),
             link: String::from_utf8_lossy(&file.link),
             flags: Bits {
                 bits: file.flags,
-                names: [mode]
-                    .into_iter()
-                    .chain(names.map(|(_, name)| *name))
-                    .collect(),
+                names: flag_names(file.flags),
             },
             locks: file.locks.unwrap_or(0),
             owner: file.owner.map(|owner| Owner {
@@ -268,7 +263,53 @@ pub fn print(image: &Image, out: &mut impl Write) -> io::Result<()> {
             })
             .collect(),
     };
+    let mut to = serde_json::Serializer::with_formatter(&mut *out, Plain);
     // serde_json hides what kind of error it is otherwise.
-    serde_json::to_writer(&mut *out, &output).map_err(io::Error::from)?;
+    output.serialize(&mut to).map_err(io::Error::from)?;
     writeln!(out)
+}
+
+/// One line, as a terminal can be shown it: whatever drives one is escaped.
+struct Plain;
+
+impl Formatter for Plain {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_hidden) {
+            let (before, from) = rest.split_at(at);
+            writer.write_all(before.as_bytes())?;
+            let mut chars = from.chars();
+            let mut units = [0; 2];
+            if let Some(hidden) = chars.next() {
+                for unit in hidden.encode_utf16(&mut units) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+            rest = chars.as_str();
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_drives_a_terminal() {
+        let command = "a\u{1b}[1m\u{9b}1m\u{7f}\u{202e}b\"\u{e9}".to_owned();
+        let mut image = Image::default();
+        image.origin.command = command.clone();
+        let mut out = Vec::new();
+        print(&image, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(!out.trim_end().contains(is_hidden), "{out}");
+        assert!(out.contains("\\u009b") && out.contains('\u{e9}'), "{out}");
+        let read: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(read["process"]["command"], command);
+    }
 }

@@ -3,6 +3,20 @@
 //! How many descriptors there may be.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs;
+
+/// Allows as many as can be.
+pub fn allow_all() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").ok();
+    if let Some(most) = most.and_then(|text| text.trim().parse().ok()) {
+        allow(most);
+    }
+    if getrlimit(Resource::Nofile) == limit {
+        let current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    }
+}
 
 /// Allows so many if that is possible. If it is not, whoever needs one more will
 /// say so.
@@ -25,4 +39,11 @@ pub fn allow(count: u64) {
         return;
     }
     let _ = setrlimit(Resource::Nofile, higher(limit.maximum));
+}
+
+/// Puts back what it was, unless a descriptor of this number would be beyond it.
+pub fn put_back(before: Rlimit, last: u64) {
+    if before.current.is_none_or(|current| last < current) {
+        let _ = setrlimit(Resource::Nofile, before);
+    }
 }

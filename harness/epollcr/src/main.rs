@@ -13,10 +13,9 @@ mod table;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use epoll_cr::image::Image;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 const ABOUT: &str = "\
@@ -92,11 +91,4 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn read(path: &Path) -> Result<Image> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     Image::read(BufReader::new(file)).with_context(|| format!("cannot use {}", path.display()))
-}
-
-/// Where it is before it is complete.
-fn partial(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".part");
-    name.into()
 }

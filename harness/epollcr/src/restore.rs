@@ -5,12 +5,15 @@
 use crate::progress::Progress;
 use crate::{dump, limit, read, tell};
 use anyhow::{Context, Result, bail};
-use epoll_cr::image::Image;
+use epoll_cr::image::{Descriptor, Image, Kind, OpenFile};
 use epoll_cr::restore::{self, Error, Parking, Restore, Restored};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Resource, getrlimit};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -30,8 +33,8 @@ pub struct Args {
     #[arg(long = "fd", value_name = "N=M")]
     given: Vec<Given>,
 
-    /// Keep the standard input, output and error of this process: short for
-    /// --fd 0=0 --fd 1=1 --fd 2=2
+    /// Keep the standard input, output and error of this process, each for the
+    /// descriptor of its number, as far as --fd does not name that
     #[arg(long)]
     stdio: bool,
 
@@ -104,26 +107,26 @@ struct Ready<'a> {
     restore: Restore<'a>,
 }
 
-pub fn run(mut args: Args, inherited: Vec<RawFd>) -> ExitCode {
-    let image = match read(&args.file) {
+pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
+    let mut image = match read(&args.file) {
         Ok(image) => image,
         Err(error) => {
             tell(&mut io::stderr(), &error);
             return ExitCode::FAILURE;
         }
     };
+    let limit = getrlimit(Resource::Nofile);
     let last = image.descriptors.last().map_or(0, |last| last.number);
     let files = image.files.len() as u64;
     limit::allow(u64::from(last) + 1 + files.min(1 << 20) + SPARE);
-    if args.stdio {
-        let has = |fd: i32| image.descriptors.iter().any(|d| d.number == fd as u32);
-        args.given
-            .extend((0..3).filter(|&fd| has(fd)).map(|fd| Given {
-                which: Which::Descriptor(fd as u32),
-                fd,
-            }));
-    }
-    let Ready { stderr, restore } = match prepare(&args, &image, inherited) {
+    let given = match chosen(&args, &mut image) {
+        Ok(given) => given,
+        Err(error) => {
+            tell(&mut io::stderr(), &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let Ready { stderr, restore } = match prepare(&args, &image, &given, inherited) {
         Ok(ready) => ready,
         Err(error) => {
             tell(&mut io::stderr(), &error);
@@ -133,7 +136,14 @@ pub fn run(mut args: Args, inherited: Vec<RawFd>) -> ExitCode {
     if args.dry_run {
         let problems = restore.problems();
         list(&stderr, &problems);
-        return match problems.is_empty() {
+        let device = match restore.needs_device() {
+            true => dump::open_device().map(drop),
+            false => Ok(()),
+        };
+        if let Err(error) = &device {
+            let _ = writeln!(&*stderr, "epollcr: cannot restore: {error:#}");
+        }
+        return match problems.is_empty() && device.is_ok() {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         };
@@ -154,7 +164,88 @@ pub fn run(mut args: Args, inherited: Vec<RawFd>) -> ExitCode {
             "epollcr: the process was not stopped when it was dumped: this need not be what it had"
         );
     }
+    let held = restored.held.values().map(AsRawFd::as_raw_fd).max();
+    let last = u64::from(last).max(held.map_or(0, |held| held.unsigned_abs().into()));
+    limit::put_back(limit, last);
     execute(&args.command, restored, &stderr)
+}
+
+/// What is given for which file of the image.
+fn chosen(args: &Args, image: &mut Image) -> Result<BTreeMap<u32, RawFd>> {
+    let mut given = BTreeMap::new();
+    for &Given { which, fd } in &args.given {
+        let file = match which {
+            Which::File(file) if (file as usize) < image.files.len() => file,
+            Which::File(file) => bail!("the image has no f{file}"),
+            Which::Descriptor(number) => match find(image, number) {
+                Some(at) => image.descriptors[at].file,
+                None => bail!("the image has no descriptor {number}"),
+            },
+        };
+        match given.insert(file, fd) {
+            Some(other) if other != fd => bail!(
+                "descriptors {other} and {fd} are given for one open file, f{file} of the image: \
+                 it takes one{}",
+                match is_standard(image, file) {
+                    true => ", or --stdio",
+                    false => "",
+                }
+            ),
+            _ => {}
+        }
+    }
+    if args.stdio {
+        let named = |number| {
+            let mut given = args.given.iter();
+            given.any(|given| matches!(given.which, Which::Descriptor(n) if n == number))
+        };
+        for number in (0..3).filter(|&number| !named(number)) {
+            if let Some(at) = find(image, number) {
+                given.insert(apart(image, &given, at), number as RawFd);
+            }
+        }
+    }
+    Ok(given)
+}
+
+/// Where the descriptor of this number is in the image.
+fn find(image: &Image, number: u32) -> Option<usize> {
+    let descriptors = &image.descriptors;
+    let found = descriptors.binary_search_by_key(&number, |descriptor| descriptor.number);
+    found.ok()
+}
+
+/// Whether a standard stream is this file.
+fn is_standard(image: &Image, file: u32) -> bool {
+    let mut descriptors = image.descriptors.iter().take_while(|d| d.number < 3);
+    descriptors.any(|descriptor| descriptor.file == file)
+}
+
+/// A file of its own for a descriptor: it shares one with another that something
+/// else is given for. What was watched by its number is that, too.
+fn apart(image: &mut Image, given: &BTreeMap<u32, RawFd>, at: usize) -> u32 {
+    let Descriptor { number, file, .. } = image.descriptors[at];
+    if !given.contains_key(&file) {
+        return file;
+    }
+    let own = image.files.len() as u32;
+    let why = "it stands for another file".into();
+    image.files.push(OpenFile {
+        kind: Kind::Other { why },
+        ..image.files[file as usize].clone()
+    });
+    image.descriptors[at].file = own;
+    for file_of_set in &mut image.files {
+        let Kind::Epoll { items } = &mut file_of_set.kind else {
+            continue;
+        };
+        for item in items {
+            if (item.tfd, item.file) == (number, file) {
+                item.file = own;
+            }
+        }
+    }
+    own
 }
 
 fn list(mut stderr: &File, problems: &[restore::Problem]) {
@@ -163,7 +254,12 @@ fn list(mut stderr: &File, problems: &[restore::Problem]) {
     }
 }
 
-fn prepare<'a>(args: &Args, image: &'a Image, inherited: Vec<RawFd>) -> Result<Ready<'a>> {
+fn prepare<'a>(
+    args: &Args,
+    image: &'a Image,
+    given: &BTreeMap<u32, RawFd>,
+    inherited: Vec<RawFd>,
+) -> Result<Ready<'a>> {
     let mut parking = Parking::new(image);
     let mut park = |fd: RawFd| -> Result<OwnedFd> {
         anyhow::ensure!(is_open(fd), "descriptor {fd} is not open");
@@ -176,21 +272,8 @@ fn prepare<'a>(args: &Args, image: &'a Image, inherited: Vec<RawFd>) -> Result<R
     if !args.keep_cloexec {
         restore = restore.keep_across_exec();
     }
-    for given in &args.given {
-        let file = match given.which {
-            Which::File(file) if (file as usize) < image.files.len() => file,
-            Which::File(file) => bail!("the image has no f{file}"),
-            Which::Descriptor(number) => {
-                let found = image
-                    .descriptors
-                    .binary_search_by_key(&number, |descriptor| descriptor.number);
-                match found {
-                    Ok(at) => image.descriptors[at].file,
-                    Err(_) => bail!("the image has no descriptor {number}"),
-                }
-            }
-        };
-        restore.give(file, park(given.fd)?);
+    for (&file, &fd) in given {
+        restore.give(file, park(fd)?);
     }
     let stderr = Arc::new(park(libc::STDERR_FILENO)?.into());
     for fd in inherited {
@@ -202,9 +285,9 @@ fn prepare<'a>(args: &Args, image: &'a Image, inherited: Vec<RawFd>) -> Result<R
 }
 
 fn make(image: &Image, restore: Restore<'_>, stderr: &Arc<File>) -> Result<Restored> {
-    let device = match image.items() {
-        0 => None,
-        _ => {
+    let device = match restore.needs_device() {
+        false => None,
+        true => {
             let device = dump::open_device()?;
             let moved = Parking::new(image).park(device);
             Some(moved.context("there are not enough descriptors")?.into())
@@ -222,6 +305,13 @@ fn execute(command: &[OsString], restored: Restored, mut stderr: &File) -> ExitC
     let Some((program, arguments)) = command.split_first() else {
         return ExitCode::FAILURE;
     };
+    // Items go with their files: whatever else exec closes, not these.
+    for fd in restored.held.values() {
+        if let Err(error) = fcntl_setfd(fd, FdFlags::empty()) {
+            let _ = writeln!(stderr, "epollcr: cannot keep what is watched: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     // They are the command's from now on.
     for fd in restored
         .descriptors
@@ -237,4 +327,103 @@ fn execute(command: &[OsString], restored: Restored, mut stderr: &File) -> ExitC
         io::ErrorKind::NotFound => 127,
         _ => 126,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epoll_cr::image::Item;
+
+    fn file(kind: Kind) -> OpenFile {
+        OpenFile {
+            kind,
+            flags: libc::O_RDWR as u32,
+            link: Vec::new(),
+            owner: None,
+            opener: None,
+            locks: None,
+        }
+    }
+
+    /// A terminal that is 0, 1, 2 and 9, and watched as 1 and as 9.
+    fn image() -> Image {
+        let mut image = Image::default();
+        let why = "a terminal".into();
+        image.files.push(file(Kind::Other { why }));
+        let item = |tfd| Item {
+            tfd,
+            file: 0,
+            events: 1,
+            data: 0,
+            ready: false,
+        };
+        let items = vec![item(1), item(9)];
+        image.files.push(file(Kind::Epoll { items }));
+        for (number, file) in [(0, 0), (1, 0), (2, 0), (7, 1), (9, 0)] {
+            image.descriptors.push(Descriptor {
+                number,
+                file,
+                cloexec: false,
+            });
+        }
+        image
+    }
+
+    fn choose(stdio: bool, given: &[&str]) -> Result<(Image, BTreeMap<u32, RawFd>)> {
+        let args = Args {
+            file: PathBuf::new(),
+            given: given.iter().map(|text| text.parse().unwrap()).collect(),
+            stdio,
+            keep_cloexec: false,
+            dry_run: true,
+            command: Vec::new(),
+        };
+        let mut image = image();
+        let given = chosen(&args, &mut image)?;
+        Ok((image, given))
+    }
+
+    /// What each number of the image is given, and each item.
+    fn wired(stdio: bool, given: &[&str]) -> (Vec<Option<RawFd>>, Vec<Option<RawFd>>) {
+        let (image, given) = choose(stdio, given).unwrap();
+        let of = |file: u32| given.get(&file).copied();
+        let Kind::Epoll { items } = &image.files[1].kind else {
+            unreachable!();
+        };
+        (
+            image.descriptors.iter().map(|d| of(d.file)).collect(),
+            items.iter().map(|item| of(item.file)).collect(),
+        )
+    }
+
+    #[test]
+    fn standard_streams_are_each_their_own() {
+        let (descriptors, items) = wired(true, &[]);
+        assert_eq!(descriptors, [Some(0), Some(1), Some(2), None, Some(0)]);
+        assert_eq!(items, [Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn what_is_named_comes_first() {
+        let (descriptors, items) = wired(true, &["1=7"]);
+        assert_eq!(descriptors, [Some(0), Some(7), Some(2), None, Some(7)]);
+        assert_eq!(items, [Some(7), Some(7)]);
+        let (descriptors, _) = wired(true, &["f0=7", "f1=8"]);
+        assert_eq!(descriptors, [Some(0), Some(1), Some(2), Some(8), Some(7)]);
+    }
+
+    #[test]
+    fn one_file_is_given_once() {
+        let (descriptors, _) = wired(false, &["1=7", "f0=7"]);
+        assert_eq!(descriptors, [Some(7), Some(7), Some(7), None, Some(7)]);
+        let error = choose(false, &["0=0", "1=1"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "descriptors 0 and 1 are given for one open file, f0 of the image: it takes one, or \
+             --stdio"
+        );
+        let error = choose(false, &["7=3", "f1=4"]).unwrap_err();
+        assert!(!error.to_string().contains("--stdio"), "{error}");
+        assert!(choose(false, &["8=3"]).is_err() && choose(false, &["f2=3"]).is_err());
+    }
 }

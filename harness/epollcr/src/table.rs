@@ -24,14 +24,15 @@ impl<const N: usize> Columns<N> {
     fn print(&self, out: &mut impl Write) -> io::Result<()> {
         let mut widths = [0; N];
         for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
+            // However long the last one is, none is made longer for it.
+            for (width, cell) in widths.iter_mut().zip(&row[..N - 1]) {
                 *width = (*width).max(cell.width());
             }
         }
         for row in &self.rows {
             let mut line = String::new();
             for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                let blanks = " ".repeat(width - cell.width());
+                let blanks = " ".repeat(width.saturating_sub(cell.width()));
                 match self.right.contains(&column) {
                     true => line.extend([&blanks, cell, "  "]),
                     false => line.extend([cell, &blanks, "  "]),
@@ -171,7 +172,7 @@ pub fn events(bits: u32) -> String {
     events.without(Events::ALWAYS).to_string()
 }
 
-pub const FLAGS: [(i32, &str); 9] = [
+const FLAGS: [(i32, &str); 10] = [
     (libc::O_APPEND, "APPEND"),
     (libc::O_NONBLOCK, "NONBLOCK"),
     (libc::O_ASYNC, "ASYNC"),
@@ -180,13 +181,28 @@ pub const FLAGS: [(i32, &str); 9] = [
     (libc::O_NOFOLLOW, "NOFOLLOW"),
     (libc::O_NOATIME, "NOATIME"),
     (libc::O_PATH, "PATH"),
-    (libc::O_DSYNC, "SYNC"),
+    (libc::O_SYNC, "SYNC"),
+    (libc::O_DSYNC, "DSYNC"),
 ];
 
-fn flags(bits: u32) -> String {
+/// Access mode and status flags.
+pub fn flag_names(bits: u32) -> Vec<&'static str> {
     let mode = ["RDONLY", "WRONLY", "RDWR", "3"][(bits & 3) as usize];
-    let names = FLAGS.iter().filter(|(bit, _)| bits & *bit as u32 != 0);
-    names.fold(mode.to_owned(), |all, (_, name)| all + "|" + name)
+    let mut names = vec![mode];
+    let mut left = bits;
+    for (flag, name) in FLAGS {
+        let flag = flag as u32;
+        // One can have the bits of another in it.
+        if left & flag == flag {
+            names.push(name);
+            left &= !flag;
+        }
+    }
+    names
+}
+
+fn flags(bits: u32) -> String {
+    flag_names(bits).join("|")
 }
 
 fn about(image: &Image, file: &OpenFile) -> String {
@@ -306,11 +322,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_column_is_not_padded() {
+        let mut columns = Columns::new(["A", "B"], &[0]);
+        columns.rows.push(["1".into(), "x".repeat(100)]);
+        columns.rows.push(["23".into(), "y".into()]);
+        let mut out = Vec::new();
+        columns.print(&mut out).unwrap();
+        let expected = format!(" A  B\n 1  {}\n23  y\n", "x".repeat(100));
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
     fn values_as_people_read_them() {
         assert_eq!(
             flags(libc::O_RDWR as u32 | libc::O_NONBLOCK as u32),
             "RDWR|NONBLOCK"
         );
+        assert_eq!(flags(libc::O_DSYNC as u32), "RDONLY|DSYNC");
+        assert_eq!(flags((libc::O_WRONLY | libc::O_SYNC) as u32), "WRONLY|SYNC");
         assert_eq!(signals(0xa00), "signals 10,12");
         assert_eq!(events(0x4000_0000), "ONESHOT (off)");
         let timer = Timer {
