@@ -62,6 +62,9 @@ const DISARMED: &str = "keep a disarmed oneshot from reporting errors and hang-u
 const UNKNOWN: &str = "kid_lookup_epoll: no match";
 /// Both targets would get the number that the file has.
 const TWICE: &str = "Can't add event";
+/// What a set watches that is on its way over a socket, as the set itself is, has
+/// no descriptor where the set is received.
+const IN_FLIGHT: &str = "Bad file descriptor";
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("plain", 6, Restores(&[])),
@@ -99,6 +102,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         audible: 1,
         ..scenario("nobody", 2, Refuses(Dump, UNKNOWN))
     },
+    scenario("in-flight", 2, Restores(&[])),
+    scenario("in-flight-both", 2, Refuses(Restore, IN_FLIGHT)),
     scenario("many", 20_000, Restores(&[])),
 ];
 

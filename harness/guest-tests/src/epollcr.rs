@@ -15,7 +15,7 @@ mod sets;
 mod tool;
 
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -62,12 +62,21 @@ fn device() -> Result<Device> {
 /// What this process has, but for its standard streams, as an image that was
 /// written and read.
 fn dump(device: &Device) -> Result<Image> {
-    let mut dump = Dump::new(sys::getpid()).even_if_running();
+    dump_without(device, &[])
+}
+
+/// The same without these.
+fn dump_without(device: &Device, others: &[&OwnedFd]) -> Result<Image> {
+    let mut dump = Dump::new(sys::getpid());
+    for other in others {
+        dump = dump.leave_out(other.as_fd());
+    }
     for number in 0..3 {
         // SAFETY: every process here has these, and never closes them.
         dump = dump.leave_out(unsafe { BorrowedFd::borrow_raw(number) });
     }
     let image = dump.make(device)?;
+    ensure!(!image.origin.running, "it holds still as long as it looks");
     let mut bytes = Vec::new();
     image.write(&mut bytes)?;
     Ok(Image::read(&bytes[..])?)

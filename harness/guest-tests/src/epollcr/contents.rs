@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use epoll_cr::restore::{Parking, Restore};
 use nix::sys::stat::Mode;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl};
@@ -24,7 +25,7 @@ use rustix::time::{
     timerfd_gettime, timerfd_settime,
 };
 
-use super::{again, device, numbers, take};
+use super::{again, device, dump, dump_without, numbers, take};
 use crate::sys;
 use crate::tap::Case;
 
@@ -33,6 +34,11 @@ pub fn cases() -> Vec<Case> {
         Case::new("epollcr/files", |_| files()),
         Case::new("epollcr/pipes", |_| pipes()),
         Case::new("epollcr/fifo", |_| fifo()),
+        Case::new("epollcr/fifo-alone", |_| fifo_alone()),
+        Case::new("epollcr/unlinked", |_| unlinked()),
+        Case::new("epollcr/locks", |_| locks()),
+        Case::new("epollcr/signals", |_| signals()),
+        Case::new("epollcr/empty-messages", |_| empty_messages()),
         Case::new("epollcr/counters", |_| counters()),
         Case::new("epollcr/sockets", |_| sockets()),
         Case::new("epollcr/passed", |_| passed()),
@@ -109,16 +115,38 @@ fn pipes() -> Result<()> {
     let (packets, sender) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)?;
     write(&sender, b"first")?;
     write(&sender, b"second")?;
+    let (alone, single) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)?;
+    write(&single, b"just one")?;
     // Nobody writes to it any more, and it is opened once more.
     let (ended, last) = pipe_with(PipeFlags::CLOEXEC)?;
     write(&last, b"the end")?;
     drop(last);
     let again_open: OwnedFd = File::open(format!("/proc/self/fd/{}", ended.as_raw_fd()))?.into();
 
-    let had = numbers([&full, &filler, &packets, &sender, &ended, &again_open]);
-    let all = vec![full, filler, packets, sender, ended, again_open];
+    let had = numbers([
+        &full,
+        &filler,
+        &packets,
+        &sender,
+        &ended,
+        &again_open,
+        &alone,
+        &single,
+    ]);
+    let all = vec![
+        full, filler, packets, sender, ended, again_open, alone, single,
+    ];
     let mut restored = again(&device, all)?;
-    let [full, filler, packets, sender, ended, again_open] = take(&mut restored, had)?;
+    let [
+        full,
+        filler,
+        packets,
+        sender,
+        ended,
+        again_open,
+        alone,
+        single,
+    ] = take(&mut restored, had)?;
 
     ensure!(fcntl_getpipe_size(&full)? == 1 << 18, "another size");
     ensure!(bytes(&full)? == b"one two", "something else was in it");
@@ -134,6 +162,11 @@ fn pipes() -> Result<()> {
         bytes(&packets)? == b"a",
         "packets are not kept apart any more"
     );
+    // What does not fit into the buffer of who reads a packet is lost.
+    let mut buffer = [0; 4];
+    ensure!(read(&alone, &mut buffer)? == 4 && &buffer == b"just");
+    write(&single, b"next")?;
+    ensure!(bytes(&alone)? == b"next", "it was no packet");
     ensure!(bytes(&again_open)? == b"the end", "another pipe");
     ensure!(
         bytes(&ended)?.is_empty(),
@@ -166,6 +199,231 @@ fn fifo() -> Result<()> {
         "there is somebody who could write"
     );
     fs::remove_file(&path)?;
+    Ok(())
+}
+
+/// One end of a FIFO is here, and the other end, if it is open, is another's.
+fn fifo_alone() -> Result<()> {
+    let device = device()?;
+    let path = std::env::temp_dir().join(format!("epollcr-alone-{}", std::process::id()));
+    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let open_reader = || -> Result<OwnedFd> {
+        let mut open = OpenOptions::new();
+        let open = open.read(true).custom_flags(libc::O_NONBLOCK);
+        Ok(open.open(&path)?.into())
+    };
+    let reader = open_reader()?;
+    let writer: OwnedFd = OpenOptions::new().write(true).open(&path)?.into();
+    write(&writer, b"once")?;
+
+    // What is in it is not written twice.
+    let image = dump_without(&device, &[&reader])?;
+    let number = writer.as_raw_fd() as u32;
+    drop(writer);
+    let restored = Restore::new(&image).run(Some(&device))?;
+    ensure!(bytes(&reader)? == b"once", "something else is in it");
+    ensure!(
+        read(&reader, &mut [0; 8]) == Err(Errno::AGAIN),
+        "there is more in it, or nobody who could write"
+    );
+    write(&restored.descriptors[&number], b"more")?;
+    ensure!(bytes(&reader)? == b"more", "not this FIFO");
+    drop((restored, reader));
+    // Nor does it take somebody who reads.
+    drop(Restore::new(&image).run(Some(&device))?);
+
+    // Who waits for somebody at the other end goes on waiting while it is only
+    // looked whether all can be restored.
+    let reader = open_reader()?;
+    let image = dump(&device)?;
+    drop(reader);
+    let opened = crate::process::shared::<1>()?;
+    let child = crate::process::fork(|| {
+        let writer = OpenOptions::new().write(true).open(&path);
+        opened[0].store(1, std::sync::atomic::Ordering::SeqCst);
+        i32::from(writer.is_err())
+    })?;
+    let waits = || {
+        let call = fs::read_to_string(format!("/proc/{}/syscall", child.pid()));
+        let call = call.unwrap_or_default();
+        let number = call.split(' ').next().and_then(|n| n.parse::<i64>().ok());
+        number == Some(libc::SYS_openat)
+    };
+    crate::process::wait_until("a child to open a FIFO", waits)?;
+    ensure!(Restore::new(&image).problems().is_empty());
+    std::thread::sleep(Duration::from_millis(50));
+    ensure!(
+        opened[0].load(std::sync::atomic::Ordering::SeqCst) == 0,
+        "it was opened"
+    );
+    drop(Restore::new(&image).run(Some(&device))?);
+    child.finish(Duration::from_secs(20))?;
+    fs::remove_file(&path)?;
+    Ok(())
+}
+
+/// A file that never had a name keeps nothing else from being dumped, and can be
+/// given.
+fn unlinked() -> Result<()> {
+    let device = device()?;
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let nameless = rustix::fs::open(std::env::temp_dir(), flags, mode)?;
+    let counter = eventfd(5, EventfdFlags::CLOEXEC)?;
+    let [nameless_number, counter_number] = numbers([&nameless, &counter]);
+    let image = dump(&device)?;
+    drop((nameless, counter));
+
+    let problems = Restore::new(&image).problems();
+    let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    ensure!(
+        problems.len() == 1
+            && problems[0].starts_with(&format!("descriptor {nameless_number}, "))
+            && problems[0].ends_with(": it was opened with O_TMPFILE"),
+        "{problems:?}"
+    );
+    let found = image
+        .descriptors
+        .iter()
+        .find(|d| d.number as i32 == nameless_number);
+    let file = found.context("it is not in the image")?.file;
+    let mut restore = Restore::new(&image);
+    let null: OwnedFd = File::open("/dev/null")?.into();
+    restore.give(file, Parking::new(&image).park(null)?);
+    let mut restored = restore.run(Some(&device))?;
+    let [_null, counter] = take(&mut restored, [nameless_number, counter_number])?;
+    ensure!(bytes(&counter)? == 5u64.to_ne_bytes(), "another counter");
+    Ok(())
+}
+
+/// Locks are named, those on directories as well.
+fn locks() -> Result<()> {
+    let device = device()?;
+    let path = std::env::temp_dir().join(format!("epollcr-locks-{}", std::process::id()));
+    fs::write(&path, "text")?;
+    let open = || -> Result<OwnedFd> {
+        let mut open = OpenOptions::new();
+        Ok(open.read(true).write(true).open(&path)?.into())
+    };
+    let (whole, part, none) = (open()?, open()?, open()?);
+    let directory: OwnedFd = File::open(std::env::temp_dir())?.into();
+    let flock = |fd: &OwnedFd, how| rustix::fs::flock(fd, how);
+    flock(&whole, rustix::fs::FlockOperation::LockShared)?;
+    flock(&directory, rustix::fs::FlockOperation::LockExclusive)?;
+    let range = libc::flock {
+        l_type: libc::F_RDLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: it reads what is there during the call.
+    let ret = unsafe { libc::fcntl(part.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) };
+    ensure!(ret == 0, "F_OFD_SETLK");
+
+    let image = dump(&device)?;
+    let had = numbers([&whole, &part, &directory]);
+    let free = numbers([&none])[0] as u32;
+    drop((whole, part, directory, none));
+    let problems = Restore::new(&image).problems();
+    for number in had {
+        ensure!(
+            problems.iter().any(|problem| {
+                problem.numbers == [number as u32]
+                    && problem.why == "there is a lock on it, which would be lost"
+            }),
+            "the lock of {number} is not named: {problems:?}"
+        );
+    }
+    ensure!(
+        problems.iter().all(|problem| problem.numbers != [free]) && problems.len() == 3,
+        "more is named: {problems:?}"
+    );
+    fs::remove_file(&path)?;
+    Ok(())
+}
+
+/// Who is told, and by which signal.
+fn signals() -> Result<()> {
+    const F_GETSIG: i32 = 11;
+
+    let device = device()?;
+    let (near, far) = pair(SocketType::STREAM)?;
+    let (other, others) = pair(SocketType::STREAM)?;
+    let set = |fd: &OwnedFd, command, value: i32| {
+        // SAFETY: these take numbers.
+        let ret = unsafe { libc::fcntl(fd.as_raw_fd(), command, value) };
+        ensure!(ret == 0, "fcntl {command}");
+        Ok(())
+    };
+    let mut mask = nix::sys::signal::SigSet::empty();
+    mask.add(nix::sys::signal::Signal::SIGUSR1);
+    mask.thread_block()?;
+    set(&near, libc::F_SETOWN, sys::getpid())?;
+    set(&near, F_GETSIG - 1, libc::SIGUSR1)?;
+    let flags = fcntl_getfl(&near)?.bits() as i32 | libc::O_ASYNC;
+    set(&near, libc::F_SETFL, flags)?;
+    set(&other, libc::F_SETOWN, -nix::unistd::getpgrp().as_raw())?;
+
+    let image = dump(&device)?;
+    let problems = Restore::new(&image).problems();
+    let group = format!("its signals go to process group {}", nix::unistd::getpgrp());
+    ensure!(
+        problems
+            .iter()
+            .filter(|problem| problem.why == group)
+            .count()
+            == 1,
+        "{problems:?}"
+    );
+    drop((other, others));
+    let had = numbers([&near, &far]);
+    let mut restored = again(&device, vec![near, far])?;
+    let [near, far] = take(&mut restored, had)?;
+    let get = |command| {
+        // SAFETY: these tell numbers.
+        unsafe { libc::fcntl(near.as_raw_fd(), command) }
+    };
+    ensure!(get(libc::F_GETOWN) == sys::getpid(), "another owner");
+    ensure!(get(F_GETSIG) == libc::SIGUSR1, "another signal");
+    let pending = || -> Result<bool> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let pending = u64::from_str_radix(line.context("ShdPnd")?.trim(), 16)?;
+        Ok(pending >> (libc::SIGUSR1 - 1) & 1 != 0)
+    };
+    ensure!(!pending()?, "it was told before there was anything to tell");
+    send(&far, b"x", SendFlags::empty())?;
+    ensure!(pending()?, "it is not told");
+    Ok(())
+}
+
+/// Messages with nothing in them, which a stream cannot have.
+fn empty_messages() -> Result<()> {
+    let device = device()?;
+    for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
+        let (near, far) = pair(kind)?;
+        set_size(&far, libc::SO_SNDBUFFORCE, 1 << 20)?;
+        // More than a message usually has, so that it is looked at twice.
+        let long = vec![b'x'; 300_000];
+        let all: [&[u8]; 5] = [b"", b"one", b"", &long, b""];
+        for text in all {
+            ensure!(send(&far, text, SendFlags::empty())? == text.len());
+        }
+        let had = numbers([&near, &far]);
+        let mut restored = again(&device, vec![near, far])?;
+        let [near, far] = take(&mut restored, had)?;
+        let mut buffer = vec![0; 400_000];
+        for text in all {
+            let (len, _) = recv(&near, &mut buffer[..], RecvFlags::empty())?;
+            ensure!(&buffer[..len] == text, "{kind:?}: {len} bytes");
+        }
+        ensure!(
+            recv(&near, &mut buffer[..], RecvFlags::empty()).err() == Some(Errno::AGAIN),
+            "{kind:?}: there is more"
+        );
+        drop(far);
+    }
     Ok(())
 }
 
@@ -329,18 +587,22 @@ fn sockets() -> Result<()> {
 
 fn sys_size(socket: &OwnedFd, size: usize) -> Result<()> {
     // Twice of it is what one gets.
+    set_size(socket, libc::SO_RCVBUFFORCE, size)
+}
+
+fn set_size(socket: &OwnedFd, option: i32, size: usize) -> Result<()> {
     let value = i32::try_from(size)?;
     // SAFETY: it reads a number of that size.
     let ret = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
+            option,
             (&raw const value).cast(),
             4,
         )
     };
-    ensure!(ret == 0, "SO_RCVBUFFORCE");
+    ensure!(ret == 0, "option {option}");
     Ok(())
 }
 

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Images that somebody has edited: each is refused, or restored, and nothing is
-//! left of it, in the process and in the kernel.
+//! left of it: no descriptor, and no item that would count for max_user_watches.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use epoll_cr::device::Device;
 use epoll_cr::image::Image;
 use epoll_cr::restore::Restore;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -13,6 +16,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 
 use super::mutate::mutated;
 use super::{device, dump};
@@ -27,8 +34,27 @@ fn open_files() -> Result<usize> {
     Ok(fs::read_dir("/proc/self/fd")?.count())
 }
 
-/// An image that is mostly about epoll sets.
-fn good() -> Result<Vec<u8>> {
+const WATCHES: &str = "/proc/sys/fs/epoll/max_user_watches";
+
+/// Whether the image can be restored if a user can have so many items.
+fn fits(image: &Image, device: &Device, watches: u32) -> Result<bool> {
+    fs::write(WATCHES, watches.to_string())?;
+    Ok(Restore::new(image).run(Some(device)).is_ok())
+}
+
+/// How many items a user has to be allowed for the image to be restored: with
+/// those that there are, here and in whatever else root runs.
+fn needed(image: &Image, device: &Device) -> Result<u32> {
+    for watches in 1..100_000 {
+        if fits(image, device, watches)? {
+            return Ok(watches);
+        }
+    }
+    anyhow::bail!("no limit is high enough")
+}
+
+/// An image that is mostly about epoll sets, with files of other kinds.
+fn good(fifo: &Path) -> Result<Vec<u8>> {
     let device = device()?;
     let mut fds: Vec<OwnedFd> = Vec::new();
     let (outer, inner) = (
@@ -45,6 +71,28 @@ fn good() -> Result<Vec<u8>> {
     )?;
     rustix::io::write(&far, b"message")?;
     let counter = eventfd(1, EventfdFlags::CLOEXEC)?;
+    let path: OwnedFd = File::open("/etc/passwd")?.into();
+    nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let mut open = File::options();
+    let through: OwnedFd = open
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(fifo)?
+        .into();
+    rustix::io::write(&through, b"through it")?;
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+    let soon = Itimerspec {
+        it_interval: Timespec {
+            tv_sec: 5000,
+            tv_nsec: 0,
+        },
+        it_value: Timespec {
+            tv_sec: 0,
+            tv_nsec: 1,
+        },
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &soon)?;
     for (data, file) in [&inner, &reader, &near, &counter].into_iter().enumerate() {
         let events = EventFlags::IN | EventFlags::ET;
         epoll::add(&outer, file, EventData::new_u64(data as u64), events)?;
@@ -55,12 +103,15 @@ fn good() -> Result<Vec<u8>> {
         epoll::add(&inner, &number, EventData::new_u64(5), events)?;
     }
     // At numbers that nothing else has.
-    for fd in [&outer, &inner, &reader, &writer, &near, &far, &counter] {
+    for fd in [
+        &outer, &inner, &reader, &writer, &near, &far, &counter, &path, &through, &timer,
+    ] {
         let high = fcntl_dupfd_cloexec(fd, 600)?;
         ensure!(high.as_raw_fd() >= 600);
         fds.push(high);
     }
     drop((outer, inner, reader, writer, near, far, counter));
+    drop((path, through, timer));
     let image = dump(&device)?;
     let mut bytes = Vec::new();
     image.write(&mut bytes)?;
@@ -68,11 +119,16 @@ fn good() -> Result<Vec<u8>> {
 }
 
 fn hostile(options: &Options) -> Result<()> {
-    let good = good()?;
+    let fifo = std::env::temp_dir().join(format!("epollcr-hostile-{}", std::process::id()));
+    let good = good(&fifo)?;
     let device = device()?;
-    let restored = Restore::new(&Image::read(&good[..])?).run(Some(&device))?;
-    ensure!(restored.descriptors.len() == 7);
+    let image = Image::read(&good[..])?;
+    let restored = Restore::new(&image).run(Some(&device))?;
+    ensure!(restored.descriptors.len() == 10);
     drop(restored);
+    let allowed = fs::read_to_string(WATCHES)?;
+    let least = needed(&image, &device)?;
+    fs::write(WATCHES, allowed.trim())?;
 
     let before = open_files()?;
     let (mut read, mut restored) = (0u64, 0u64);
@@ -94,5 +150,11 @@ fn hostile(options: &Options) -> Result<()> {
         options.mutations
     ));
     ensure!(restored > 0, "no edit was harmless");
+    let as_before = fits(&image, &device, least)?;
+    let too_few = least > 1 && fits(&image, &device, least - 1)?;
+    fs::write(WATCHES, allowed.trim())?;
+    fs::remove_file(&fifo).context("the FIFO was removed")?;
+    ensure!(as_before, "items are left: {least} were enough before");
+    ensure!(!too_few, "the limit is not looked at");
     Ok(())
 }

@@ -2,13 +2,20 @@
 //! Epoll sets, item by item, and what the device refuses.
 
 use std::collections::HashMap;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
 use epoll_cr::device::{Add, Device, Process};
+use epoll_cr::restore::{Parking, Restore};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::{Errno, dup, fcntl_dupfd_cloexec, write};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
 
 use super::{again, device, dump, numbers, take};
 use crate::tap::Case;
@@ -20,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("epollcr/cycle", |_| cycle()),
         Case::new("epollcr/all-or-nothing", |_| all_or_nothing()),
         Case::new("epollcr/held", |_| held()),
+        Case::new("epollcr/given", |_| given()),
     ]
 }
 
@@ -239,7 +247,7 @@ fn held() -> Result<()> {
     ensure!(shape(&device, &[number])?[0].len() == 1, "the item is gone");
     let image = dump(&device)?;
     drop(set);
-    let restored = epoll_cr::restore::Restore::new(&image).run(Some(&device))?;
+    let restored = Restore::new(&image).run(Some(&device))?;
     ensure!(shape(&device, &[number])? == before, "another item");
     ensure!(restored.held.len() == 1, "nothing is held");
     let held = restored.held.values().next().context("it is held")?;
@@ -248,5 +256,45 @@ fn held() -> Result<()> {
     ensure!(reported(set)? == [9], "it is not what is watched");
     drop(restored);
     drop(child);
+    Ok(())
+}
+
+/// A file that is watched, and that only a message to a socket had which is given:
+/// whatever that one brings, it does not bring the file.
+fn given() -> Result<()> {
+    let device = device()?;
+    let (set, file) = (set()?, file()?);
+    add(&set, &file, 9, EventFlags::IN)?;
+    let (near, far) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [file.as_fd()];
+    ensure!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let text = [IoSlice::new(b"x")];
+    sendmsg(&far, &text, &mut control, SendFlags::empty())?;
+    drop(file);
+
+    let image = dump(&device)?;
+    let sockets = [near.as_raw_fd(), far.as_raw_fd()];
+    let number = set.as_raw_fd() as u32;
+    drop((set, near, far));
+    let mut restore = Restore::new(&image);
+    let mut parking = Parking::new(&image);
+    for socket in sockets {
+        let mut descriptors = image.descriptors.iter();
+        let found = descriptors.find(|d| d.number as i32 == socket);
+        let null: OwnedFd = std::fs::File::open("/dev/null")?.into();
+        let file = found.context("a socket is not in the image")?.file;
+        restore.give(file, parking.park(null)?);
+    }
+    let restored = restore.run(Some(&device))?;
+    ensure!(restored.held.len() == 1, "what is watched is not held");
+    let snapshot = device.snapshot(Process::Own, number)?;
+    ensure!(snapshot.items.len() == 1, "the item is gone");
     Ok(())
 }

@@ -3,23 +3,33 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use epoll_cr::image::Image;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::inotify;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::device;
 use crate::criu::{Report, SCENARIOS, Scenario};
-use crate::process::{fork, wait_until};
+use crate::process::{Child, fork, shared, wait_until};
 use crate::sys;
 use crate::tap::{Case, note};
 
@@ -32,6 +42,12 @@ pub fn cases() -> Vec<Case> {
         Case::new("epollcr/running", |_| running()),
         Case::new("epollcr/named", |_| named()),
         Case::new("epollcr/exec", |_| exec()),
+        Case::new("epollcr/stdio", |_| stdio()),
+        Case::new("epollcr/keep-cloexec", |_| keep_cloexec()),
+        Case::new("epollcr/dry-run", |_| dry_run()),
+        Case::new("epollcr/target", |_| target()),
+        Case::new("epollcr/tables", |_| tables()),
+        Case::new("epollcr/many-in-flight", |_| many_in_flight()),
     ]);
     cases
 }
@@ -41,10 +57,17 @@ fn beside(name: &str) -> Result<PathBuf> {
 }
 
 fn epollcr<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Output> {
+    epollcr_with(Stdio::null(), args)
+}
+
+fn epollcr_with<S: AsRef<OsStr>>(
+    stdin: impl Into<Stdio>,
+    args: impl IntoIterator<Item = S>,
+) -> Result<Output> {
     let program = beside("epollcr")?;
     Command::new(&program)
         .args(args)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .output()
         .with_context(|| format!("cannot run {}", program.display()))
 }
@@ -208,11 +231,297 @@ fn named() -> Result<()> {
     ensure!(error.lines().count() == 4, "more is named");
     ensure!(!Path::new(&mark).exists(), "the command was executed");
 
+    let tried = epollcr(["restore", &image, "--dry-run"])?;
+    ensure!(tried.status.code() == Some(1), "{}", tried.status);
+    ensure!(text(&tried.stderr) == error, "it says something else");
+
     let given = ["500=0", "501=0", "502=0", "503=0"];
     let given = given.iter().flat_map(|given| ["--fd", given]);
     let command = ["--", "touch", &mark];
     must(["restore", &image].into_iter().chain(given).chain(command))?;
     ensure!(Path::new(&mark).exists(), "the command was not executed");
+    Ok(())
+}
+
+/// A process that is stopped, and has these under these numbers, close-on-exec or
+/// not, and nothing else.
+fn holder(fds: &[(&OwnedFd, RawFd, bool)]) -> Result<Child> {
+    let child = fork(|| {
+        for &(fd, number, cloexec) in fds {
+            let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
+            // SAFETY: what has the number is not used here any more.
+            if unsafe { libc::dup3(fd.as_raw_fd(), number, flags) } != number {
+                return 1;
+            }
+        }
+        for fd in 0..1000 {
+            if fds.iter().all(|&(_, number, _)| number != fd) {
+                let _ = sys::close(fd);
+            }
+        }
+        loop {
+            nix::unistd::pause();
+        }
+    })?;
+    let pid = Pid::from_raw(child.pid());
+    wait_until("a process to pause", || {
+        state(pid) == "S" && open_files(pid) == fds.len()
+    })?;
+    stop(pid)?;
+    Ok(child)
+}
+
+/// One file that is all three standard streams, as a terminal is.
+fn null() -> Result<OwnedFd> {
+    let mut open = File::options();
+    Ok(open.read(true).write(true).open("/dev/null")?.into())
+}
+
+/// Each standard stream is that of whoever restores, and not another one.
+fn stdio() -> Result<()> {
+    drop(device()?);
+    let dir = Scratch::new("stdio")?;
+    let image = dir.path("image");
+    let null = null()?;
+    let child = holder(&[(&null, 0, false), (&null, 1, false), (&null, 2, false)])?;
+    must(["dump", "-p", &child.pid().to_string(), &image])?;
+    let shell = ["--", "sh", "-c", "echo out; echo error >&2"];
+
+    let output = epollcr(["restore", &image, "--stdio"].into_iter().chain(shell))?;
+    ensure!(output.status.success(), "{}", output.status);
+    ensure!(text(&output.stdout) == "out" && text(&output.stderr) == "error");
+    // What is named is what was named.
+    let args = ["restore", &image, "--stdio", "--fd", "2=1"];
+    let output = epollcr(args.into_iter().chain(shell))?;
+    ensure!(output.status.success(), "{}", output.status);
+    ensure!(text(&output.stdout) == "out\nerror" && output.stderr.is_empty());
+    // Without, it is what the process had.
+    let output = epollcr(["restore", &image].into_iter().chain(shell))?;
+    ensure!(output.status.success() && output.stdout.is_empty());
+
+    let args = ["restore", &image, "--fd", "1=1", "--fd", "2=2"];
+    let output = epollcr(args.into_iter().chain(shell))?;
+    let error = text(&output.stderr);
+    note(&error);
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    ensure!(
+        error.starts_with("epollcr: descriptors 1 and 2 are given for one open file"),
+        "what it said: {error}"
+    );
+    Ok(())
+}
+
+/// What exec closed is closed, but nothing that only a set watches; and that can
+/// be given, though it has no number.
+fn keep_cloexec() -> Result<()> {
+    drop(device()?);
+    let dir = Scratch::new("keep-cloexec")?;
+    let image = dir.path("image");
+    let (null, stays, closes) = (null()?, null()?, null()?);
+    let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let watched: OwnedFd = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let number = fcntl_dupfd_cloexec(&watched, 777)?;
+    let data = epoll::EventData::new_u64(9);
+    epoll::add(&set, &number, data, epoll::EventFlags::IN)?;
+    drop(number);
+    let child = holder(&[
+        (&null, 0, false),
+        (&null, 1, false),
+        (&null, 2, false),
+        (&stays, 300, false),
+        (&closes, 301, true),
+        (&set, 302, false),
+    ])?;
+    must(["dump", "-p", &child.pid().to_string(), &image])?;
+    let read = Image::read(File::open(&image)?)?;
+    let numbers = read.numbers();
+    let held = numbers.iter().position(Vec::is_empty);
+    let held = held.context("nothing is without a descriptor")?;
+    // It has them on its own, not in a set of ours any more.
+    drop((set, stays, closes));
+
+    let (list, info) = (dir.path("list"), dir.path("info"));
+    let look = "ls -l /proc/$$/fd >\"$0\"; cat /proc/$$/fdinfo/302 >\"$1\"; true";
+    let shell = ["--", "bash", "-c", look, &list, &info];
+    let tfd = |info: &str| info.lines().any(|line| line.starts_with("tfd:      777 "));
+    let args = ["restore", &image, "--keep-cloexec"];
+    must(args.into_iter().chain(shell))?;
+    let found = fs::read_to_string(&list)?;
+    found.lines().for_each(note);
+    ensure!(found.contains(" 300 -> ") && found.contains(" 302 -> "));
+    ensure!(!found.contains(" 301 -> "), "what exec closes is there");
+    ensure!(tfd(&fs::read_to_string(&info)?), "the item is gone");
+
+    // Without it, the command has all.
+    must(["restore", &image].into_iter().chain(shell))?;
+    ensure!(fs::read_to_string(&list)?.contains(" 301 -> "));
+    ensure!(tfd(&fs::read_to_string(&info)?), "the item is gone");
+
+    let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    let given = format!("f{held}=0");
+    let args = ["restore", &image, "--fd", &given];
+    let output = epollcr_with(reader, args.into_iter().chain(shell))?;
+    let error = text(&output.stderr);
+    ensure!(output.status.success(), "{}: {error}", output.status);
+    let found = fs::read_to_string(&list)?;
+    ensure!(found.contains(" -> pipe:["), "it is not what was given");
+    ensure!(!found.contains("[eventfd]"), "it was made all the same");
+    ensure!(tfd(&fs::read_to_string(&info)?), "the item is gone");
+    Ok(())
+}
+
+/// Only what would not be done is said, and nothing is done.
+fn dry_run() -> Result<()> {
+    drop(device()?);
+    let dir = Scratch::new("dry-run")?;
+    let (image, gone) = (dir.path("image"), dir.path("gone"));
+    let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let watched: OwnedFd = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let data = epoll::EventData::new_u64(9);
+    epoll::add(&set, &watched, data, epoll::EventFlags::IN)?;
+    let file: OwnedFd = File::create(&gone)?.into();
+    let child = holder(&[
+        (&set, 300, false),
+        (&watched, 301, false),
+        (&file, 302, false),
+    ])?;
+    must(["dump", "-p", &child.pid().to_string(), &image])?;
+    let args = ["restore", &image, "--dry-run"];
+    let output = epollcr(args)?;
+    let error = text(&output.stderr);
+    ensure!(output.status.success() && error.is_empty(), "{error}");
+
+    // What it takes to do it, but not to look at it.
+    let modprobe = |args: &[&str]| -> Result<()> {
+        let status = Command::new("modprobe").args(args).status()?;
+        ensure!(status.success(), "modprobe {args:?}: {status}");
+        Ok(())
+    };
+    drop(child);
+    modprobe(&["-r", super::MODULE])?;
+    let output = epollcr(args);
+    modprobe(&[super::MODULE])?;
+    let output = output?;
+    let error = text(&output.stderr);
+    note(&error);
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    ensure!(
+        error.lines().count() == 1 && error.contains(epoll_cr::device::PATH),
+        "what it said: {error}"
+    );
+
+    fs::remove_file(&gone)?;
+    let output = epollcr(args)?;
+    let error = text(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    ensure!(
+        error.starts_with("epollcr: cannot restore: descriptor 302, ")
+            && error.lines().count() == 1,
+        "what it said: {error}"
+    );
+    Ok(())
+}
+
+/// An image takes the place of a file only, and nobody else can read it.
+fn target() -> Result<()> {
+    drop(device()?);
+    let dir = Scratch::new("target")?;
+    let (image, link, fifo) = (dir.path("image"), dir.path("link"), dir.path("fifo"));
+    let child = holder(&[(&null()?, 300, false)])?;
+    let pid = child.pid().to_string();
+    std::os::unix::fs::symlink("/etc/passwd", &link)?;
+    nix::unistd::mkfifo(Path::new(&fifo), nix::sys::stat::Mode::S_IRWXU)?;
+    for refused in [&link, &fifo, "/dev/null", "/tmp"] {
+        let before = fs::symlink_metadata(refused)?.ino();
+        let output = epollcr(["dump", "-p", &pid, refused])?;
+        let error = text(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{}", output.status);
+        ensure!(
+            error == format!("epollcr: cannot write {refused}: it is there, and no regular file"),
+            "what it said: {error}"
+        );
+        ensure!(fs::symlink_metadata(refused)?.ino() == before, "{refused}");
+    }
+    for _ in 0..2 {
+        fs::write(&image, "an old one, for all to see")?;
+        must(["dump", "-p", &pid, &image])?;
+        let mode = fs::metadata(&image)?.mode() & 0o7777;
+        ensure!(mode == 0o600, "others can read it: {mode:o}");
+        must(["show", &image])?;
+    }
+    ensure!(fs::read_dir(&dir.0)?.count() == 3, "something is left");
+    Ok(())
+}
+
+/// A thread that has other descriptors than the process.
+fn tables() -> Result<()> {
+    drop(device()?);
+    let dir = Scratch::new("tables")?;
+    let image = dir.path("image");
+    let told = shared::<1>()?;
+    let child = fork(|| {
+        let thread = std::thread::spawn(|| {
+            let apart = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES);
+            told[0].store(if apart.is_ok() { 1 } else { 2 }, SeqCst);
+            loop {
+                nix::unistd::pause();
+            }
+        });
+        i32::from(thread.join().is_err())
+    })?;
+    wait_until("a thread", || told[0].load(SeqCst) != 0)?;
+    ensure!(told[0].load(SeqCst) == 1, "CLONE_FILES");
+    let pid = Pid::from_raw(child.pid());
+    stop(pid)?;
+    let output = epollcr(["dump", "-p", &pid.to_string(), &image])?;
+    let error = text(&output.stderr);
+    note(&error);
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    ensure!(
+        error.contains(" has descriptors of its own"),
+        "what it said: {error}"
+    );
+    must(["dump", "-p", &pid.to_string(), "--running", &image])?;
+    ensure!(must(["show", &image])?.contains("NOT STOPPED"));
+    Ok(())
+}
+
+/// More sets on their way than a program may open files.
+fn many_in_flight() -> Result<()> {
+    const SETS: usize = 250;
+    const MESSAGES: usize = 20;
+
+    drop(device()?);
+    let dir = Scratch::new("many-in-flight")?;
+    let image = dir.path("image");
+    let flags = SocketFlags::CLOEXEC;
+    let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    for _ in 0..MESSAGES {
+        let mut sets: Vec<OwnedFd> = Vec::new();
+        for _ in 0..SETS {
+            sets.push(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        }
+        let sets: Vec<_> = sets.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SETS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        ensure!(control.push(SendAncillaryMessage::ScmRights(&sets)));
+        sendmsg(
+            &far,
+            &[IoSlice::new(b"x")],
+            &mut control,
+            SendFlags::DONTWAIT,
+        )?;
+    }
+    let child = holder(&[(&near, 300, false), (&far, 301, false)])?;
+    must(["dump", "-p", &child.pid().to_string(), &image])?;
+    let shown = must(["show", &image])?;
+    let expected = format!(
+        "2 descriptors, {} open files, {} epoll sets with 0 items",
+        MESSAGES * SETS + 2,
+        MESSAGES * SETS
+    );
+    ensure!(shown.contains(&expected), "{:?}", shown.lines().nth(1));
+    must(["restore", &image, "--", "true"])?;
     Ok(())
 }
 
@@ -296,6 +605,23 @@ fn exec() -> Result<()> {
 
     let output = epollcr(["restore", &image, "--", "/no/such/program"])?;
     ensure!(output.status.code() == Some(127), "{}", output.status);
+    let output = epollcr(["restore", &image, "--", "/etc/passwd"])?;
+    ensure!(output.status.code() == Some(126), "{}", output.status);
+    for wrong in [
+        &["restore"][..],
+        &["restore", &image],
+        &["restore", &image, "--fd", "3=", "--dry-run"],
+        &["dump", &image],
+        &["dump", "-p", "0", &image],
+        &["tell", &image],
+    ] {
+        let output = epollcr(wrong)?;
+        ensure!(
+            output.status.code() == Some(2),
+            "{wrong:?}: {}",
+            output.status
+        );
+    }
     Ok(())
 }
 

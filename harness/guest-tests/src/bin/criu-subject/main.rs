@@ -83,6 +83,7 @@ fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
 
     let mut world = scenario::build(scenario, targets)?;
     let before = world.snapshot()?;
+    world.take_off()?;
     publish(dir, "state", &state::write(&world, &before))?;
     publish(dir, "ready", "")?;
     // What was dumped here goes on here.

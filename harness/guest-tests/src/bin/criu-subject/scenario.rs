@@ -46,6 +46,8 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
             world.watch_under(set, source, 704)?;
         }
         "child" => child(&mut world, set)?,
+        "in-flight" => in_flight(&mut world, set, false)?,
+        "in-flight-both" => in_flight(&mut world, set, true)?,
         "nobody" => nobody(&mut world, set)?,
         _ => bail!("there is no scenario '{name}'"),
     }
@@ -161,6 +163,18 @@ fn child(world: &mut World, set: usize) -> Result<()> {
         .arg("hold")
         .stdin(Stdio::from(far))
         .spawn()?;
+    Ok(())
+}
+
+/// Two sets, one of them on its way over a socket; alone, or with what it watches.
+fn in_flight(world: &mut World, set: usize, both: bool) -> Result<()> {
+    let flies = world.set()?;
+    let mut source = 0;
+    for set in [set, flies] {
+        source = world.source(Source::counter()?);
+        world.watch(set, source, Mode::Level)?;
+    }
+    world.flies = Some((flies, both.then_some(source)));
     Ok(())
 }
 

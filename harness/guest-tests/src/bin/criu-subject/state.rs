@@ -39,6 +39,10 @@ pub fn write(world: &World, before: &[Vec<Shown>]) -> String {
             Source::Lost => line("lost", &[]),
         }
     }
+    if let (Some((set, source)), Some((near, far))) = (world.flies, &world.flight) {
+        let source = source.map_or(-1, |source| source as i64);
+        line("flies", &[set as i64, source, number(near), number(far)]);
+    }
     for target in &world.targets {
         let mode = MODES.iter().position(|&mode| mode == target.mode);
         line(
@@ -105,6 +109,11 @@ pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
                     data as u64,
                     owner,
                 );
+                continue;
+            }
+            ("flies", &[set, source, near, far]) => {
+                world.flies = Some((set as usize, usize::try_from(source).ok()));
+                world.flight = Some((inherited(near)?, inherited(far)?));
                 continue;
             }
             ("ready", &[target]) => {

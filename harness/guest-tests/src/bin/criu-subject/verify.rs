@@ -38,6 +38,7 @@ impl fmt::Display for Report {
 
 /// Compare with what was shown `before`, and make every target report.
 pub fn verify(world: &mut World, before: &[Vec<Shown>]) -> Result<Report> {
+    world.land()?;
     let mut report = Report::default();
     report.count("targets", before.iter().map(Vec::len).sum());
 

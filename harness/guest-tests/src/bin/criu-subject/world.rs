@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Epoll sets, what they watch, and what makes that ready.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,7 +12,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -185,6 +190,11 @@ pub struct World {
     watched_as: Vec<Vec<usize>>,
     /// Targets that report as the world is.
     pub ready: Vec<usize>,
+    /// A set that is to be on its way over a socket while the world is dumped, and a
+    /// counter beside it.
+    pub flies: Option<(usize, Option<usize>)>,
+    /// Where it arrives, and where it was sent from.
+    pub flight: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl World {
@@ -196,6 +206,54 @@ impl World {
         self.sets.push(set);
         self.watched_as.push(Vec::new());
         self.sets.len() - 1
+    }
+
+    /// Sends the set that is to fly, and has it no more.
+    pub fn take_off(&mut self) -> Result<()> {
+        let Some((set, source)) = self.flies else {
+            return Ok(());
+        };
+        let nothing = || Ok::<OwnedFd, std::io::Error>(File::open("/dev/null")?.into());
+        let mut fds = vec![std::mem::replace(&mut self.sets[set], nothing()?)];
+        if let Some(source) = source {
+            match std::mem::replace(&mut self.sources[source], Source::Counter(nothing()?)) {
+                Source::Counter(fd) => fds.push(fd),
+                _ => bail!("only counters fly"),
+            }
+        }
+        let flags = SocketFlags::CLOEXEC;
+        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        ensure!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let text = [IoSlice::new(b"x")];
+        sendmsg(&far, &text, &mut control, SendFlags::empty())?;
+        self.flight = Some((near, far));
+        Ok(())
+    }
+
+    /// Receives it.
+    pub fn land(&mut self) -> Result<()> {
+        let (Some((set, source)), Some((near, _far))) = (self.flies, self.flight.take()) else {
+            return Ok(());
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut text = [0];
+        let mut parts = [IoSliceMut::new(&mut text)];
+        recvmsg(&near, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                self.sets[set] = fds.next().context("no set has landed")?;
+                if let Some(source) = source {
+                    let fd = fds.next().context("no counter has landed")?;
+                    self.sources[source] = Source::Counter(fd);
+                }
+                return Ok(());
+            }
+        }
+        bail!("nothing has landed")
     }
 
     pub fn source(&mut self, source: Source) -> usize {
