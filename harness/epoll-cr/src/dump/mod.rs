@@ -117,7 +117,8 @@ impl fmt::Debug for Dump<'_> {
 }
 
 impl<'a> Dump<'a> {
-    /// Of this process.
+    /// Of this process. If it is the caller's, the thread that calls
+    /// [`make`](Self::make) counts as stopped.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -235,7 +236,8 @@ fn other_table(device: &Device, process: &PidFd, pid: i32) -> Result<Option<i32>
             thread => thread.to(threads)?,
         };
         match device.table(Process::Other(thread.as_fd())) {
-            Err(Errno::SRCH) => {}
+            // It has ended, or executes something.
+            Err(Errno::SRCH | Errno::STALE) => {}
             other if other.to(threads)? != table => return Ok(Some(tid)),
             _ => {}
         }

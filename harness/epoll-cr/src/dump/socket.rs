@@ -296,11 +296,7 @@ mod tests {
         const PASSPIDFD: i32 = 76;
 
         let (near, far) = pair(SocketType::STREAM);
-        if sys::set_socket_option(near.as_fd(), PASSPIDFD, 1).is_err() {
-            // Before 6.5 there is none.
-            assert!(sys::socket_option(near.as_fd(), PASSPIDFD).is_err());
-            return;
-        }
+        sys::set_socket_option(near.as_fd(), PASSPIDFD, 1).expect("Linux 6.5");
         send(&far, b"one", SendFlags::empty()).unwrap();
         let peeked = sys::peek(near.as_fd(), &mut [0; 16]).unwrap();
         assert!(peeked.files.is_empty() && !peeked.control_truncated);

@@ -290,6 +290,20 @@ fn stdio() -> Result<()> {
     let output = epollcr(["restore", &image, "--stdio"].into_iter().chain(shell))?;
     ensure!(output.status.success(), "{}", output.status);
     ensure!(text(&output.stdout) == "out" && text(&output.stderr) == "error");
+    // It takes more than that to restore it, but not afterwards.
+    let program = beside("epollcr")?;
+    let run = "ulimit -Sn 40; exec \"$0\" restore \"$1\" --stdio -- sh -c 'ulimit -Sn'";
+    let output = Command::new("sh")
+        .args(["-c", run])
+        .args([program.as_os_str(), image.as_ref()])
+        .stdin(Stdio::null())
+        .output()?;
+    ensure!(output.status.success(), "{}", text(&output.stderr));
+    ensure!(
+        text(&output.stdout) == "40",
+        "it may open {}",
+        text(&output.stdout)
+    );
     // What is named is what was named.
     let args = ["restore", &image, "--stdio", "--fd", "2=1"];
     let output = epollcr(args.into_iter().chain(shell))?;
