@@ -8,10 +8,11 @@
 //!
 //! - What a call needs of memory does not depend on how much there is to show or to restore: all of
 //!   them work in batches.
-//! - Permission to look at a process is asked for in each batch, and what is shown is taken while it
-//!   is granted. Nothing is copied to or from a program meanwhile.
+//! - Permission to look at a process is asked for in each batch, and entries, descriptors and
+//!   references to files are taken while it is granted. Nothing is copied to or from a program
+//!   meanwhile.
 //! - No reference to anything of the other process is kept when a call returns, nor from one batch
-//!   to the next.
+//!   to the next, nor while memory of a program is accessed.
 
 use kernel::{
     fs::{
