@@ -242,10 +242,6 @@ pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
     if !target.may_attach_to_opener() {
         return Err(EPERM);
     }
-    // It may be in messages only.
-    if target.is_unix_socket() {
-        return Err(EAFNOSUPPORT);
-    }
 
     Ok(target.receive_fd(bindings::O_CLOEXEC)? as isize)
 }

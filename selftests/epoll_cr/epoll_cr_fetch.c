@@ -2,6 +2,8 @@
 /* EPOLL_CR_FETCH: a descriptor for what an entry is about. */
 #include "epoll_cr.h"
 
+#define NR_GARBAGE	2000
+
 TEST_F(epoll_cr, no_such_entry)
 {
 	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
@@ -100,37 +102,97 @@ TEST_F(epoll_cr, nobody_has_it)
 	EXPECT_EQ(sizeof(value), write(fd, &value, sizeof(value)));
 }
 
-/* A unix socket is not given, be it in messages only or not. */
+/* Unix sockets, which somebody has, or which are in messages only. */
 TEST_F(epoll_cr, unix_sockets)
 {
-	struct epoll_cr_item item;
 	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
-	int socks[2], carrier[2];
+	int socks[2], carrier[2], fd;
 	unsigned int i;
-	__u64 count;
+	char byte;
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, carrier));
 	for (i = 0; i < ARRAY_SIZE(types); i++) {
 		ASSERT_EQ(0, socketpair(AF_UNIX, types[i] | SOCK_CLOEXEC, 0,
 					socks));
 		ASSERT_EQ(0, add_as(self->efd, socks[0], TFD, EPOLLIN, 0));
-		EXPECT_EQ(-EAFNOSUPPORT, fetch(self->dev, SELF, self->efd, TFD,
-					       0, 0));
+		fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+		ASSERT_GE(fd, 0);
+		EXPECT_EQ(identity(self->dev, socks[0]),
+			  identity(self->dev, fd));
+		close(fd);
+
 		ASSERT_EQ(0, send_fd(carrier[0], socks[0]));
 		close(socks[0]);
-		EXPECT_EQ(-EAFNOSUPPORT, fetch(self->dev, SELF, self->efd, TFD,
-					       0, 0));
-		/* It is shown, and can be had from the message. */
-		ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, &item, 1,
-				      &count));
-		ASSERT_EQ(1, count);
-		socks[0] = receive_fd(carrier[1], 0);
-		ASSERT_GE(socks[0], 0);
-		EXPECT_EQ(item.file, identity(self->dev, socks[0]));
-		close(socks[0]);
+		ASSERT_EQ(1, write(socks[1], "x", 1));
+		fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+		ASSERT_GE(fd, 0);
+		EXPECT_EQ(1, read(fd, &byte, 1));
+		EXPECT_EQ('x', byte);
+		close(fd);
+		close(receive_fd(carrier[1], 0));
 		close(socks[1]);
 		ASSERT_EQ(0, entries(self->dev, self->efd));
 	}
+}
+
+/* Let the garbage collector run again and again. */
+static void *close_sockets(void *stop)
+{
+	int socks[2];
+
+	while (!*(volatile bool *)stop) {
+		if (socketpair(AF_UNIX, SOCK_STREAM, 0, socks))
+			continue;
+		close(socks[0]);
+		close(socks[1]);
+	}
+
+	return NULL;
+}
+
+/*
+ * What only a message in its own queue has is garbage. It is fetched before that
+ * is noticed, with all that is in its queue, or not at all.
+ */
+TEST_F(epoll_cr, garbage)
+{
+	int socks[2], fd, i, fetched = 0, gone = 0;
+	bool stop = false;
+	pthread_t thread;
+	char buf[8];
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, close_sockets, &stop));
+	for (i = 0; i < NR_GARBAGE; i++) {
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
+		ASSERT_EQ(0, add_as(self->efd, socks[0], TFD, EPOLLIN, 0));
+		ASSERT_EQ(4, write(socks[1], "data", 4));
+		/* Into its own queue. */
+		ASSERT_EQ(0, send_fd(socks[1], socks[0]));
+		close(socks[0]);
+		close(socks[1]);
+
+		fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+		if (fd < 0) {
+			ASSERT_EQ(-ENOENT, fd);
+			gone++;
+			/* Until the collector is through with it. */
+			while (entries(self->dev, self->efd))
+				sched_yield();
+			continue;
+		}
+		fetched++;
+		ASSERT_EQ(4, recv(fd, buf, 4, MSG_DONTWAIT));
+		ASSERT_EQ(0, memcmp(buf, "data", 4));
+		socks[0] = receive_fd(fd, MSG_DONTWAIT);
+		ASSERT_GE(socks[0], 0);
+		close(socks[0]);
+		close(fd);
+		ASSERT_EQ(0, entries(self->dev, self->efd));
+	}
+	stop = true;
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	TH_LOG("%d fetched, %d collected before", fetched, gone);
+	EXPECT_NE(0, fetched);
 }
 
 TEST_F(epoll_cr, no_room)

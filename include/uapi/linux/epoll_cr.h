@@ -328,19 +328,15 @@ struct epoll_cr_describe {
  * saved), in the same user namespace, and it has the capabilities that the
  * opener had; or if it has CAP_SYS_PTRACE in the user namespace of the opener.
  *
- * Unix sockets are not given. One that is only in messages may be found
- * unreachable at the same time, and be taken apart. Those that a process has are
- * to be had by pidfd_getfd(2), and those in messages by recvmsg(2).
- *
  * Return: the descriptor, or
  *
  * EBADF: @efd is not open.
  * EOPNOTSUPP: @efd is not an epoll file.
- * ENOENT: there is no such entry, or its file is just being closed for good.
+ * ENOENT: there is no such entry, or its file is just being closed for good, or
+ *	a unix socket that is only in messages which nobody can receive.
  * ESTALE: it is about another file than @file, or @efd was closed meanwhile, or
  *	refers to another set by now.
  * EPERM: also: the caller could not attach to whoever opened the file.
- * EAFNOSUPPORT: the file is a unix socket.
  * EMFILE: the caller may not open more descriptors.
  *
  * and what a security module returns when a file is received.

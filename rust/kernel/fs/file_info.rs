@@ -334,23 +334,22 @@ impl RemoteFile {
         is_same || unsafe { bindings::ns_capable(opener.user_ns, bindings::CAP_SYS_PTRACE as i32) }
     }
 
-    /// Returns whether the file is a unix socket.
-    #[inline]
-    pub fn is_unix_socket(&self) -> bool {
-        // SAFETY: The file is valid as above.
-        unsafe { bindings::is_unix_socket(self.as_ptr()) }
-    }
-
     /// Opens a descriptor of the current task for the file, as if it was received over a socket.
     ///
     /// `flags` may have `O_CLOEXEC`. Security modules can refuse.
     ///
-    /// A unix socket must have been taken from a descriptor. One that is only in messages can be
-    /// found dead by the garbage collector of those, which has seen no reference but theirs, and
-    /// then throws away what is queued without any lock that a reader would hold.
+    /// Fails with [`ENOENT`] if it is a unix socket that was garbage: only messages had it, of which
+    /// nobody could receive it, when the reference was taken from an epoll set. Nobody else may read
+    /// from it, as its queue is emptied without any lock that a reader takes.
     ///
     /// Context: may sleep.
+    #[doc(alias = "unix_is_collected")]
     pub fn receive_fd(&self, flags: u32) -> Result<i32> {
+        // SAFETY: The file is valid as above.
+        if unsafe { bindings::unix_is_collected(self.as_ptr()) } {
+            return Err(ENOENT);
+        }
+
         // SAFETY: The file is valid as above. `NULL` is for those who want only the result.
         let fd = unsafe { bindings::receive_fd(self.as_ptr(), ptr::null_mut(), flags) };
 
