@@ -118,7 +118,8 @@ pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
     let limit = getrlimit(Resource::Nofile);
     let last = image.descriptors.last().map_or(0, |last| last.number);
     let files = image.files.len() as u64;
-    limit::allow(u64::from(last) + 1 + files.min(1 << 20) + SPARE);
+    // Each may take two while it is made, as a pipe of which one end is closed does.
+    limit::allow(u64::from(last) + 1 + 2 * files.min(1 << 20) + SPARE);
     let given = match chosen(&args, &mut image) {
         Ok(given) => given,
         Err(error) => {
