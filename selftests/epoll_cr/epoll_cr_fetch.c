@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* EPOLL_CR_FETCH: a descriptor for what an entry is about. */
+#include <stdatomic.h>
+
 #include "epoll_cr.h"
 
 #define NR_GARBAGE	2000
@@ -136,11 +138,12 @@ TEST_F(epoll_cr, unix_sockets)
 }
 
 /* Let the garbage collector run again and again. */
-static void *close_sockets(void *stop)
+static void *close_sockets(void *arg)
 {
+	atomic_bool *stop = arg;
 	int socks[2];
 
-	while (!*(volatile bool *)stop) {
+	while (!atomic_load(stop)) {
 		if (socketpair(AF_UNIX, SOCK_STREAM, 0, socks))
 			continue;
 		close(socks[0]);
@@ -157,7 +160,7 @@ static void *close_sockets(void *stop)
 TEST_F(epoll_cr, garbage)
 {
 	int socks[2], fd, i, fetched = 0, gone = 0;
-	bool stop = false;
+	atomic_bool stop = false;
 	pthread_t thread;
 	char buf[8];
 

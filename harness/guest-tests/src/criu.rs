@@ -278,7 +278,10 @@ impl Scenario {
 
     /// Whether a program has found these differences and no other.
     fn expect(&self, differences: &[Difference], found: &Report) -> Result<()> {
-        let mut counts = BTreeMap::from([("targets", large(self.targets)), ("heard", large(self.audible))]);
+        let mut counts = BTreeMap::from([
+            ("targets", large(self.targets)),
+            ("heard", large(self.audible)),
+        ]);
         counts.extend(differences.iter().map(|&Difference(what, n, _)| (what, n)));
         let expected = Report(
             counts
