@@ -24,7 +24,7 @@ const DEBUG: &str = "/sys/kernel/debug";
 const ITERATOR: Module = Module("epoll_iter");
 const DEVICE: Module = Module("epoll_cr");
 
-/// More than anything here allocates.
+/// More than anything here does of what can fail.
 const LIMIT: u32 = 20_000;
 
 pub fn cases() -> Vec<Case> {
@@ -52,13 +52,14 @@ fn module(module: Module) -> Result<()> {
     unload(module, || Ok(()))
 }
 
-/// Allocations that may wait fail too, and nothing is said about it.
+/// Allocations that may wait fail too, as do accesses to the memory of programs, and
+/// nothing is said about it.
 fn prepare() -> Result<()> {
     handler::need_patched()?;
     if !Path::new(FAIL_NTH).exists() {
         return skip("this kernel cannot let allocations fail: no CONFIG_FAULT_INJECTION");
     }
-    for kind in ["failslab", "fail_page_alloc"] {
+    for kind in ["failslab", "fail_page_alloc", "fail_usercopy"] {
         let dir = format!("{DEBUG}/{kind}");
         ensure!(Path::new(&dir).exists(), "there is no {dir}");
         for (name, value) in [
@@ -77,8 +78,8 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// The allocation of this thread that is to fail. The file stays open: to open it
-/// takes allocations, too.
+/// The allocation or access of this thread that is to fail. The file stays open: to
+/// open it takes allocations, too.
 struct FailNth(File);
 
 impl FailNth {
@@ -93,18 +94,19 @@ impl FailNth {
             .context("cannot set fail-nth")
     }
 
-    /// How many allocations there are still to be until one fails.
-    fn left(&self) -> Result<u32> {
+    /// Whether one has failed.
+    fn has_failed(&self) -> Result<bool> {
         let mut text = [0; 16];
-        let len = self
-            .0
-            .read_at(&mut text, 0)
-            .context("cannot read fail-nth")?;
-        Ok(std::str::from_utf8(&text[..len])?.trim().parse()?)
+        match self.0.read_at(&mut text, 0) {
+            Ok(len) => Ok(std::str::from_utf8(&text[..len])?.trim() == "0"),
+            // What was not met by then is the access of this call.
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(false),
+            Err(error) => Err(error).context("cannot read fail-nth"),
+        }
     }
 }
 
-/// Let each allocation of `what` fail in turn, until it has no more of them.
+/// Let each allocation and access of `what` fail in turn, until it has no more.
 /// `verify` is given the result each time, and undoes what was done.
 fn each(
     what: &str,
@@ -118,19 +120,19 @@ fn each(
     for n in 1..=LIMIT {
         nth.set(n)?;
         let result = act();
-        let injected = nth.left()? == 0;
+        let injected = nth.has_failed()?;
         nth.set(0)?;
         if let Err(errno) = result {
             ensure!(injected, "{what}: {errno} though nothing failed");
             ensure!(
-                errno == Errno::ENOMEM,
-                "{what}: {errno} when allocation {n} failed"
+                matches!(errno, Errno::ENOMEM | Errno::EFAULT),
+                "{what}: {errno} when {n} failed"
             );
         }
-        verify(result).with_context(|| format!("{what}: after allocation {n} failed"))?;
+        verify(result).with_context(|| format!("{what}: after {n} failed"))?;
         if !injected {
             note(format!(
-                "{what}: {} allocations: {failed} that it cannot do without, {survived} others",
+                "{what}: {} that can fail: {failed} that it cannot do without, {survived} others",
                 n - 1
             ));
             return Ok(());
@@ -140,7 +142,7 @@ fn each(
             Err(_) => failed += 1,
         }
     }
-    bail!("{what}: more than {LIMIT} allocations")
+    bail!("{what}: more than {LIMIT} that can fail")
 }
 
 fn add() -> Result<()> {
