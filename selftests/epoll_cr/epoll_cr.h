@@ -214,6 +214,17 @@ static inline long entries(int dev, int efd)
 	return ret && ret != -ENOSPC ? ret : (long)count;
 }
 
+/* What is tried again and again ends after this, on a kernel that checks a lot. */
+#define LONG_ENOUGH_NS	10000000000L
+
+static inline long now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000L + ts.tv_nsec;
+}
+
 /* The sets. */
 
 static inline int add_events(int efd, int fd, __u32 events, __u64 data)

@@ -160,12 +160,13 @@ static void *close_sockets(void *arg)
 TEST_F(epoll_cr, garbage)
 {
 	int socks[2], fd, i, fetched = 0, gone = 0;
+	long end = now_ns() + LONG_ENOUGH_NS;
 	atomic_bool stop = false;
 	pthread_t thread;
 	char buf[8];
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, close_sockets, &stop));
-	for (i = 0; i < NR_GARBAGE; i++) {
+	for (i = 0; i < NR_GARBAGE && now_ns() < end; i++) {
 		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
 		ASSERT_EQ(0, add_as(self->efd, socks[0], TFD, EPOLLIN, 0));
 		ASSERT_EQ(4, write(socks[1], "data", 4));

@@ -755,16 +755,8 @@ struct racer {
 	int efd, fd;
 	unsigned int from, to;
 	long delay_ns;
-	bool has_added;
+	bool has_added, stop;
 };
-
-static long now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000L + ts.tv_nsec;
-}
 
 static void *racer_fn(void *data)
 {
@@ -773,7 +765,7 @@ static void *racer_fn(void *data)
 	unsigned int round, done = 0;
 	long start;
 
-	while (done < RACES) {
+	while (!__atomic_load_n(&racer->stop, __ATOMIC_RELAXED)) {
 		round = __atomic_load_n(&racer->from, __ATOMIC_ACQUIRE);
 		if (round == done)
 			continue;
@@ -796,7 +788,7 @@ TEST_F(epoll_cr, others_while_it_fails)
 	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 88 };
 	struct epoll_cr_add adds[RACERS + 1];
 	unsigned int i, round, added = 0;
-	long took = 0, start;
+	long took = 0, start, end = now_ns() + LONG_ENOUGH_NS;
 	pthread_t thread;
 	__u64 bad;
 
@@ -809,7 +801,7 @@ TEST_F(epoll_cr, others_while_it_fails)
 	adds[RACERS] = adds[RACERS - 1];
 	ASSERT_EQ(0, pthread_create(&thread, NULL, racer_fn, &racer));
 
-	for (round = 1; round <= RACES; round++) {
+	for (round = 1; round <= RACES && now_ns() < end; round++) {
 		/* From when the first is there to when all are gone. */
 		racer.delay_ns = took / 2 + took / 2 * (round % 97) / 97;
 		__atomic_store_n(&racer.from, round, __ATOMIC_RELEASE);
@@ -826,6 +818,7 @@ TEST_F(epoll_cr, others_while_it_fails)
 			epoll_ctl(self->efd, EPOLL_CTL_DEL, racer.fd, &ev);
 		added += racer.has_added;
 	}
+	__atomic_store_n(&racer.stop, true, __ATOMIC_RELAXED);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	/* That was often in time. */
 	EXPECT_LT(0, added);
