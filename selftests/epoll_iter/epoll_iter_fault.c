@@ -78,8 +78,10 @@ static void fail(int fail_nth, int n)
 	char text[16];
 	int len = snprintf(text, sizeof(text), "%d", n);
 
-	if (pwrite(fail_nth, text, len, 0) != len)
-		abort();
+	/* It may be the access of this call that fails, and no other will. */
+	while (pwrite(fail_nth, text, len, 0) != len)
+		if (errno != EFAULT)
+			abort();
 }
 
 /* Whether it has failed. */

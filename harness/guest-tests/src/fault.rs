@@ -89,9 +89,14 @@ impl FailNth {
     }
 
     fn set(&self, n: u32) -> Result<()> {
-        self.0
-            .write_all_at(n.to_string().as_bytes(), 0)
-            .context("cannot set fail-nth")
+        let text = n.to_string();
+        let write = || self.0.write_all_at(text.as_bytes(), 0);
+        match write() {
+            // It was the access of this call that failed, and no other will.
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => write(),
+            result => result,
+        }
+        .context("cannot set fail-nth")
     }
 
     /// Whether one has failed.
