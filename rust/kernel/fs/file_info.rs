@@ -315,23 +315,32 @@ impl RemoteFile {
     /// Access to a task may give that to what the task has opened, or was given on purpose. A file
     /// that is reached over another file may be neither: it takes this, too.
     pub fn may_attach_to_opener(&self) -> bool {
-        // SAFETY: The file is valid as above; a file has credentials, which do not change. Those of
-        // the current task are changed by nobody else, and remain as long as this runs.
-        let (cred, opener) = unsafe { (&*(*Task::current_raw()).cred, &*(*self.as_ptr()).f_cred) };
+        // Others count references in them meanwhile, so there are no Rust references to them.
+        //
+        // SAFETY: The file is valid as above, and has credentials. The current task has its own,
+        // which nobody else exchanges.
+        let (cred, opener) = unsafe { ((*Task::current_raw()).cred, (*self.as_ptr()).f_cred) };
 
         // As `__ptrace_may_access` with `PTRACE_MODE_REALCREDS`, and `cap_ptrace_access_check`.
-        let is_same = opener.user_ns == cred.user_ns
-            && [opener.uid, opener.euid, opener.suid]
-                .iter()
-                .all(|uid| uid.val == cred.uid.val)
-            && [opener.gid, opener.egid, opener.sgid]
-                .iter()
-                .all(|gid| gid.val == cred.gid.val)
-            && opener.cap_permitted.val & !cred.cap_permitted.val == 0;
+        //
+        // SAFETY: Both have a holder as long as this runs, see above, and what is read of them
+        // does not change once they are held by a task or a file.
+        let (is_same, user_ns) = unsafe {
+            let is_same = (*opener).user_ns == (*cred).user_ns
+                && [(*opener).uid, (*opener).euid, (*opener).suid]
+                    .iter()
+                    .all(|uid| uid.val == (*cred).uid.val)
+                && [(*opener).gid, (*opener).egid, (*opener).sgid]
+                    .iter()
+                    .all(|gid| gid.val == (*cred).gid.val)
+                && (*opener).cap_permitted.val & !(*cred).cap_permitted.val == 0;
+
+            (is_same, (*opener).user_ns)
+        };
 
         // SAFETY: The credentials of the file hold a reference to their namespace. This can be asked
         // about any capability.
-        is_same || unsafe { bindings::ns_capable(opener.user_ns, bindings::CAP_SYS_PTRACE as i32) }
+        is_same || unsafe { bindings::ns_capable(user_ns, bindings::CAP_SYS_PTRACE as i32) }
     }
 
     /// Opens a descriptor of the current task for the file, as if it was received over a socket.
