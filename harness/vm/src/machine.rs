@@ -15,11 +15,16 @@ use rustix::process::{Pid, Signal};
 use crate::args::Run;
 
 /// The end of a QEMU's command line that is of one accelerator.
+///
+/// No page tables of five levels: `identify_cpu()` clears the features of the
+/// boot CPU for a moment, `pgtable_l5_enabled()` among them, by which KASAN tells
+/// what is memory. An interrupt in that moment, which a busy host makes likely,
+/// ends in a report of a wild access.
 pub fn accel(kvm: bool) -> [&'static str; 4] {
     if kvm {
-        ["-accel", "kvm", "-cpu", "host"]
+        ["-accel", "kvm", "-cpu", "host,la57=off"]
     } else {
-        ["-accel", "tcg,thread=multi", "-cpu", "max"]
+        ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
     }
 }
 
