@@ -24,14 +24,18 @@ use kernel::{
     task::Task, //
 };
 
-/// How many numbers are read at once.
-const BATCH: usize = 16;
+/// How many files are described between two accesses to memory of the caller.
+const BATCH: usize = 32;
 
 /// The memory for paths.
 struct Paths {
     area: Array<u8>,
     /// How long all are so far.
     len: u64,
+    /// Those of a batch, which are not written yet.
+    pending: KVVec<u8>,
+    /// Where they go.
+    pending_at: u64,
     /// Whether the caller wants them at all.
     is_wanted: bool,
 }
@@ -47,10 +51,19 @@ impl Paths {
             return Ok(None);
         }
 
-        self.area.write(offset, path)?;
-        self.area.write(offset + path.len() as u64, &[0])?;
+        self.pending.extend_from_slice(path, GFP_KERNEL)?;
+        self.pending.push(0, GFP_KERNEL)?;
 
         Ok(Some(offset))
+    }
+
+    /// Writes those of the batch.
+    fn write(&mut self) -> Result {
+        self.area.write(self.pending_at, &self.pending)?;
+        self.pending_at += self.pending.len() as u64;
+        self.pending.clear();
+
+        Ok(())
     }
 }
 
@@ -119,17 +132,54 @@ fn describe_one<'a>(
     (to, path.path)
 }
 
-/// Takes a reference to the file behind `fd`, if that is open.
-fn get_file(task: &Task, fd: u32) -> Result<Option<ARef<RemoteFile>>> {
+/// Takes references to the files behind `fds`, as far as those are open.
+fn get_files(task: &Task, fds: &[u32]) -> Result<[Option<ARef<RemoteFile>>; BATCH]> {
+    let mut files = [const { None }; BATCH];
     let attach = Attach::new(task)?;
 
-    match RemoteFile::fget_task(task, fd) {
-        Ok(file) => Ok(Some(file)),
-        Err(_) => match no_such_fd(&attach) {
-            EBADF => Ok(None),
-            error => Err(error),
-        },
+    for (file, &fd) in files.iter_mut().zip(fds) {
+        *file = match RemoteFile::fget_task(task, fd) {
+            Ok(file) => Some(file),
+            Err(_) => match no_such_fd(&attach) {
+                EBADF => None,
+                error => return Err(error),
+            },
+        };
     }
+
+    Ok(files)
+}
+
+/// Describes the files behind `fds` in as many elements of `to`.
+fn describe_batch(
+    key: &IdentityKey,
+    task: &Task,
+    fds: &[u32],
+    to: &mut [File],
+    paths: &mut Paths,
+    path_buf: &mut [u8],
+) -> Result {
+    for ((&fd, file), to) in fds.iter().zip(get_files(task, fds)?).zip(to) {
+        *to = File {
+            fd,
+            ..File::default()
+        };
+        let Some(file) = file else {
+            continue;
+        };
+
+        let path;
+        (*to, path) = describe_one(key, fd, &file, path_buf);
+        if let Some(path) = path {
+            to.path_len = path.len() as u32;
+            if let Some(offset) = paths.push(path)? {
+                to.mask |= defs::FILE_PATH;
+                to.path_offset = offset;
+            }
+        }
+    }
+
+    Ok(())
 }
 
 pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
@@ -143,11 +193,14 @@ pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
     let mut paths = Paths {
         area: Array::new(args.paths, 1, args.paths_size)?,
         len: 0,
+        pending: KVVec::new(),
+        pending_at: 0,
         is_wanted: args.paths != 0,
     };
     let task = get_task_by_pidfd(args.pidfd)?;
 
     let mut fd_buf = [0; BATCH];
+    let mut file_buf = KVec::from_elem(File::default(), BATCH, GFP_KERNEL)?;
     let mut path_buf = KVec::from_elem(0, bindings::PATH_MAX as usize, GFP_KERNEL)?;
     let mut done = 0;
 
@@ -157,33 +210,16 @@ pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
         if batch.iter().any(|&fd| i32::try_from(fd).is_err()) {
             return Err(EINVAL);
         }
+        let files = &mut file_buf[..batch.len()];
 
-        for &fd in batch {
-            // The reference is dropped before memory of the caller is accessed, which can take as
-            // long as the caller likes.
-            let (mut to, path) = match get_file(&task, fd)? {
-                Some(file) => describe_one(key, fd, &file, &mut path_buf),
-                None => (
-                    File {
-                        fd,
-                        ..File::default()
-                    },
-                    None,
-                ),
-            };
+        // No references are held while memory of the caller is accessed, which can take as long as
+        // the caller likes.
+        describe_batch(key, &task, batch, files, &mut paths, &mut path_buf)?;
 
-            if let Some(path) = path {
-                to.path_len = path.len() as u32;
-                if let Some(offset) = paths.push(path)? {
-                    to.mask |= defs::FILE_PATH;
-                    to.path_offset = offset;
-                }
-            }
-            args.paths_len = paths.len;
-
-            out.write(done, &[to])?;
-            done += 1;
-        }
+        args.paths_len = paths.len;
+        paths.write()?;
+        out.write(done, files)?;
+        done += files.len() as u64;
     }
 
     if paths.is_wanted && paths.len > args.paths_size {

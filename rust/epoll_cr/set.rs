@@ -234,14 +234,12 @@ pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
         let file = get_same_set(&attach, args.efd, &mut id)?;
 
         if let Some(target) = search.go_on(key, Eventpoll::from_file(&file)?, WALK_BATCH)? {
+            if !target.may_be_taken(&attach) {
+                return Err(EPERM);
+            }
             break target;
         }
     };
-
-    // Whoever has the set may have been given it by one who would not give its files.
-    if !target.may_attach_to_opener() {
-        return Err(EPERM);
-    }
 
     Ok(target.receive_fd(bindings::O_CLOEXEC)? as isize)
 }

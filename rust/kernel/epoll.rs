@@ -21,9 +21,10 @@
 //!
 //! The mutex of a set is the `mtx` of the [locking rules of `fs/eventpoll.c`]: the watched program
 //! needs it for each `epoll_wait(2)`, and it may be held for as long as a program likes, by one
-//! that lets its `epoll_wait(2)` fault on memory that somebody else serves. Hence it is only ever
-//! waited for killably here, or not at all, and should be held for a bounded number of entries;
-//! [`Eventpoll::walk`] does so.
+//! that lets its `epoll_wait(2)` fault on memory that somebody else serves. Hence to look at
+//! entries it is only ever waited for killably, or not at all, and should be held for a bounded
+//! number of them; [`Eventpoll::walk`] does so. To add and to remove entries waits as
+//! `epoll_ctl(2)` does.
 //!
 //! While it is held one must not take the mutex of another set, nor call what does: the order in
 //! which epoll itself takes two of them is that of the nesting of sets. To let go of the last

@@ -380,7 +380,8 @@ impl Device {
     /// - `EBADF`, `EOPNOTSUPP`: `efd` is not open, or no epoll set
     /// - `ENOENT`: there is no such item, or its file is being closed for good
     /// - `ESTALE`: the item is for another file than `item` says
-    /// - `EPERM`: besides, the caller could not attach to whoever opened the file
+    /// - `EPERM`: besides, the file was opened by another process, or by this one with
+    ///   other credentials, and the caller has no `CAP_SYS_PTRACE`
     /// - `EMFILE`, `ENFILE`: no more descriptors or files
     pub fn fetch(
         &self,

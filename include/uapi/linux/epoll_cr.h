@@ -322,11 +322,10 @@ struct epoll_cr_describe {
  * is about, as pidfd_getfd(2) does for one that has a descriptor.
  *
  * A set can be handed on without what it watches. So to be allowed to attach to
- * the process, which may be the caller itself, is not enough: the caller must
- * also be one who could attach to whoever opened the file. That is so if its
- * user and group are all of those that the opener had (real, effective and
- * saved), in the same user namespace, and it has the capabilities that the
- * opener had; or if it has CAP_SYS_PTRACE in the user namespace of the opener.
+ * the process, which may be the caller itself, is not enough: the process must
+ * have opened the file itself since it was created, executed a program or last
+ * changed its credentials; or the caller must have CAP_SYS_PTRACE in the user
+ * namespace of whoever opened it.
  *
  * Return: the descriptor, or
  *
@@ -336,7 +335,7 @@ struct epoll_cr_describe {
  *	a unix socket that is only in messages which nobody can receive.
  * ESTALE: it is about another file than @file, or @efd was closed meanwhile, or
  *	refers to another set by now.
- * EPERM: also: the caller could not attach to whoever opened the file.
+ * EPERM: also: somebody else opened the file, see above.
  * EMFILE: the caller may not open more descriptors.
  *
  * and what a security module returns when a file is received.
@@ -391,8 +390,9 @@ struct epoll_cr_add {
  * One that has EPOLL_CR_ITEM_READY is returned by the next epoll_wait(2), if
  * one of its events is there. One that has not, and has EPOLLET or
  * EPOLLEXCLUSIVE, is not returned for what is there already, but for what comes:
- * that was reported before, or to another set. Without both that makes no
- * difference. Nothing but flags in @events, with EPOLLONESHOT among
+ * that was reported before, or to another set. If something can have come for
+ * the file since it was made for the process that is restored, set the flag: to
+ * return an entry for nothing is harmless. Without both that makes no difference. Nothing but flags in @events, with EPOLLONESHOT among
  * them, is an entry that has fired: it is not returned until it is modified.
  *
  * First all entries are looked at, and nothing is added if one is refused: @bad

@@ -170,7 +170,8 @@ impl<'a> Restore<'a> {
     /// Fails as [`Restore::check`] does, with [`EEXIST`] if there is an entry for this file and
     /// number, with [`ELOOP`] and [`EINVAL`] if `target` is an epoll file and sets would contain
     /// each other or be nested in too many ways, with [`ENOSPC`] as [`Restore::new`] does, with
-    /// [`ENOMEM`], and with [`EINTR`] if the current task is killed.
+    /// [`ENOMEM`], and with [`EINTR`] if the current task was killed before. It waits for the mutex
+    /// of the set as `epoll_ctl(2)` does, even if killed.
     #[doc(alias = "eventpoll_restore")]
     pub fn add(&mut self, target: &RemoteFile, entry: &Entry) -> Result {
         self.check(target, entry)?;

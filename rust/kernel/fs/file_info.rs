@@ -19,6 +19,7 @@ use crate::{
         Error,
         Result, //
     },
+    ptrace::Attach,
     sync::aref::ARef,
     task::Task, //
 };
@@ -157,16 +158,16 @@ impl RemoteFile {
         // SAFETY: As above; a file has credentials, which do not change. The current task has a
         // user namespace as long as it runs.
         unsafe {
-            let cred = &*(*self.as_ptr()).f_cred;
+            let cred = (*self.as_ptr()).f_cred;
             let ns = bindings::current_user_ns();
 
             OpenedBy {
-                uid: bindings::from_kuid_munged(ns, cred.uid),
-                gid: bindings::from_kgid_munged(ns, cred.gid),
-                euid: bindings::from_kuid_munged(ns, cred.euid),
-                egid: bindings::from_kgid_munged(ns, cred.egid),
-                fsuid: bindings::from_kuid_munged(ns, cred.fsuid),
-                fsgid: bindings::from_kgid_munged(ns, cred.fsgid),
+                uid: bindings::from_kuid_munged(ns, (*cred).uid),
+                gid: bindings::from_kgid_munged(ns, (*cred).gid),
+                euid: bindings::from_kuid_munged(ns, (*cred).euid),
+                egid: bindings::from_kgid_munged(ns, (*cred).egid),
+                fsuid: bindings::from_kuid_munged(ns, (*cred).fsuid),
+                fsgid: bindings::from_kgid_munged(ns, (*cred).fsgid),
             }
         }
     }
@@ -309,38 +310,34 @@ impl RemoteFile {
         })
     }
 
-    /// Returns whether the current task could attach to one who is what the opener of the file was
-    /// when it opened it, as far as credentials decide that.
+    /// Returns whether the current task may have the file, which it has found in an epoll set of the
+    /// task that it may attach to.
     ///
-    /// Access to a task may give that to what the task has opened, or was given on purpose. A file
-    /// that is reached over another file may be neither: it takes this, too.
-    pub fn may_attach_to_opener(&self) -> bool {
-        // Others count references in them meanwhile, so there are no Rust references to them.
+    /// That permission is one for what the task has opened itself, with the credentials that it has
+    /// now. What somebody else opened may have come with a set that was passed on, which gives
+    /// nobody the files in it: that takes the right to attach to anybody of the opener's user
+    /// namespace.
+    pub fn may_be_taken(&self, attach: &Attach<'_>) -> bool {
+        // This `read_volatile` is intended to correspond to the one of RCU in `__task_cred`. What is
+        // read is only compared: `cred` of another task can be exchanged at any time.
         //
-        // SAFETY: The file is valid as above, and has credentials. The current task has its own,
-        // which nobody else exchanges.
-        let (cred, opener) = unsafe { ((*Task::current_raw()).cred, (*self.as_ptr()).f_cred) };
+        // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount, and
+        // has credentials, which do not change. The task is valid as long as `attach` is.
+        let (opener, cred) = unsafe {
+            let opener = (*self.as_ptr()).f_cred;
+            let cred = (&raw const (*attach.task().as_ptr()).real_cred).read_volatile();
 
-        // As `__ptrace_may_access` with `PTRACE_MODE_REALCREDS`, and `cap_ptrace_access_check`.
-        //
-        // SAFETY: Both have a holder as long as this runs, see above, and what is read of them
-        // does not change once they are held by a task or a file.
-        let (is_same, user_ns) = unsafe {
-            let is_same = (*opener).user_ns == (*cred).user_ns
-                && [(*opener).uid, (*opener).euid, (*opener).suid]
-                    .iter()
-                    .all(|uid| uid.val == (*cred).uid.val)
-                && [(*opener).gid, (*opener).egid, (*opener).sgid]
-                    .iter()
-                    .all(|gid| gid.val == (*cred).gid.val)
-                && (*opener).cap_permitted.val & !(*cred).cap_permitted.val == 0;
-
-            (is_same, (*opener).user_ns)
+            (opener, cred)
         };
 
-        // SAFETY: The credentials of the file hold a reference to their namespace. This can be asked
-        // about any capability.
-        is_same || unsafe { bindings::ns_capable(user_ns, bindings::CAP_SYS_PTRACE as i32) }
+        // Each process has credentials of its own, which its threads share, and gets other ones as
+        // soon as anything of them changes. The file holds those that it was opened with, so their
+        // memory was not used again.
+        //
+        // SAFETY: The credentials of the file are valid as above, and hold a reference to their
+        // namespace. This can be asked about any capability.
+        ptr::eq(opener, cred)
+            || unsafe { bindings::ns_capable((*opener).user_ns, bindings::CAP_SYS_PTRACE as i32) }
     }
 
     /// Opens a descriptor of the current task for the file, as if it was received over a socket.

@@ -180,13 +180,18 @@ impl<'a> Owner<'a> {
         device::Process::Other(self.pidfd.as_fd())
     }
 
-    /// Each open file of the process with its first descriptor, having looked
-    /// which one each target of its set has: the one that it was added by.
-    fn checkpoint(&self) -> Result<HashMap<u64, u32>> {
+    /// Each open file of the process behind its first descriptor, in their order,
+    /// having looked which one each target of its set has: the one that it was
+    /// added by.
+    fn checkpoint(&self) -> Result<Vec<(u32, u64)>> {
         let table = self.device.files(self.process())?;
         let mut first = HashMap::with_capacity(table.descriptors.len());
+        let mut files = Vec::with_capacity(table.descriptors.len());
         for descriptor in &table.descriptors {
-            first.entry(descriptor.file).or_insert(descriptor.fd);
+            first.entry(descriptor.file).or_insert_with(|| {
+                files.push((descriptor.fd, descriptor.file));
+                descriptor.fd
+            });
         }
         let mut seen = 0;
         for set in table.descriptors.iter().filter(|d| d.epoll) {
@@ -203,15 +208,15 @@ impl<'a> Owner<'a> {
             "{seen} targets were seen, not {}",
             self.targets
         );
-        Ok(first)
+        Ok(files)
     }
 
     /// What those files are, by one descriptor for each.
-    fn describe(&self, first: &HashMap<u64, u32>) -> Result<()> {
-        let (files, fds): (Vec<u64>, Vec<u32>) = first.iter().unzip();
-        for (files, fds) in files.chunks(AT_ONCE).zip(fds.chunks(AT_ONCE)) {
-            let descriptions = self.device.describe(self.process(), fds)?;
-            for (file, description) in files.iter().zip(descriptions) {
+    fn describe(&self, files: &[(u32, u64)]) -> Result<()> {
+        for chunk in files.chunks(AT_ONCE) {
+            let fds: Vec<_> = chunk.iter().map(|&(fd, _)| fd).collect();
+            let descriptions = self.device.describe(self.process(), &fds)?;
+            for ((_, file), description) in chunk.iter().zip(descriptions) {
                 ensure!(
                     description.is_some_and(|description| description.file == *file),
                     "the device describes another file"

@@ -618,7 +618,7 @@ impl Dumper<'_, '_> {
             // The set could be looked at, so it is not about the process.
             Err(Errno::PERM) => {
                 let file = self.image.files.len() as u32;
-                self.unknown("it was opened by a process that may not be looked into");
+                self.unknown("it was opened by another process, or before this one became what it is, and only root may fetch that");
                 self.index.insert(item.file, file);
                 return Ok(Some(file));
             }
