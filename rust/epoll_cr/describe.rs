@@ -67,28 +67,27 @@ impl Paths {
     }
 }
 
-/// Describes a file. Its path is in `buf`, of which the part that it is is returned.
+/// Describes a file in `to`, which is zero but for the number of the descriptor.
+///
+/// Its path is in `buf`, of which the part that it is is returned.
 fn describe_one<'a>(
     key: &IdentityKey,
-    fd: u32,
     file: &RemoteFile,
+    to: &mut File,
     buf: &'a mut [u8],
-) -> (File, Option<&'a [u8]>) {
+) -> Option<&'a [u8]> {
+    to.file = key.file(file.identity());
+    to.pos = file.position().cast_unsigned();
+    to.mode = u32::from(file.mode());
+    to.f_flags = file.flags() & !bindings::O_CLOEXEC;
+
     let opened_by = file.opened_by();
-    let mut to = File {
-        fd,
-        file: key.file(file.identity()),
-        pos: file.position().cast_unsigned(),
-        mode: u32::from(file.mode()),
-        f_flags: file.flags() & !bindings::O_CLOEXEC,
-        uid: opened_by.uid,
-        gid: opened_by.gid,
-        euid: opened_by.euid,
-        egid: opened_by.egid,
-        fsuid: opened_by.fsuid,
-        fsgid: opened_by.fsgid,
-        ..File::default()
-    };
+    to.uid = opened_by.uid;
+    to.gid = opened_by.gid;
+    to.euid = opened_by.euid;
+    to.egid = opened_by.egid;
+    to.fsuid = opened_by.fsuid;
+    to.fsgid = opened_by.fsgid;
 
     if let Ok(ep) = Eventpoll::from_file(file) {
         to.epoll_id = ep.id();
@@ -116,9 +115,7 @@ fn describe_one<'a>(
         to.length = stat.size.cast_unsigned();
     }
 
-    let Ok(path) = file.path(buf) else {
-        return (to, None);
-    };
+    let path = file.path(buf).ok()?;
     if path.is_name {
         to.mask |= defs::FILE_NAME;
     }
@@ -129,7 +126,7 @@ fn describe_one<'a>(
         to.mask |= defs::FILE_UNREACHABLE;
     }
 
-    (to, path.path)
+    path.path
 }
 
 /// Takes references to the files behind `fds`, as far as those are open.
@@ -168,9 +165,7 @@ fn describe_batch(
             continue;
         };
 
-        let path;
-        (*to, path) = describe_one(key, fd, &file, path_buf);
-        if let Some(path) = path {
+        if let Some(path) = describe_one(key, &file, to, path_buf) {
             to.path_len = path.len() as u32;
             if let Some(offset) = paths.push(path)? {
                 to.mask |= defs::FILE_PATH;

@@ -25,6 +25,7 @@ use crate::{
 };
 use core::{
     ffi::CStr,
+    mem::MaybeUninit,
     ptr::{
         self,
         NonNull, //
@@ -222,17 +223,20 @@ impl RemoteFile {
     /// Context: may sleep.
     #[doc(alias = "vfs_getattr")]
     pub fn stat(&self) -> Result<FileStat> {
-        let mut stat = bindings::kstat::default();
+        let mut stat = MaybeUninit::uninit();
 
         // SAFETY: The file is valid as above, so its path is; `stat` can be written to.
         to_result(unsafe {
             bindings::vfs_getattr(
                 &raw const (*self.as_ptr()).__bindgen_anon_1.f_path,
-                &mut stat,
+                stat.as_mut_ptr(),
                 bindings::STATX_BASIC_STATS,
                 bindings::AT_STATX_DONT_SYNC,
             )
         })?;
+
+        // SAFETY: `vfs_getattr` succeeded, so it has cleared all of it before it filled it in.
+        let stat: bindings::kstat = unsafe { stat.assume_init() };
 
         Ok(FileStat {
             mode: stat.mode,
