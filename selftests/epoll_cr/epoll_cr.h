@@ -3,45 +3,15 @@
 #ifndef _EPOLL_CR_TEST_H
 #define _EPOLL_CR_TEST_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <grp.h>
 #include <linux/epoll_cr.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
+#include "epoll-helpers.h"
 #include "kselftest_harness.h"
 
 #define MODULE		"epoll_cr"
 #define DEVICE		"/dev/epoll_cr"
-
-/* Numbers that nothing else uses. */
-#define TFD		702
-#define NO_FD		901
-
-#define UID_A		65534
-#define UID_B		65533
 
 /* The caller itself, in place of a pidfd. */
 #ifndef PIDFD_SELF_THREAD
@@ -57,8 +27,6 @@
 
 /* Events as the kernel keeps them. */
 #define ALWAYS		(EPOLLERR | EPOLLHUP)
-
-#define PATIENCE_MS	5000
 
 static inline int pidfd_of(pid_t pid, unsigned int flags)
 {
@@ -96,7 +64,7 @@ static inline void module_load(void)
 		waitpid(pid, NULL, 0);
 }
 
-/* The calls. Errors come back as negative errnos. */
+/* The calls. */
 
 static inline int call(int dev, unsigned int cmd, void *arg)
 {
@@ -215,165 +183,12 @@ static inline long entries(int dev, int efd)
 }
 
 /* What is tried again and again ends after this, on a kernel that checks a lot. */
-#define LONG_ENOUGH_NS	10000000000L
-
-static inline long now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000L + ts.tv_nsec;
-}
-
-/* The sets. */
-
-static inline int add_events(int efd, int fd, __u32 events, __u64 data)
-{
-	struct epoll_event ev = { .events = events, .data.u64 = data };
-
-	return epoll_ctl(efd, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
-}
-
-/* Add the file behind @fd as number @num, which is closed again. */
-static inline int add_as(int efd, int fd, int num, __u32 events, __u64 data)
-{
-	int ret;
-
-	if (fcntl(num, F_GETFD) >= 0)
-		return -EEXIST;
-	if (dup2(fd, num) < 0)
-		return -errno;
-
-	ret = add_events(efd, num, events, data);
-	close(num);
-
-	return ret;
-}
+#define LONG_ENOUGH_NS	10000000000LL
 
 /* An eventfd that can be read. */
 static inline int ready_eventfd(void)
 {
 	return eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
-}
-
-static inline int allow_fds(rlim_t nr)
-{
-	struct rlimit lim = { .rlim_cur = nr, .rlim_max = nr };
-
-	return setrlimit(RLIMIT_NOFILE, &lim) ? -errno : 0;
-}
-
-/* The other processes. */
-
-/* As fork(), but the child dies with its parent. */
-static inline pid_t fork_bound(void)
-{
-	pid_t parent = getpid();
-	pid_t pid = fork();
-
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(1);
-	}
-
-	return pid;
-}
-
-/* A child and its parent take turns over a socket pair. */
-static inline bool sync_post(int sock)
-{
-	return send(sock, "", 1, MSG_NOSIGNAL) == 1;
-}
-
-static inline bool sync_wait(int sock)
-{
-	char c;
-
-	return recv(sock, &c, 1, 0) == 1;
-}
-
-static inline pid_t fork_synced(int *sock)
-{
-	int socks[2];
-	pid_t pid;
-
-	*sock = -1;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, socks))
-		return -1;
-
-	pid = fork_bound();
-	*sock = socks[!pid];
-	close(socks[!!pid]);
-
-	return pid;
-}
-
-/* Let the child go, and see how it ended: its exit status, or -signal. */
-static inline int sync_end(int sock, pid_t pid)
-{
-	int status;
-
-	close(sock);
-	if (waitpid(pid, &status, 0) != pid)
-		return -errno;
-
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-/* Become an ordinary user. */
-static inline int become(uid_t id, bool dumpable)
-{
-	if (setgroups(0, NULL) || setresgid(id, id, id) ||
-	    setresuid(id, id, id) || prctl(PR_SET_DUMPABLE, dumpable))
-		return -errno;
-
-	return prctl(PR_SET_PDEATHSIG, SIGKILL) ? -errno : 0;
-}
-
-static inline int send_fd(int sock, int fd)
-{
-	char buf[CMSG_SPACE(sizeof(fd))] = {};
-	struct iovec iov = { .iov_base = "", .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = buf,
-		.msg_controllen = sizeof(buf),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
-	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-
-	return sendmsg(sock, &msg, MSG_NOSIGNAL) == 1 ? 0 : -errno;
-}
-
-static inline int receive_fd(int sock, int flags)
-{
-	char buf[CMSG_SPACE(sizeof(int))] = {};
-	char c;
-	struct iovec iov = { .iov_base = &c, .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = buf,
-		.msg_controllen = sizeof(buf),
-	};
-	struct cmsghdr *cmsg;
-	int fd;
-
-	if (recvmsg(sock, &msg, flags | MSG_CMSG_CLOEXEC) != 1)
-		return -errno;
-
-	cmsg = CMSG_FIRSTHDR(&msg);
-	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
-		return -ENOMSG;
-	memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-
-	return fd;
 }
 
 /*
@@ -468,17 +283,6 @@ static inline int served_take_away(struct served *served, size_t nr)
 	return 0;
 }
 
-/* More descriptors than a login has, where that is allowed. */
-static inline void more_fds(void)
-{
-	struct rlimit lim;
-
-	if (!getrlimit(RLIMIT_NOFILE, &lim) && lim.rlim_cur < 4096) {
-		lim.rlim_cur = lim.rlim_max < 4096 ? lim.rlim_max : 4096;
-		setrlimit(RLIMIT_NOFILE, &lim);
-	}
-}
-
 /* A device, a set and two files, in each test. */
 FIXTURE(epoll_cr)
 {
@@ -495,7 +299,8 @@ FIXTURE_SETUP(epoll_cr)
 	if (self->dev == -ENOENT)
 		SKIP(return, "no " DEVICE);
 	ASSERT_GE(self->dev, 0);
-	more_fds();
+	/* More than a login has, where that is allowed. */
+	allow_fds(4096);
 	self->efd = epoll_create1(EPOLL_CLOEXEC);
 	ASSERT_GE(self->efd, 0);
 	self->fd = ready_eventfd();

@@ -129,7 +129,7 @@ TEST_F(epoll_cr, longer_struct)
 		},
 	};
 
-	ASSERT_EQ(0, add_events(self->efd, self->fd, EPOLLIN, 0));
+	ASSERT_EQ(0, epoll_add(self->efd, self->fd, EPOLLIN, 0));
 	EXPECT_EQ(-ENOSPC, call(self->dev, EPOLL_CR_SNAPSHOT, &longer));
 	EXPECT_EQ(1, longer.args.count);
 	EXPECT_NE(0, longer.args.epoll_id);
@@ -153,8 +153,8 @@ TEST_F(epoll_cr, longer_elements)
 	unsigned int i, j;
 
 	memset(items, 0xff, sizeof(items));
-	ASSERT_EQ(0, add_events(self->efd, self->fd, EPOLLIN, 1));
-	ASSERT_EQ(0, add_events(self->efd, self->other, EPOLLIN, 2));
+	ASSERT_EQ(0, epoll_add(self->efd, self->fd, EPOLLIN, 1));
+	ASSERT_EQ(0, epoll_add(self->efd, self->other, EPOLLIN, 2));
 	ASSERT_EQ(0, call(self->dev, EPOLL_CR_SNAPSHOT, &args));
 	ASSERT_EQ(2, args.count);
 
@@ -232,8 +232,8 @@ TEST_F(epoll_cr, fault_in_elements)
 
 	ASSERT_NE(MAP_FAILED, map);
 	ASSERT_EQ(0, mprotect(map + page, page, PROT_NONE));
-	ASSERT_EQ(0, add_events(self->efd, self->fd, EPOLLIN, 1));
-	ASSERT_EQ(0, add_events(self->efd, self->other, EPOLLIN, 2));
+	ASSERT_EQ(0, epoll_add(self->efd, self->fd, EPOLLIN, 1));
+	ASSERT_EQ(0, epoll_add(self->efd, self->other, EPOLLIN, 2));
 
 	EXPECT_EQ(-EFAULT, snapshot(self->dev, SELF, self->efd,
 				    (void *)(map + page), 2, &count));

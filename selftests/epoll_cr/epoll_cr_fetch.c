@@ -160,7 +160,7 @@ static void *close_sockets(void *arg)
 TEST_F(epoll_cr, garbage)
 {
 	int socks[2], fd, i, fetched = 0, gone = 0;
-	long end = now_ns() + LONG_ENOUGH_NS;
+	long long end = now_ns() + LONG_ENOUGH_NS;
 	atomic_bool stop = false;
 	pthread_t thread;
 	char buf[8];

@@ -452,7 +452,6 @@ TEST_F(epoll_cr, outside_of_root)
 	int dir = open("/dev", O_PATH | O_CLOEXEC);
 	__u64 len;
 	pid_t pid;
-	int status;
 
 	if (geteuid())
 		SKIP(return, "needs root to change its root");
@@ -470,8 +469,7 @@ TEST_F(epoll_cr, outside_of_root)
 			_exit(4);
 		_exit(0);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, wait_exit(pid));
 }
 
 TEST_HARNESS_MAIN

@@ -34,7 +34,7 @@ static bool subject_start_in(struct subject *subject, uid_t id, bool dumpable,
 	if (!subject->pid) {
 		int efd, fd;
 
-		if ((id && become(id, dumpable)) ||
+		if ((id && become(id)) || prctl(PR_SET_DUMPABLE, dumpable) ||
 		    (in_own_namespace && own_namespace()))
 			_exit(1);
 		efd = epoll_create1(0);
@@ -83,18 +83,15 @@ static int ask(int dev, int pidfd)
 /* The same as user @id, in a child. The device was opened by root. */
 static int ask_as(int dev, int pidfd, uid_t id)
 {
-	int status;
 	pid_t pid = fork_bound();
 
 	if (!pid) {
-		if (become(id, true))
+		if (become(id))
 			_exit(200);
 		_exit(-ask(dev, pidfd));
 	}
-	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
-		return 1;
 
-	return -WEXITSTATUS(status);
+	return -wait_exit(pid);
 }
 
 /* Yama would refuse all that these tests are to see. */
@@ -173,7 +170,6 @@ TEST_F(epoll_cr, self)
 		.tfd = TFD,
 		.events = EPOLLIN | ALWAYS,
 	};
-	int status;
 	pid_t pid = fork_bound();
 
 	ASSERT_GE(pid, 0);
@@ -181,7 +177,8 @@ TEST_F(epoll_cr, self)
 		__u64 count, bad;
 		int dev;
 
-		if (!geteuid() && become(UID_A, false))
+		if (!geteuid() &&
+		    (become(UID_A) || prctl(PR_SET_DUMPABLE, 0)))
 			_exit(2);
 		dev = device_open();
 		if (dev < 0)
@@ -195,16 +192,15 @@ TEST_F(epoll_cr, self)
 			_exit(6);
 		_exit(0);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, wait_exit(pid));
 }
 
 /* Root in a user namespace has no rights over those outside. */
 TEST_F(epoll_cr, user_namespace)
 {
 	struct subject root;
-	int status;
 	pid_t pid;
+	int ret;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
@@ -212,16 +208,16 @@ TEST_F(epoll_cr, user_namespace)
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
-		if (become(UID_A, true))
+		if (become(UID_A))
 			_exit(200);
 		if (unshare(CLONE_NEWUSER))
 			_exit(201);
 		_exit(-ask(self->dev, root.pidfd));
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	if (status == 201 << 8)
+	ret = wait_exit(pid);
+	if (ret == 201)
 		SKIP(return, "no user namespaces");
-	EXPECT_EQ(EPERM << 8, status);
+	EXPECT_EQ(EPERM, ret);
 	EXPECT_EQ(0, sync_end(root.sock, root.pid));
 }
 
@@ -254,8 +250,8 @@ static int own_namespace_with_root(uid_t id)
 TEST_F(epoll_cr, owner_of_user_namespace)
 {
 	struct subject outer, inner;
-	int status, old;
 	pid_t pid;
+	int old;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
@@ -271,7 +267,7 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
-		if (become(UID_A, true) || own_namespace_with_root(UID_A))
+		if (become(UID_A) || own_namespace_with_root(UID_A))
 			_exit(200);
 		/* The same user, but outside. */
 		if (ask(self->dev, outer.pidfd) != -EPERM)
@@ -280,8 +276,7 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 			_exit(202);
 		_exit(-ask(self->dev, inner.pidfd));
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, wait_exit(pid));
 	EXPECT_EQ(0, sync_end(outer.sock, outer.pid));
 	yama(old);
 }
@@ -289,8 +284,8 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 /* Fetch entry @tfd of a set that user @id has, and nothing else of it. */
 static int fetch_as(int dev, int efd, int tfd, uid_t id)
 {
-	int status, fd;
 	pid_t pid = fork_bound();
+	int fd;
 
 	if (!pid) {
 		struct epoll_cr_item items[16];
@@ -299,7 +294,7 @@ static int fetch_as(int dev, int efd, int tfd, uid_t id)
 		for (fd = 3; fd < TFD; fd++)
 			if (fd != dev && fd != efd)
 				close(fd);
-		if (id && become(id, true))
+		if (id && become(id))
 			_exit(200);
 		/* What the set watches is no secret to those who have it. */
 		if (snapshot(dev, SELF, efd, items, 16, &count))
@@ -307,10 +302,8 @@ static int fetch_as(int dev, int efd, int tfd, uid_t id)
 		fd = fetch(dev, SELF, efd, tfd, 0, 0);
 		_exit(fd < 0 ? -fd : 0);
 	}
-	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
-		return 1;
 
-	return -WEXITSTATUS(status);
+	return -wait_exit(pid);
 }
 
 static int drop_capabilities(void)
@@ -325,7 +318,7 @@ static int drop_capabilities(void)
 
 static int become_nobody_special(void)
 {
-	return become(UID_A, true);
+	return become(UID_A);
 }
 
 /* As a program that is set-user-ID root. */
@@ -346,7 +339,7 @@ static int become_other_group(void)
 
 static int become_capable(void)
 {
-	return prctl(PR_SET_KEEPCAPS, 1) || become(UID_A, true);
+	return prctl(PR_SET_KEEPCAPS, 1) || become(UID_A);
 }
 
 static int become_incapable(void)
@@ -356,7 +349,7 @@ static int become_incapable(void)
 
 static int become_root_of_namespace(void)
 {
-	return become(UID_A, true) || unshare(CLONE_NEWUSER);
+	return become(UID_A) || unshare(CLONE_NEWUSER);
 }
 
 /*

@@ -398,7 +398,6 @@ TEST_F(epoll_cr, wakeup)
 {
 	struct epoll_cr_add add = item(self->fd, TFD,
 				       EPOLLIN | ALWAYS | EPOLLWAKEUP, 0, 0);
-	int status;
 	pid_t pid;
 
 	if (geteuid())
@@ -408,14 +407,13 @@ TEST_F(epoll_cr, wakeup)
 	if (!pid) {
 		__u64 bad;
 
-		if (become(UID_A, true))
+		if (become(UID_A))
 			_exit(2);
 		if (restore(self->dev, self->efd, &add, 1, &bad) != -EPERM)
 			_exit(3);
 		_exit(bad);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, wait_exit(pid));
 }
 
 static long watches(long limit)
@@ -439,7 +437,7 @@ static long watches(long limit)
 TEST_F(epoll_cr, limit)
 {
 	struct epoll_cr_add adds[200];
-	int status, i, room;
+	int i, room, ret;
 	__u64 bad;
 	long old;
 	pid_t pid;
@@ -453,7 +451,7 @@ TEST_F(epoll_cr, limit)
 	if (!pid) {
 		int set;
 
-		if (become(UID_B, true))
+		if (become(UID_B))
 			_exit(2);
 		set = epoll_create1(EPOLL_CLOEXEC);
 		for (i = 0; i < 200; i++)
@@ -474,11 +472,9 @@ TEST_F(epoll_cr, limit)
 			_exit(7);
 		_exit(entries(self->dev, set) == 100 ? 0 : 8);
 	}
-	if (pid > 0)
-		waitpid(pid, &status, 0);
+	ret = wait_exit(pid);
 	watches(old);
-	ASSERT_GT(pid, 0);
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, ret);
 }
 
 /* The array cannot be read at its end: seen before anything is added. */
@@ -613,16 +609,6 @@ static int served_restore_to_adding(struct served_restore *it)
 	return ret;
 }
 
-static int served_restore_end(struct served_restore *it)
-{
-	int status;
-
-	if (waitpid(it->pid, &status, 0) != it->pid)
-		return -errno;
-
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
 /* It works: what the other tests stop in the middle. */
 TEST_F(epoll_cr, array_is_served)
 {
@@ -637,7 +623,7 @@ TEST_F(epoll_cr, array_is_served)
 	ASSERT_EQ(0, served_fill(&it.served, 1, it.data[1]));
 	ASSERT_EQ(2, served_wait(&it.served));
 	ASSERT_EQ(0, served_fill(&it.served, 2, it.data[2]));
-	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(0, wait_exit(it.pid));
 	EXPECT_EQ(0, it.result->ret);
 	EXPECT_EQ(it.n, entries(self->dev, self->efd));
 }
@@ -656,7 +642,7 @@ TEST_F(epoll_cr, array_vanishes)
 	ASSERT_EQ(0, served_restore_to_adding(&it));
 	EXPECT_LT(100, entries(self->dev, self->efd));
 	ASSERT_EQ(0, served_take_away(&it.served, 1));
-	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(0, wait_exit(it.pid));
 	EXPECT_EQ(-EFAULT, it.result->ret);
 	EXPECT_EQ(it.n, it.result->bad);
 	EXPECT_EQ(2, entries(self->dev, self->efd));
@@ -675,7 +661,7 @@ TEST_F(epoll_cr, array_changes)
 	ASSERT_EQ(0, served_restore_to_adding(&it));
 	served_item(&it, 200)->events = EPOLLIN;
 	ASSERT_EQ(0, served_fill(&it.served, 1, it.data[1]));
-	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(0, wait_exit(it.pid));
 	EXPECT_EQ(-EINVAL, it.result->ret);
 	EXPECT_EQ(200, it.result->bad);
 	EXPECT_EQ(1, entries(self->dev, self->efd));
@@ -701,7 +687,7 @@ TEST_F(epoll_cr, killed)
 			EXPECT_LT(100, entries(self->dev, self->efd));
 		}
 		ASSERT_EQ(0, kill(it.pid, SIGKILL));
-		EXPECT_EQ(-SIGKILL, served_restore_end(&it));
+		EXPECT_EQ(-SIGKILL, wait_exit(it.pid));
 		EXPECT_EQ(1, it.result->ret);
 		EXPECT_EQ(1, entries(self->dev, self->efd));
 	}
@@ -734,7 +720,7 @@ TEST_F(epoll_cr, others_add_and_delete)
 	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_DEL, TFD, &ev));
 
 	ASSERT_EQ(0, served_take_away(&it.served, 1));
-	EXPECT_EQ(0, served_restore_end(&it));
+	EXPECT_EQ(0, wait_exit(it.pid));
 	EXPECT_EQ(-EFAULT, it.result->ret);
 	ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, items, 4, &count));
 	ASSERT_EQ(2, count);
@@ -754,7 +740,7 @@ TEST_F(epoll_cr, others_add_and_delete)
 struct racer {
 	int efd, fd;
 	unsigned int from, to;
-	long delay_ns;
+	long long delay_ns;
 	bool has_added, stop;
 };
 
@@ -763,7 +749,7 @@ static void *racer_fn(void *data)
 	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 88 };
 	struct racer *racer = data;
 	unsigned int round, done = 0;
-	long start;
+	long long start;
 
 	while (!__atomic_load_n(&racer->stop, __ATOMIC_RELAXED)) {
 		round = __atomic_load_n(&racer->from, __ATOMIC_ACQUIRE);
@@ -788,7 +774,7 @@ TEST_F(epoll_cr, others_while_it_fails)
 	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 88 };
 	struct epoll_cr_add adds[RACERS + 1];
 	unsigned int i, round, added = 0;
-	long took = 0, start, end = now_ns() + LONG_ENOUGH_NS;
+	long long took = 0, start, end = now_ns() + LONG_ENOUGH_NS;
 	pthread_t thread;
 	__u64 bad;
 

@@ -4,23 +4,6 @@
 
 #define MANY	1000
 
-static unsigned long long fdinfo_epoll_id(int efd)
-{
-	unsigned long long id = 0;
-	char path[64], line[128];
-	FILE *info;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", efd);
-	info = fopen(path, "r");
-	while (info && fgets(line, sizeof(line), info))
-		if (sscanf(line, "epoll-id: %llu", &id) == 1)
-			break;
-	if (info)
-		fclose(info);
-
-	return id;
-}
-
 TEST_F(epoll_cr, empty)
 {
 	struct epoll_cr_item item = { .tfd = -5 };
@@ -107,8 +90,8 @@ TEST_F(epoll_cr, identities)
 	__u64 count;
 
 	ASSERT_GE(dev2, 0);
-	ASSERT_EQ(0, add_events(self->efd, self->fd, EPOLLIN, 0));
-	ASSERT_EQ(0, add_events(self->efd, dup, EPOLLIN, 0));
+	ASSERT_EQ(0, epoll_add(self->efd, self->fd, EPOLLIN, 0));
+	ASSERT_EQ(0, epoll_add(self->efd, dup, EPOLLIN, 0));
 	ASSERT_EQ(0, add_as(self->efd, self->other, TFD, EPOLLIN, 0));
 	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
 	ASSERT_EQ(0, add_as(second, self->fd, TFD, EPOLLIN, 0));
@@ -185,9 +168,9 @@ TEST_F(epoll_cr, epoll_id)
 		.efd = self->efd,
 		.item_size = sizeof(struct epoll_cr_item),
 	};
-	unsigned long long id = fdinfo_epoll_id(self->efd);
+	long long id = fdinfo_of(self->efd, "\nepoll-id:");
 
-	ASSERT_NE(0, id);
+	ASSERT_LT(0, id);
 	EXPECT_EQ(0, call(self->dev, EPOLL_CR_SNAPSHOT, &args));
 	EXPECT_EQ(id, args.epoll_id);
 }
@@ -240,7 +223,7 @@ TEST_F(epoll_cr, set_in_flight)
 	__u64 count;
 	int socks[2], efd;
 
-	ASSERT_EQ(0, add_events(self->efd, self->fd, EPOLLIN, 7));
+	ASSERT_EQ(0, epoll_add(self->efd, self->fd, EPOLLIN, 7));
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
 	ASSERT_EQ(0, send_fd(socks[0], self->efd));
 	close(self->efd);

@@ -3,16 +3,15 @@
 #ifndef _EPOLL_ITER_H
 #define _EPOLL_ITER_H
 
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/userfaultfd.h>
+#include <sys/mount.h>
+
 #define MODULE		"epoll_iter"
 #define MODULE_KO	"EPOLL_ITER_KO"
 
 #include "../kcmp_epoll/kcmp_epoll.h"
-
-#include <bpf/bpf.h>
-#include <bpf/libbpf.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-
 #include "epoll_iter_record.h"
 #include "kselftest_harness.h"
 
@@ -168,22 +167,6 @@ static inline ssize_t pass(struct bpf_program *prog, int efd, size_t step,
 	return nr < 0 ? nr : check_pass(*records, nr);
 }
 
-/* Add the file behind @fd as number @num, with @data. */
-static inline int add_data(int efd, int fd, int num, __u64 data)
-{
-	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = data };
-	int ret = 0;
-
-	if (fd != num && dup2(fd, num) < 0)
-		return -errno;
-	if (epoll_ctl(efd, EPOLL_CTL_ADD, num, &ev))
-		ret = -errno;
-	if (fd != num)
-		close(num);
-
-	return ret;
-}
-
 /*
  * @nr new files in the set, with data from @data on, as numbers from @num on
  * if @step is 1, or all as @num if it is 0. They stay open elsewhere; their
@@ -198,7 +181,7 @@ static inline int add_files(int efd, int *fds, int nr, int num, int step,
 		fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (fds[i] < 0)
 			return -errno;
-		ret = add_data(efd, fds[i], num + i * step, data + i);
+		ret = add_as(efd, fds[i], num + i * step, EPOLLIN, data + i);
 		if (ret)
 			return ret;
 	}
@@ -210,49 +193,6 @@ static inline void close_files(const int *fds, int nr)
 {
 	while (nr--)
 		close(fds[nr]);
-}
-
-/* The number behind @key in what the kernel tells of our descriptor. */
-static inline long long fdinfo_of(int fd, const char *key)
-{
-	char name[32], buf[4096], *at;
-
-	snprintf(name, sizeof(name), "fdinfo/%d", fd);
-	if (!proc_read(getpid(), name, buf, sizeof(buf)))
-		return -errno;
-
-	at = strstr(buf, key);
-
-	return at ? strtoll(at + strlen(key), NULL, 10) : -ENOENT;
-}
-
-/* Whether the task sleeps in that system call, deaf to what does not kill. */
-static inline bool asleep_in(pid_t pid, pid_t tid, int nr)
-{
-	char name[64], buf[2048];
-
-	snprintf(name, sizeof(name), "task/%d/status", tid);
-	if (!proc_read(pid, name, buf, sizeof(buf)) ||
-	    !strstr(buf, "\nState:\tD"))
-		return false;
-
-	snprintf(name, sizeof(name), "task/%d/syscall", tid);
-
-	return proc_read(pid, name, buf, sizeof(buf)) && buf[0] >= '0' &&
-	       buf[0] <= '9' && atoi(buf) == nr;
-}
-
-static inline bool wait_asleep_in(pid_t pid, pid_t tid, int nr)
-{
-	long long end = now_ms() + PATIENCE_MS;
-
-	do {
-		if (asleep_in(pid, tid, nr))
-			return true;
-		sleep_ms(1);
-	} while (now_ms() < end);
-
-	return false;
 }
 
 /* A page that is not there: who touches it waits until it is provided. */

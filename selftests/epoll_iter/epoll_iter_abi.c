@@ -23,7 +23,7 @@ FIXTURE_SETUP(epoll_iter)
 	ASSERT_GE(self->efd, 0);
 	self->fd = eventfd(0, EFD_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
-	ASSERT_EQ(0, add_data(self->efd, self->fd, TFD, TFD));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, TFD));
 
 	self->skel = epoll_iter__open_and_load();
 	ASSERT_NE(NULL, self->skel);

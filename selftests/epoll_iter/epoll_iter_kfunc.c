@@ -92,7 +92,7 @@ TEST_F(epoll_iter, errors)
 	int fd = eventfd(0, EFD_CLOEXEC), i;
 
 	ASSERT_GE(fd, 0);
-	ASSERT_EQ(0, epoll_add(self->efd, fd));
+	ASSERT_EQ(0, epoll_add(self->efd, fd, EPOLLIN, 0));
 	for (i = 0; i < 100; i++) {
 		self->kfunc->bss->efd = NO_FD;
 		ASSERT_EQ(-EBADF, walk(self->kfunc));
@@ -254,7 +254,7 @@ TEST_F(epoll_iter, free_in_between)
 
 	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
 	ASSERT_EQ(0, fstat(fds[1], &st));
-	ASSERT_EQ(0, add_data(self->efd, fds[1], fds[1], 0));
+	ASSERT_EQ(0, epoll_add(self->efd, fds[1], EPOLLIN, 0));
 	ret = miss_page(&missing);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);

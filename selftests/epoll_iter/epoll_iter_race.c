@@ -84,7 +84,7 @@ TEST_F(epoll_iter, shown_is_added_again)
 		EXPECT_EQ(i, r->seq_num);
 		EXPECT_EQ(i, r->data);
 		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
-		ASSERT_EQ(0, add_data(self->efd, self->fds[i], 100 + i, i));
+		ASSERT_EQ(0, add_as(self->efd, self->fds[i], 100 + i, EPOLLIN, i));
 	}
 	r = next(iter);
 	ASSERT_NE(NULL, r);
@@ -359,7 +359,7 @@ static int start_waiter(struct waiter *waiter, void *(*act)(void *), int nr)
 	while (!atomic_load(&waiter->tid))
 		sleep_ms(1);
 
-	return wait_asleep_in(getpid(), waiter->tid, nr) ? 0 : -ETIME;
+	return wait_asleep_in(waiter->tid, nr) ? 0 : -ETIME;
 }
 
 /*
@@ -462,7 +462,7 @@ TEST_F(epoll_iter, shown_target_is_pinned)
 
 	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
 	ASSERT_EQ(0, fstat(fds[1], &st));
-	ASSERT_EQ(0, add_data(self->efd, fds[1], fds[1], 0));
+	ASSERT_EQ(0, epoll_add(self->efd, fds[1], EPOLLIN, 0));
 	ret = miss_page(&missing);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
@@ -496,7 +496,7 @@ TEST_F(epoll_iter, shown_target_is_let_go)
 	int fds[2], iter;
 
 	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
-	ASSERT_EQ(0, add_data(self->efd, fds[1], fds[1], 0));
+	ASSERT_EQ(0, epoll_add(self->efd, fds[1], EPOLLIN, 0));
 	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
 	iter = open_iter(self->skel->progs.records, self->efd);
 	ASSERT_GE(iter, 0);
@@ -573,7 +573,7 @@ TEST_F(epoll_iter, killed_reader)
 	ASSERT_GE(pid, 0);
 	if (!pid)
 		_exit(read(iter, &r, sizeof(r)) == sizeof(r) ? 0 : 1);
-	ASSERT_TRUE(wait_asleep_in(pid, pid, __NR_read));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_read));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
@@ -611,10 +611,10 @@ TEST_F(epoll_iter, signalled_reader)
 	ASSERT_GE(pid, 0);
 	if (!pid)
 		_exit(read(iter, &r, sizeof(r)) == sizeof(r) ? 0 : 1);
-	ASSERT_TRUE(wait_asleep_in(pid, pid, __NR_read));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_read));
 	ASSERT_EQ(0, kill(pid, SIGUSR1));
 	sleep_ms(A_WHILE_MS);
-	EXPECT_TRUE(asleep_in(pid, pid, __NR_read));
+	EXPECT_TRUE(asleep_in(pid, __NR_read));
 
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(0, wait_exit(pid));
@@ -635,28 +635,6 @@ static long open_files(void)
 	return nr;
 }
 
-static int send_fd(int sock, int fd)
-{
-	union {
-		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = {};
-	struct iovec iov = { .iov_base = "", .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-
-	control.header.cmsg_level = SOL_SOCKET;
-	control.header.cmsg_type = SCM_RIGHTS;
-	control.header.cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-
-	return sendmsg(sock, &msg, MSG_NOSIGNAL) == 1 ? 0 : -errno;
-}
-
 /*
  * The iterator stops at a socket that is a target, and lies in a queue that lives
  * as long as that socket does: it would keep itself if it kept the target.
@@ -668,9 +646,9 @@ static int make_cycle(struct bpf_program *prog, bool set_too)
 
 	if (efd < 0 || socketpair(AF_UNIX, SOCK_DGRAM, 0, socks))
 		return -errno;
-	ret = epoll_add(efd, socks[0]);
+	ret = epoll_add(efd, socks[0], EPOLLIN, 0);
 	if (!ret)
-		ret = epoll_add(efd, socks[1]);
+		ret = epoll_add(efd, socks[1], EPOLLIN, 0);
 	if (ret)
 		return ret;
 	iter = open_iter(prog, efd);

@@ -129,7 +129,7 @@ TEST_F(epoll_iter, set_in_set)
 
 	ASSERT_GE(inner, 0);
 	ASSERT_EQ(0, add_files(inner, fds, NR_FEW, 100, 1, 0));
-	ASSERT_EQ(0, add_data(self->efd, inner, inner, 7));
+	ASSERT_EQ(0, epoll_add(self->efd, inner, EPOLLIN, 7));
 
 	ASSERT_EQ(1, pass(RECORDS, self->efd, 4096, &r));
 	EXPECT_EQ(inner, r[0].fd);
@@ -149,9 +149,9 @@ TEST_F(epoll_iter, own_descriptor)
 	ASSERT_EQ(0, add_files(self->efd, fds, 2, 100, 1, 0));
 	iter = open_iter(RECORDS, self->efd);
 	ASSERT_GE(iter, 0);
-	EXPECT_EQ(-EPERM, epoll_add(self->efd, iter));
+	EXPECT_EQ(-EPERM, epoll_add(self->efd, iter, EPOLLIN, 0));
 	ASSERT_EQ(sizeof(r[0]), read(iter, r, sizeof(r[0])));
-	EXPECT_EQ(-EPERM, epoll_add(self->efd, iter));
+	EXPECT_EQ(-EPERM, epoll_add(self->efd, iter, EPOLLIN, 0));
 	ASSERT_EQ(2 * sizeof(r[0]), read(iter, r + 1, 2 * sizeof(r[0])));
 	EXPECT_EQ(2, check_pass(r, 3));
 	EXPECT_EQ(0, read(iter, r, sizeof(r[0])));
@@ -168,7 +168,7 @@ TEST_F(epoll_iter, reads_of_any_size)
 	/* Three to a number. */
 	for (i = 0; i < NR_FEW; i++) {
 		fds[i] = eventfd(0, EFD_CLOEXEC);
-		ASSERT_EQ(0, add_data(self->efd, fds[i], 100 + i / 3, i));
+		ASSERT_EQ(0, add_as(self->efd, fds[i], 100 + i / 3, EPOLLIN, i));
 	}
 	ASSERT_EQ(NR_FEW, pass(RECORDS, self->efd, 1 << 20, &all));
 	for (i = 0; i < ARRAY_SIZE(steps); i++) {
@@ -257,7 +257,7 @@ TEST_F_TIMEOUT(epoll_iter, many, LONG_TIMEOUT)
 	for (i = 0; i < nr; i++) {
 		fds[i] = eventfd(0, EFD_CLOEXEC);
 		ASSERT_GE(fds[i], 0);
-		ASSERT_EQ(0, add_data(self->efd, fds[i], fds[i], i));
+		ASSERT_EQ(0, epoll_add(self->efd, fds[i], EPOLLIN, i));
 	}
 	ASSERT_EQ(nr, pass(RECORDS, self->efd, 1 << 20, &r));
 	EXPECT_TRUE(all_once(r, nr));

@@ -18,7 +18,7 @@ TEST_F(kcmp_epoll, less_and_greater)
 	ASSERT_TRUE(ret == 1 || ret == 2);
 	EXPECT_EQ(kcmp_file_self(self->other, self->fd), ret);
 
-	ASSERT_EQ(0, add_as(self->efd, self->other, TFD + 1));
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD + 1, EPOLLIN, 0));
 	back = kcmp_tfd_self(self->fd, self->efd, TFD + 1, 0);
 	EXPECT_EQ(3 - ret, back);
 }

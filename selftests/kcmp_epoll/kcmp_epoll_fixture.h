@@ -41,7 +41,7 @@ FIXTURE_SETUP(kcmp_epoll)
 	ASSERT_GE(self->fd, 0);
 	self->other = eventfd(0, EFD_CLOEXEC);
 	ASSERT_GE(self->other, 0);
-	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
 }
 
 FIXTURE_TEARDOWN(kcmp_epoll)

@@ -39,7 +39,7 @@ TEST_F(kcmp_epoll, total_order)
 	for (i = 0; i < NR_FILES; i++) {
 		fds[i] = open_some(i);
 		ASSERT_GE(fds[i], 0);
-		ASSERT_EQ(0, add_as(self->efd, fds[i], TFD + 1 + i));
+		ASSERT_EQ(0, add_as(self->efd, fds[i], TFD + 1 + i, EPOLLIN, 0));
 	}
 
 	for (i = 0; i < NR_FILES; i++) {
@@ -149,12 +149,12 @@ TEST_F(kcmp_epoll, same_number)
 
 	/* The neighbours' numbers must not be counted. */
 	for (i = 0; i < NR_SAME; i++) {
-		ASSERT_EQ(0, add_as(efd, fds[i], TFD));
-		ASSERT_EQ(0, add_as(efd, fds[i], TFD - 1 - i));
-		ASSERT_EQ(0, add_as(efd, fds[i], TFD + 1 + i));
+		ASSERT_EQ(0, add_as(efd, fds[i], TFD, EPOLLIN, 0));
+		ASSERT_EQ(0, add_as(efd, fds[i], TFD - 1 - i, EPOLLIN, 0));
+		ASSERT_EQ(0, add_as(efd, fds[i], TFD + 1 + i, EPOLLIN, 0));
 	}
 	for (i = NR_SAME - 1; i >= 0; i--)
-		ASSERT_EQ(0, add_as(efd2, fds[i], TFD));
+		ASSERT_EQ(0, add_as(efd2, fds[i], TFD, EPOLLIN, 0));
 
 	for (toff = 0; toff < NR_SAME; toff++) {
 		order[toff] = which(fds, NR_SAME, efd, TFD, toff);
@@ -226,9 +226,9 @@ TEST_F(kcmp_epoll, fdinfo_sorted)
 	/* 29 and 31 have no factor in common with NR_FILES: a shuffle. */
 	for (i = 0; i < NR_FILES; i++) {
 		ASSERT_EQ(0, add_as(self->efd, fds[i],
-				    TFD + 1 + i * 29 % NR_FILES));
+				    TFD + 1 + i * 29 % NR_FILES, EPOLLIN, 0));
 		ASSERT_EQ(0, add_as(self->efd, fds[i],
-				    TFD - 1 - i * 31 % NR_FILES));
+				    TFD - 1 - i * 31 % NR_FILES, EPOLLIN, 0));
 	}
 
 	nr = read_fdinfo(self->efd, lines, ARRAY_SIZE(lines));
@@ -253,8 +253,8 @@ TEST_F(kcmp_epoll, fdinfo_and_toff)
 		/* Unlike eventfds, sockets have an inode each. */
 		fds[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		ASSERT_GE(fds[i], 0);
-		ASSERT_EQ(0, add_as(efd, fds[i], TFD));
-		ASSERT_EQ(0, add_as(efd, fds[i], TFD + 1));
+		ASSERT_EQ(0, add_as(efd, fds[i], TFD, EPOLLIN, 0));
+		ASSERT_EQ(0, add_as(efd, fds[i], TFD + 1, EPOLLIN, 0));
 	}
 
 	nr = read_fdinfo(efd, lines, ARRAY_SIZE(lines));

@@ -51,7 +51,7 @@ FIXTURE_SETUP(reload)
 	ASSERT_GE(known->fd, 0);
 	known->other = eventfd(0, EFD_CLOEXEC);
 	ASSERT_GE(known->other, 0);
-	ASSERT_EQ(0, add_as(known->efd, known->fd, TFD));
+	ASSERT_EQ(0, add_as(known->efd, known->fd, TFD, EPOLLIN, 0));
 
 	known->cmp = kcmp_file_self(known->other, known->fd);
 	ASSERT_GT(known->cmp, 0);

@@ -2,51 +2,6 @@
 /* Files and sets that have come to several tasks, and sets of sets. */
 #include "kcmp_epoll_fixture.h"
 
-static int send_fd(int sock, int fd)
-{
-	char buf[CMSG_SPACE(sizeof(fd))] = {};
-	struct iovec iov = { .iov_base = "", .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = buf,
-		.msg_controllen = sizeof(buf),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
-	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-
-	return sendmsg(sock, &msg, MSG_NOSIGNAL) == 1 ? 0 : -errno;
-}
-
-static int receive_fd(int sock)
-{
-	char buf[CMSG_SPACE(sizeof(int))] = {};
-	char c;
-	struct iovec iov = { .iov_base = &c, .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = buf,
-		.msg_controllen = sizeof(buf),
-	};
-	struct cmsghdr *cmsg;
-	int fd;
-
-	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != 1)
-		return -errno;
-
-	cmsg = CMSG_FIRSTHDR(&msg);
-	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
-		return -ENOMSG;
-	memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-
-	return fd;
-}
-
 /* A file that was received, added and closed is known to its sender. */
 TEST_F(kcmp_epoll, scm_rights)
 {
@@ -57,9 +12,9 @@ TEST_F(kcmp_epoll, scm_rights)
 	ASSERT_GE(pid, 0);
 	if (!pid) {
 		ASSERT_TRUE(sync_wait(sock));
-		fd = receive_fd(sock);
+		fd = receive_fd(sock, 0);
 		EXPECT_GE(fd, 0);
-		EXPECT_EQ(0, add_as(self->efd, fd, TFD + 1));
+		EXPECT_EQ(0, add_as(self->efd, fd, TFD + 1, EPOLLIN, 0));
 		close(fd);
 		EXPECT_TRUE(sync_post(sock));
 		sync_wait(sock);
@@ -98,7 +53,7 @@ TEST_F(kcmp_epoll, scm_rights_in_flight)
 	EXPECT_GT(cmp, 0);
 	EXPECT_EQ(cmp, kcmp_tfd_self(self->other, self->efd, TFD, 0));
 
-	fd = receive_fd(socks[1]);
+	fd = receive_fd(socks[1], 0);
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(0, kcmp_tfd_self(fd, self->efd, TFD, 0));
 
@@ -149,7 +104,7 @@ TEST_F(kcmp_epoll, numbers_are_per_task)
 		int efd = epoll_create1(EPOLL_CLOEXEC);
 
 		EXPECT_EQ(self->fd, dup2(self->other, self->fd));
-		EXPECT_EQ(0, add_as(efd, self->other, TFD));
+		EXPECT_EQ(0, add_as(efd, self->other, TFD, EPOLLIN, 0));
 		EXPECT_EQ(self->efd, dup2(efd, self->efd));
 		EXPECT_TRUE(sync_post(sock));
 		sync_wait(sock);
@@ -276,9 +231,9 @@ TEST_F(kcmp_epoll, nested)
 
 	ASSERT_GE(outer, 0);
 	ASSERT_GE(outmost, 0);
-	ASSERT_EQ(0, add_as(outer, self->efd, TFD));
-	ASSERT_EQ(0, add_as(outmost, outer, TFD));
-	ASSERT_EQ(0, add_as(outmost, self->efd, TFD + 1));
+	ASSERT_EQ(0, add_as(outer, self->efd, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, add_as(outmost, outer, TFD, EPOLLIN, 0));
+	ASSERT_EQ(0, add_as(outmost, self->efd, TFD + 1, EPOLLIN, 0));
 
 	EXPECT_EQ(0, kcmp_tfd_self(self->efd, outer, TFD, 0));
 	EXPECT_EQ(0, kcmp_tfd_self(outer, outmost, TFD, 0));
@@ -309,7 +264,7 @@ TEST_F(kcmp_epoll, duplicated_set)
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, dup, TFD, 0));
 	close(self->efd);
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, dup, TFD, 0));
-	ASSERT_EQ(0, add_as(dup, self->other, TFD + 1));
+	ASSERT_EQ(0, add_as(dup, self->other, TFD + 1, EPOLLIN, 0));
 	EXPECT_EQ(0, kcmp_tfd_self(self->other, dup, TFD + 1, 0));
 }
 

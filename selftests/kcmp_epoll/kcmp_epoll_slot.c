@@ -133,7 +133,7 @@ TEST_F(kcmp_epoll, closed_number)
 
 	ASSERT_EQ(0, pipe(fds));
 	ASSERT_EQ(NO_FD, dup_as(fds[0], NO_FD));
-	ASSERT_EQ(0, epoll_add(self->efd, fds[0]));
+	ASSERT_EQ(0, epoll_add(self->efd, fds[0], EPOLLIN, 0));
 
 	close(fds[0]);
 	EXPECT_EQ(0, kcmp_tfd_self(NO_FD, self->efd, fds[0], 0));
@@ -158,9 +158,9 @@ TEST_F(kcmp_epoll, number_added_twice)
 	int targets[2], toff;
 
 	ASSERT_EQ(TFD, dup_as(self->other, TFD));
-	ASSERT_EQ(0, epoll_add(self->efd, TFD));
+	ASSERT_EQ(0, epoll_add(self->efd, TFD, EPOLLIN, 0));
 	/* One pair of file and number is there only once. */
-	ASSERT_EQ(-EEXIST, epoll_add(self->efd, TFD));
+	ASSERT_EQ(-EEXIST, epoll_add(self->efd, TFD, EPOLLIN, 0));
 
 	if (!kcmp_tfd_self(self->fd, self->efd, TFD, 0)) {
 		targets[0] = self->fd;
@@ -187,8 +187,8 @@ TEST_F(kcmp_epoll, duplicated_descriptor)
 
 	ASSERT_GT(dup1, TFD);
 	ASSERT_GT(dup2, TFD);
-	ASSERT_EQ(0, epoll_add(self->efd, dup1));
-	ASSERT_EQ(0, epoll_add(self->efd, dup2));
+	ASSERT_EQ(0, epoll_add(self->efd, dup1, EPOLLIN, 0));
+	ASSERT_EQ(0, epoll_add(self->efd, dup2, EPOLLIN, 0));
 
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, dup1, 0));
@@ -199,13 +199,13 @@ TEST_F(kcmp_epoll, duplicated_descriptor)
 
 TEST_F(kcmp_epoll, removed_target)
 {
-	ASSERT_EQ(0, add_as(self->efd, self->other, TFD + 1));
+	ASSERT_EQ(0, add_as(self->efd, self->other, TFD + 1, EPOLLIN, 0));
 
 	ASSERT_EQ(0, del_as(self->efd, self->fd, TFD));
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 	EXPECT_EQ(0, kcmp_tfd_self(self->other, self->efd, TFD + 1, 0));
 
-	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 }
 
@@ -291,11 +291,11 @@ static int make_many(struct many *many)
 		if (many->fds[i] < 0)
 			return -errno;
 
-		ret = add_as(many->efd, many->fds[i], TFD);
+		ret = add_as(many->efd, many->fds[i], TFD, EPOLLIN, 0);
 		if (!ret && i < NR_NEXT)
-			ret = add_as(many->efd, many->fds[i], TFD - 1);
+			ret = add_as(many->efd, many->fds[i], TFD - 1, EPOLLIN, 0);
 		if (!ret && i < NR_NEXT)
-			ret = add_as(many->efd, many->fds[i], TFD + 1);
+			ret = add_as(many->efd, many->fds[i], TFD + 1, EPOLLIN, 0);
 		if (ret)
 			return ret;
 	}
@@ -393,7 +393,7 @@ static int churn_neighbours(const struct many *many, unsigned int i)
 
 	ret = del_as(many->efd, fd, num);
 
-	return ret ? : add_as(many->efd, fd, num);
+	return ret ? : add_as(many->efd, fd, num, EPOLLIN, 0);
 }
 
 /* What changes beside the number that is asked about has no effect. */
@@ -436,7 +436,7 @@ static int churn_going(const struct many *many, unsigned int i)
 
 	ret = del_as(many->efd, fd, TFD);
 
-	return ret ? : add_as(many->efd, fd, TFD);
+	return ret ? : add_as(many->efd, fd, TFD, EPOLLIN, 0);
 }
 
 /*

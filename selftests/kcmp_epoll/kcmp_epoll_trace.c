@@ -195,7 +195,7 @@ TEST_F(kcmp_epoll, killed_caller)
 		kcmp_tfd(me, self->fd, me, self->efd, TFD, 0);
 		_exit(0);
 	}
-	EXPECT_TRUE(wait_in_kcmp(pid));
+	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	EXPECT_EQ(0, kill(pid, SIGKILL));
 	/* The C handler answers all the same, once it can. */
 	if (!variant->rust)

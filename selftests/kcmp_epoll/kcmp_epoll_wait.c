@@ -35,7 +35,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 
 	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
 	ASSERT_GE(pid, 0);
-	ASSERT_TRUE(wait_in_kcmp(pid));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 
 	if (variant->rust) {
@@ -46,7 +46,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 		/* The C handler cannot be killed as long as it waits. */
 		sleep_ms(A_WHILE_MS);
 		EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
-		EXPECT_TRUE(in_kcmp(pid));
+		EXPECT_TRUE(asleep_in(pid, __NR_kcmp));
 		EXPECT_EQ(1, release_set(&held));
 		EXPECT_EQ(-SIGKILL, wait_exit(pid));
 	}
@@ -75,12 +75,12 @@ TEST_F(kcmp_epoll, signalled_waiting_for_set)
 	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
 	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
 	ASSERT_GE(pid, 0);
-	ASSERT_TRUE(wait_in_kcmp(pid));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGUSR1));
 
 	sleep_ms(A_WHILE_MS);
 	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
-	EXPECT_TRUE(in_kcmp(pid));
+	EXPECT_TRUE(asleep_in(pid, __NR_kcmp));
 
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(EQUAL, wait_exit(pid));
@@ -122,7 +122,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 
 	reader = fork_caller(task, self->fd, me, self->efd);
 	ASSERT_GE(reader, 0);
-	ASSERT_TRUE(wait_in_kcmp(reader));
+	ASSERT_TRUE(wait_asleep_in(reader, __NR_kcmp));
 
 	ASSERT_TRUE(sync_post(sock));
 
@@ -134,16 +134,16 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 			sleep_ms(1);
 		_exit(0);
 	}
-	ASSERT_TRUE(wait_in_kcmp(pid));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	sleep_ms(A_WHILE_MS);
-	EXPECT_TRUE(in_kcmp(pid));
+	EXPECT_TRUE(asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
 	/* The same if it is the set's task that is waited for. */
 	pid = fork_caller(me, NO_FD, task, self->efd);
 	ASSERT_GE(pid, 0);
-	EXPECT_TRUE(wait_in_kcmp(pid));
+	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
@@ -159,12 +159,12 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 			kcmp_tfd(task, NO_FD, getpid(), self->efd, TFD, 0);
 		_exit(0);
 	}
-	EXPECT_TRUE(wait_in_kcmp(pid));
+	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
 	/* All of this while the first one waited. */
-	EXPECT_TRUE(in_kcmp(reader));
+	EXPECT_TRUE(asleep_in(reader, __NR_kcmp));
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(EQUAL, wait_exit(reader));
 	EXPECT_EQ(KSFT_SKIP, sync_end(sock, task));
@@ -198,7 +198,7 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 		ret = kcmp_tfd(me, fds[1], me, self->efd, TFD, 0);
 		_exit(ret < 0 ? -ret : ret + EQUAL);
 	}
-	ASSERT_TRUE(wait_in_kcmp(pid));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 
 	/* The reading end tells when the writing end is gone. */
 	close(fds[1]);
@@ -228,7 +228,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 
 	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
 	ASSERT_GE(pid, 0);
-	ASSERT_TRUE(wait_in_kcmp(pid));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 
 	if (variant->rust) {
 		/* The module stays as long as it is needed. */
