@@ -4,7 +4,6 @@
 #define _EPOLL_CR_TEST_H
 
 #include <linux/epoll_cr.h>
-#include <linux/userfaultfd.h>
 #include <sys/sysmacros.h>
 
 #include "epoll-helpers.h"
@@ -189,75 +188,6 @@ static inline long entries(int dev, int efd)
 static inline int ready_eventfd(void)
 {
 	return eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
-}
-
-/*
- * Memory whose pages are not there until the test fills them, so that a call that
- * accesses them can be met in the middle. It may be that of another process.
- */
-struct served {
-	int uffd, memfd;
-	char *map;
-	size_t page, pages;
-};
-
-static inline int served_init(struct served *served, size_t pages)
-{
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_MISSING_SHMEM,
-	};
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-
-	served->page = sysconf(_SC_PAGESIZE);
-	served->pages = pages;
-	served->memfd = syscall(__NR_memfd_create, "served", 1);
-	if (served->memfd < 0 ||
-	    ftruncate(served->memfd, pages * served->page))
-		return -errno;
-	served->map = mmap(NULL, pages * served->page, PROT_READ | PROT_WRITE,
-			   MAP_SHARED, served->memfd, 0);
-	if (served->map == MAP_FAILED)
-		return -errno;
-
-	served->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	reg.range.start = (unsigned long)served->map;
-	reg.range.len = pages * served->page;
-	if (served->uffd < 0 || ioctl(served->uffd, UFFDIO_API, &api) ||
-	    ioctl(served->uffd, UFFDIO_REGISTER, &reg))
-		return -errno;
-
-	return 0;
-}
-
-/* Wait until somebody waits for a page. Returns its number. */
-static inline long served_wait(struct served *served)
-{
-	struct pollfd poll_fd = { .fd = served->uffd, .events = POLLIN };
-	struct uffd_msg msg;
-
-	if (poll(&poll_fd, 1, PATIENCE_MS) != 1)
-		return -ETIMEDOUT;
-	if (read(served->uffd, &msg, sizeof(msg)) != sizeof(msg))
-		return -errno;
-	if (msg.event != UFFD_EVENT_PAGEFAULT)
-		return -ENOMSG;
-
-	return (msg.arg.pagefault.address - (unsigned long)served->map) /
-	       served->page;
-}
-
-/* Let those go on who wait for a page. */
-static inline int served_fill(struct served *served, size_t nr,
-			      const void *data)
-{
-	struct uffdio_copy copy = {
-		.dst = (unsigned long)served->map + nr * served->page,
-		.src = (unsigned long)data,
-		.len = served->page,
-	};
-
-	return ioctl(served->uffd, UFFDIO_COPY, &copy) ? -errno : 0;
 }
 
 /* Who accesses these pages waits again. */

@@ -175,13 +175,12 @@ struct leaver {
 
 static void *leaver_fn(void *data)
 {
-	static char zeroes[65536];
 	struct leaver *leaver = data;
 	pid_t tid = gettid();
 
 	send(leaver->sock, &tid, sizeof(tid), 0);
 	if (served_wait(&leaver->served) || unshare(CLONE_FILES) ||
-	    served_fill(&leaver->served, 0, zeroes))
+	    served_fill(&leaver->served, 0, NULL))
 		return NULL;
 	/* It must not end before all is read. */
 	sync_wait(leaver->sock);
@@ -227,12 +226,11 @@ struct killer {
 
 static void *killer_fn(void *data)
 {
-	static char zeroes[65536];
 	struct killer *killer = data;
 
 	if (served_wait(&killer->served) || kill(killer->pid, SIGKILL) ||
 	    waitid(P_PID, killer->pid, NULL, WEXITED | WNOWAIT) ||
-	    served_fill(&killer->served, 0, zeroes))
+	    served_fill(&killer->served, 0, NULL))
 		return NULL;
 
 	return data;

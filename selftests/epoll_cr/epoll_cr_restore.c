@@ -582,13 +582,13 @@ static int served_restore_serve(struct served_restore *it, long from,
 
 	for (; from < until; from++) {
 		if (served_wait(&it->served) != from)
-			return -ETIMEDOUT;
+			return -ETIME;
 		ret = served_fill(&it->served, from, it->data[from]);
 		if (ret)
 			return ret;
 	}
 
-	return served_wait(&it->served) == until ? 0 : -ETIMEDOUT;
+	return served_wait(&it->served) == until ? 0 : -ETIME;
 }
 
 /*
@@ -604,7 +604,7 @@ static int served_restore_to_adding(struct served_restore *it)
 	if (!ret)
 		ret = served_fill(&it->served, PAGES - 1, it->data[PAGES - 1]);
 	if (!ret && served_wait(&it->served) != 1)
-		ret = -ETIMEDOUT;
+		ret = -ETIME;
 
 	return ret;
 }

@@ -245,7 +245,6 @@ struct change {
 
 static void *change_fn(void *data)
 {
-	static char zeroes[65536];
 	struct change *change = data;
 	long nr, last = change->instead == -2 ? 3 : 1;
 
@@ -256,7 +255,7 @@ static void *change_fn(void *data)
 			dup2(change->instead, change->efd);
 		else if (change->instead == -1)
 			close(change->efd);
-		if (served_fill(&change->served, nr, zeroes))
+		if (served_fill(&change->served, nr, NULL))
 			return NULL;
 	}
 

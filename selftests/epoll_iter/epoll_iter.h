@@ -5,7 +5,6 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-#include <linux/userfaultfd.h>
 #include <sys/mount.h>
 
 #define MODULE		"epoll_iter"
@@ -193,60 +192,6 @@ static inline void close_files(const int *fds, int nr)
 {
 	while (nr--)
 		close(fds[nr]);
-}
-
-/* A page that is not there: who touches it waits until it is provided. */
-struct missing_page {
-	void *page;
-	size_t size;
-	int uffd;
-};
-
-static inline int miss_page(struct missing_page *missing)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-
-	missing->size = sysconf(_SC_PAGESIZE);
-	missing->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (missing->uffd < 0)
-		return -EOPNOTSUPP;
-
-	missing->page = mmap(NULL, missing->size, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (missing->page == MAP_FAILED)
-		return -ENOMEM;
-
-	reg.range.start = (unsigned long)missing->page;
-	reg.range.len = missing->size;
-	if (ioctl(missing->uffd, UFFDIO_API, &api) ||
-	    ioctl(missing->uffd, UFFDIO_REGISTER, &reg))
-		return -EIO;
-
-	return 0;
-}
-
-/* Until somebody waits for it. */
-static inline bool page_is_missed(struct missing_page *missing)
-{
-	struct pollfd pfd = { .fd = missing->uffd, .events = POLLIN };
-	struct uffd_msg msg;
-
-	return poll(&pfd, 1, PATIENCE_MS) == 1 &&
-	       read(missing->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
-	       msg.event == UFFD_EVENT_PAGEFAULT;
-}
-
-static inline int provide_page(struct missing_page *missing)
-{
-	struct uffdio_zeropage zero = {
-		.range = {
-			.start = (unsigned long)missing->page,
-			.len = missing->size,
-		},
-	};
-
-	return ioctl(missing->uffd, UFFDIO_ZEROPAGE, &zero) ? -errno : 0;
 }
 
 #endif /* _EPOLL_ITER_H */

@@ -246,7 +246,7 @@ static void *walk_on(void *kfunc)
 TEST_F(epoll_iter, free_in_between)
 {
 	struct pollfd pfd = { .events = POLLIN };
-	struct missing_page missing;
+	struct served served;
 	int fds[2], late, ret;
 	pthread_t thread;
 	struct stat st;
@@ -255,13 +255,13 @@ TEST_F(epoll_iter, free_in_between)
 	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
 	ASSERT_EQ(0, fstat(fds[1], &st));
 	ASSERT_EQ(0, epoll_add(self->efd, fds[1], EPOLLIN, 0));
-	ret = miss_page(&missing);
+	ret = served_init(&served, 1);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
-	self->kfunc->bss->hold_address = (unsigned long)missing.page;
+	self->kfunc->bss->hold_address = (unsigned long)served.map;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, walk_on, self->kfunc));
-	ASSERT_TRUE(page_is_missed(&missing));
+	ASSERT_EQ(0, served_wait(&served));
 
 	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_DEL, fds[1], NULL));
 	ASSERT_EQ(0, close(fds[1]));
@@ -269,7 +269,7 @@ TEST_F(epoll_iter, free_in_between)
 	pfd.fd = fds[0];
 	EXPECT_EQ(0, poll(&pfd, 1, A_WHILE_MS));
 
-	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, served_fill(&served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(thread, &seen));
 	EXPECT_EQ(2, (long)seen);
 	EXPECT_EQ(st.st_ino, self->kfunc->bss->walked[0].ino);

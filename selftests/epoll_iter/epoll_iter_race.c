@@ -371,22 +371,22 @@ TEST_F(epoll_iter, dying_targets)
 {
 	static const int dying[] = { 4, 6, 7, NR_FEW - 1 };
 	struct waiter waiters[ARRAY_SIZE(dying)];
-	struct missing_page missing;
+	struct served served;
 	struct reader reader = {};
 	int i, ret, left = 0;
 
 	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	ret = miss_page(&missing);
+	ret = served_init(&served, 1);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 	self->skel->bss->hold_seq_num = 2;
-	self->skel->bss->hold_address = (unsigned long)missing.page;
+	self->skel->bss->hold_address = (unsigned long)served.map;
 
 	reader.iter = open_iter(self->skel->progs.hold, self->efd);
 	ASSERT_GE(reader.iter, 0);
 	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_TRUE(page_is_missed(&missing));
+	ASSERT_EQ(0, served_wait(&served));
 
 	for (i = 0; i < ARRAY_SIZE(dying); i++) {
 		waiters[i].fd = self->fds[dying[i]];
@@ -394,7 +394,7 @@ TEST_F(epoll_iter, dying_targets)
 		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
 					  __NR_close));
 	}
-	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, served_fill(&served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	for (i = 0; i < ARRAY_SIZE(dying); i++) {
 		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
@@ -418,28 +418,28 @@ TEST_F(epoll_iter, dying_targets)
 TEST_F(epoll_iter, dying_rest)
 {
 	struct waiter waiters[3];
-	struct missing_page missing;
+	struct served served;
 	struct reader reader = {};
 	int i, ret;
 
 	ASSERT_EQ(0, add_files(self->efd, self->fds, 4, 100, 1, 0));
-	ret = miss_page(&missing);
+	ret = served_init(&served, 1);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 	self->skel->bss->hold_seq_num = 0;
-	self->skel->bss->hold_address = (unsigned long)missing.page;
+	self->skel->bss->hold_address = (unsigned long)served.map;
 
 	reader.iter = open_iter(self->skel->progs.hold, self->efd);
 	ASSERT_GE(reader.iter, 0);
 	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_TRUE(page_is_missed(&missing));
+	ASSERT_EQ(0, served_wait(&served));
 	for (i = 0; i < 3; i++) {
 		waiters[i].fd = self->fds[i + 1];
 		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
 					  __NR_close));
 	}
-	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, served_fill(&served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
@@ -455,7 +455,7 @@ TEST_F(epoll_iter, dying_rest)
 TEST_F(epoll_iter, shown_target_is_pinned)
 {
 	struct pollfd pfd = { .events = POLLIN };
-	struct missing_page missing;
+	struct served served;
 	struct reader reader = {};
 	int fds[2], ret;
 	struct stat st;
@@ -463,24 +463,24 @@ TEST_F(epoll_iter, shown_target_is_pinned)
 	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
 	ASSERT_EQ(0, fstat(fds[1], &st));
 	ASSERT_EQ(0, epoll_add(self->efd, fds[1], EPOLLIN, 0));
-	ret = miss_page(&missing);
+	ret = served_init(&served, 1);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 	self->skel->bss->hold_seq_num = 0;
-	self->skel->bss->hold_address = (unsigned long)missing.page;
+	self->skel->bss->hold_address = (unsigned long)served.map;
 
 	reader.iter = open_iter(self->skel->progs.hold, self->efd);
 	ASSERT_GE(reader.iter, 0);
 	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_TRUE(page_is_missed(&missing));
+	ASSERT_EQ(0, served_wait(&served));
 
 	/* The reading end tells when the writing end is gone. */
 	ASSERT_EQ(0, close(fds[1]));
 	pfd.fd = fds[0];
 	EXPECT_EQ(0, poll(&pfd, 1, A_WHILE_MS));
 
-	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, served_fill(&served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	ASSERT_EQ(2, reader.nr);
 	EXPECT_EQ(st.st_ino, reader.r[0].ino);
@@ -519,30 +519,30 @@ TEST_F_TIMEOUT(epoll_iter, others_get_the_set, LONG_TIMEOUT)
 {
 	const int nr = 20000, last = 70000;
 	int *fds = calloc(nr, sizeof(*fds)), ret;
-	struct missing_page missing;
+	struct served served;
 	struct reader reader = {};
 	struct waiter waiter;
 
 	ASSERT_EQ(0, allow_fds(last + 1));
 	ASSERT_EQ(0, add_files(self->efd, fds, nr, 40000, 1, 0));
-	ret = miss_page(&missing);
+	ret = served_init(&served, 1);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 	self->skel->bss->hold_seq_num = 0;
-	self->skel->bss->hold_address = (unsigned long)missing.page;
+	self->skel->bss->hold_address = (unsigned long)served.map;
 
 	reader.iter = open_iter(self->skel->progs.hold_and_count, self->efd);
 	ASSERT_GE(reader.iter, 0);
 	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_TRUE(page_is_missed(&missing));
+	ASSERT_EQ(0, served_wait(&served));
 
 	waiter.efd = self->efd;
 	waiter.fd = dup2(fds[0], last);
 	ASSERT_EQ(last, waiter.fd);
 	ASSERT_EQ(0, start_waiter(&waiter, add_target, __NR_epoll_ctl));
 	EXPECT_EQ(0, self->skel->bss->counted);
-	ASSERT_EQ(0, provide_page(&missing));
+	ASSERT_EQ(0, served_fill(&served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	ASSERT_EQ(0, pthread_join(waiter.thread, NULL));
 

@@ -4,7 +4,6 @@
 #define _KCMP_EPOLL_H
 
 #include <linux/kcmp.h>
-#include <linux/userfaultfd.h>
 
 #include "epoll-helpers.h"
 
@@ -55,87 +54,6 @@ static inline pid_t unused_pid(void)
 		return -1;
 
 	return pid;
-}
-
-/*
- * Holding a set: a thread collects an event into a page that is not there, and
- * nobody provides it, so the kernel keeps the set's mutex until it is.
- */
-struct held_set {
-	pthread_t thread;
-	struct epoll_event *page;
-	size_t size;
-	int efd;
-	int uffd;
-};
-
-static inline void *held_set_collect(void *data)
-{
-	struct held_set *held = data;
-
-	return (void *)(long)epoll_wait(held->efd, held->page, 1, -1);
-}
-
-/*
- * The set must have a ready target. Returns 0, -EOPNOTSUPP if faults of the
- * kernel cannot be withheld here, or another negative errno.
- */
-static inline int hold_set(struct held_set *held, int efd)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct pollfd pfd = { .events = POLLIN };
-	struct uffd_msg msg;
-
-	held->efd = efd;
-	held->size = sysconf(_SC_PAGESIZE);
-	held->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (held->uffd < 0)
-		return -EOPNOTSUPP;
-
-	held->page = mmap(NULL, held->size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (held->page == MAP_FAILED)
-		return -ENOMEM;
-
-	reg.range.start = (unsigned long)held->page;
-	reg.range.len = held->size;
-	if (ioctl(held->uffd, UFFDIO_API, &api) ||
-	    ioctl(held->uffd, UFFDIO_REGISTER, &reg))
-		return -EIO;
-	if (pthread_create(&held->thread, NULL, held_set_collect, held))
-		return -EAGAIN;
-
-	pfd.fd = held->uffd;
-	if (poll(&pfd, 1, PATIENCE_MS) != 1)
-		return -ETIME;
-	if (read(held->uffd, &msg, sizeof(msg)) != sizeof(msg) ||
-	    msg.event != UFFD_EVENT_PAGEFAULT)
-		return -EIO;
-
-	return 0;
-}
-
-/* Returns how many events the holder has got, which is to be 1. */
-static inline long release_set(struct held_set *held)
-{
-	struct uffdio_zeropage zero = {
-		.range = {
-			.start = (unsigned long)held->page,
-			.len = held->size,
-		},
-	};
-	void *ret;
-
-	if (ioctl(held->uffd, UFFDIO_ZEROPAGE, &zero))
-		return -errno;
-	if (pthread_join(held->thread, &ret))
-		return -ECHILD;
-
-	close(held->uffd);
-	munmap(held->page, held->size);
-
-	return (long)ret;
 }
 
 /* Who answers: the module if it is loaded, else the kernel's C handler. */
