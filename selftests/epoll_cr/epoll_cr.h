@@ -6,10 +6,12 @@
 #include <linux/epoll_cr.h>
 #include <sys/sysmacros.h>
 
+#define MODULE		"epoll_cr"
+#define MODULE_KO	"EPOLL_CR_KO"
+
 #include "epoll-helpers.h"
 #include "kselftest_harness.h"
 
-#define MODULE		"epoll_cr"
 #define DEVICE		"/dev/epoll_cr"
 
 /* The caller itself, in place of a pidfd. */
@@ -43,24 +45,19 @@ static inline int device_open(void)
 	return fd < 0 ? -errno : fd;
 }
 
-static inline void module_load(void)
+/* Returns what the number was before. */
+static inline long set_sysctl(const char *path, long value)
 {
-	pid_t pid;
+	long old = read_number(path);
+	char text[32];
+	int ret;
 
-	if (!access(DEVICE, F_OK))
-		return;
+	if (old < 0)
+		return old;
+	snprintf(text, sizeof(text), "%ld", value);
+	ret = write_file(path, text);
 
-	pid = fork();
-	if (!pid) {
-		int null = open("/dev/null", O_WRONLY);
-
-		dup2(null, STDERR_FILENO);
-		execlp("modprobe", "modprobe", MODULE, NULL);
-		execl("/sbin/modprobe", "modprobe", MODULE, NULL);
-		_exit(1);
-	}
-	if (pid > 0)
-		waitpid(pid, NULL, 0);
+	return ret ?: old;
 }
 
 /* The calls. */
@@ -224,7 +221,8 @@ FIXTURE(epoll_cr)
 
 FIXTURE_SETUP(epoll_cr)
 {
-	module_load();
+	if (access(DEVICE, F_OK))
+		module_load();
 	self->dev = device_open();
 	if (self->dev == -ENOENT)
 		SKIP(return, "no " DEVICE);

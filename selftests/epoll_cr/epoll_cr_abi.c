@@ -285,8 +285,7 @@ TEST_F(epoll_cr, module_is_held)
 	if (geteuid())
 		SKIP(return, "needs root");
 
-	EXPECT_NE(0, syscall(__NR_delete_module, MODULE, O_NONBLOCK));
-	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 }
 
 TEST_HARNESS_MAIN

@@ -11,17 +11,6 @@
 /* More than anything here does. */
 #define LIMIT	20000
 
-static bool write_file(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool ok = fd >= 0 && write(fd, value, strlen(value)) > 0;
-
-	if (fd >= 0)
-		close(fd);
-
-	return ok;
-}
-
 /* Prepare each kind of failure, all of which the tests rely on. */
 static bool prepare(void)
 {
@@ -44,7 +33,7 @@ static bool prepare(void)
 			snprintf(path, sizeof(path), DEBUG "/%s/%s", kinds[i],
 				 knobs[j][0]);
 			if (!access(path, F_OK) &&
-			    !write_file(path, knobs[j][1]))
+			    write_file(path, knobs[j][1]))
 				return false;
 		}
 	}

@@ -4,6 +4,7 @@
 
 #include "epoll_cr.h"
 
+/* It would refuse all that these tests are to see. */
 #define YAMA	"/proc/sys/kernel/yama/ptrace_scope"
 
 struct subject {
@@ -94,24 +95,6 @@ static int ask_as(int dev, int pidfd, uid_t id)
 	return -wait_exit(pid);
 }
 
-/* Yama would refuse all that these tests are to see. */
-static int yama(int scope)
-{
-	int fd = open(YAMA, O_RDWR | O_CLOEXEC), old = 0;
-	char c;
-
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &c, 1, 0) == 1)
-		old = c - '0';
-	c = '0' + scope;
-	if (pwrite(fd, &c, 1, 0) != 1)
-		old = -1;
-	close(fd);
-
-	return old;
-}
-
 TEST_F(epoll_cr, users)
 {
 	struct subject a, b, hidden;
@@ -119,7 +102,7 @@ TEST_F(epoll_cr, users)
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
-	old = yama(0);
+	old = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
 	ASSERT_TRUE(subject_start(&b, UID_B, true));
 	ASSERT_TRUE(subject_start(&hidden, UID_A, false));
@@ -137,7 +120,7 @@ TEST_F(epoll_cr, users)
 	EXPECT_EQ(0, sync_end(hidden.sock, hidden.pid));
 	EXPECT_EQ(0, sync_end(b.sock, b.pid));
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
-	yama(old);
+	set_sysctl(YAMA, old);
 }
 
 /* With yama, only a parent may attach. */
@@ -151,15 +134,15 @@ TEST_F(epoll_cr, yama)
 	if (access(YAMA, W_OK))
 		SKIP(return, "no yama");
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
-	old = yama(1);
+	old = set_sysctl(YAMA, 1);
 	ASSERT_GE(old, 0);
 	/* A sibling of the subject, of the same user. */
 	EXPECT_EQ(-EPERM, ask_as(self->dev, a.pidfd, UID_A));
 	EXPECT_EQ(0, ask(self->dev, a.pidfd));
-	yama(0);
+	set_sysctl(YAMA, 0);
 	EXPECT_EQ(0, ask_as(self->dev, a.pidfd, UID_A));
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
-	yama(old);
+	set_sysctl(YAMA, old);
 }
 
 /* One may always look at oneself, and anybody may open the device. */
@@ -221,26 +204,15 @@ TEST_F(epoll_cr, user_namespace)
 	EXPECT_EQ(0, sync_end(root.sock, root.pid));
 }
 
-static bool write_line(const char *path, const char *line)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool ok = fd >= 0 && write(fd, line, strlen(line)) > 0;
-
-	if (fd >= 0)
-		close(fd);
-
-	return ok;
-}
-
 /* Who is @id outside is root in here, which it takes to make further ones. */
 static int own_namespace_with_root(uid_t id)
 {
 	char line[32];
 
 	snprintf(line, sizeof(line), "0 %u 1", id);
-	if (own_namespace() || !write_line("/proc/self/setgroups", "deny") ||
-	    !write_line("/proc/self/uid_map", line) ||
-	    !write_line("/proc/self/gid_map", line))
+	if (own_namespace() || write_file("/proc/self/setgroups", "deny") ||
+	    write_file("/proc/self/uid_map", line) ||
+	    write_file("/proc/self/gid_map", line))
 		return -EPERM;
 
 	return 0;
@@ -255,7 +227,7 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
-	old = yama(0);
+	old = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&outer, UID_A, true));
 	ASSERT_TRUE(subject_start_in(&inner, UID_A, true, true));
 
@@ -278,7 +250,7 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 	}
 	EXPECT_EQ(0, wait_exit(pid));
 	EXPECT_EQ(0, sync_end(outer.sock, outer.pid));
-	yama(old);
+	set_sysctl(YAMA, old);
 }
 
 /* Fetch entry @tfd of a set that user @id has, and nothing else of it. */

@@ -416,24 +416,6 @@ TEST_F(epoll_cr, wakeup)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-static long watches(long limit)
-{
-	int fd = open(WATCHES, O_RDWR | O_CLOEXEC);
-	char buf[32] = "";
-	long old = -1;
-
-	if (fd < 0)
-		return -1;
-	if (pread(fd, buf, sizeof(buf) - 1, 0) > 0)
-		old = atol(buf);
-	snprintf(buf, sizeof(buf), "%ld", limit);
-	if (pwrite(fd, buf, strlen(buf), 0) < 0)
-		old = -1;
-	close(fd);
-
-	return old;
-}
-
 TEST_F(epoll_cr, limit)
 {
 	struct epoll_cr_add adds[200];
@@ -444,7 +426,7 @@ TEST_F(epoll_cr, limit)
 
 	if (geteuid())
 		SKIP(return, "needs root to change the limit");
-	old = watches(100);
+	old = set_sysctl(WATCHES, 100);
 	ASSERT_GT(old, 0);
 	/* The limit is of a user: one who has no other set. */
 	pid = fork_bound();
@@ -473,7 +455,7 @@ TEST_F(epoll_cr, limit)
 		_exit(entries(self->dev, set) == 100 ? 0 : 8);
 	}
 	ret = wait_exit(pid);
-	watches(old);
+	set_sysctl(WATCHES, old);
 	EXPECT_EQ(0, ret);
 }
 

@@ -10,7 +10,7 @@
 #define MODULE		"epoll_iter"
 #define MODULE_KO	"EPOLL_ITER_KO"
 
-#include "../kcmp_epoll/kcmp_epoll.h"
+#include "epoll-helpers.h"
 #include "epoll_iter_record.h"
 #include "kselftest_harness.h"
 
@@ -35,7 +35,7 @@ static inline bool have_module(char *why, size_t len)
 		return false;
 	}
 
-	return use_handler(true, why, len);
+	return use_module(true, why, len);
 }
 
 /*
@@ -46,7 +46,7 @@ static inline int end_module(void)
 {
 	close_range(STDERR_FILENO + 1, ~0U, 0);
 
-	return module_loaded() ? module_unload() : -ENOENT;
+	return module_loaded() ? unload(MODULE) : -ENOENT;
 }
 
 /* The link is for @efd, which is looked up as it is. A descriptor or -errno. */

@@ -322,11 +322,11 @@ TEST_F(epoll_iter, update)
 TEST_F(epoll_iter, program_keeps_module)
 {
 	EXPECT_LT(0, module_refs());
-	EXPECT_EQ(-EAGAIN, module_try_unload());
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 
 	epoll_iter__destroy(self->skel);
 	self->skel = NULL;
-	EXPECT_EQ(0, module_unload());
+	EXPECT_EQ(0, unload(MODULE));
 	EXPECT_EQ(0, module_load());
 }
 
@@ -338,7 +338,7 @@ TEST_F(epoll_iter, link_keeps_module)
 	epoll_iter__destroy(self->skel);
 	self->skel = NULL;
 	sleep_ms(A_WHILE_MS);
-	EXPECT_EQ(-EAGAIN, module_try_unload());
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 
 	/* And it is of use. */
 	iter = bpf_iter_create(link);
@@ -347,7 +347,7 @@ TEST_F(epoll_iter, link_keeps_module)
 	close(iter);
 
 	close(link);
-	EXPECT_EQ(0, module_unload());
+	EXPECT_EQ(0, unload(MODULE));
 	EXPECT_EQ(0, module_load());
 }
 
@@ -360,17 +360,17 @@ TEST_F(epoll_iter, iterator_keeps_module)
 	epoll_iter__destroy(self->skel);
 	self->skel = NULL;
 	sleep_ms(A_WHILE_MS);
-	EXPECT_EQ(-EAGAIN, module_try_unload());
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 	ASSERT_EQ(sizeof(r), read(iter, &r, sizeof(r)));
 	EXPECT_EQ(TFD, r.fd);
-	EXPECT_EQ(-EAGAIN, module_try_unload());
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 	ASSERT_EQ(sizeof(r), read(iter, &r, sizeof(r)));
 	EXPECT_EQ(1, r.end);
 	EXPECT_EQ(0, read(iter, &r, sizeof(r)));
-	EXPECT_EQ(-EAGAIN, module_try_unload());
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 
 	close(iter);
-	EXPECT_EQ(0, module_unload());
+	EXPECT_EQ(0, unload(MODULE));
 	EXPECT_EQ(0, module_load());
 }
 
@@ -387,7 +387,7 @@ TEST_F(epoll_iter, pin_keeps_module)
 	epoll_iter__destroy(self->skel);
 	self->skel = NULL;
 	sleep_ms(A_WHILE_MS);
-	EXPECT_EQ(-EAGAIN, module_try_unload());
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 
 	iter = open(BPFFS "/set", O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(iter, 0);
@@ -395,7 +395,7 @@ TEST_F(epoll_iter, pin_keeps_module)
 	close(iter);
 
 	EXPECT_EQ(0, unlink(BPFFS "/set"));
-	EXPECT_EQ(0, module_unload());
+	EXPECT_EQ(0, unload(MODULE));
 	EXPECT_EQ(0, module_load());
 	EXPECT_EQ(0, umount(BPFFS));
 	rmdir(BPFFS);
@@ -408,7 +408,7 @@ TEST_F(epoll_iter, absent)
 
 	epoll_iter__destroy(self->skel);
 	self->skel = NULL;
-	ASSERT_EQ(0, module_unload());
+	ASSERT_EQ(0, unload(MODULE));
 
 	skel = epoll_iter__open();
 	ASSERT_NE(NULL, skel);
@@ -431,7 +431,7 @@ TEST_F_TIMEOUT(epoll_iter, reload, LONG_TIMEOUT)
 	for (i = 0; i < nr; i++) {
 		link = attach(self->skel->progs.records, self->efd);
 		ASSERT_GE(link, 0);
-		ASSERT_EQ(-EAGAIN, module_try_unload());
+		ASSERT_EQ(-EAGAIN, try_unload(MODULE));
 		if (i & 1) {
 			iter = bpf_iter_create(link);
 			ASSERT_GE(iter, 0);
@@ -441,7 +441,7 @@ TEST_F_TIMEOUT(epoll_iter, reload, LONG_TIMEOUT)
 		close(link);
 		epoll_iter__destroy(self->skel);
 		self->skel = NULL;
-		ASSERT_EQ(0, module_unload());
+		ASSERT_EQ(0, unload(MODULE));
 		ASSERT_EQ(0, module_load());
 		self->skel = epoll_iter__open_and_load();
 		ASSERT_NE(NULL, self->skel);

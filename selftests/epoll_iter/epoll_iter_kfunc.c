@@ -319,10 +319,10 @@ TEST_F(epoll_iter, in_task_iterator)
 
 TEST_F(epoll_iter, keeps_module)
 {
-	EXPECT_EQ(-EAGAIN, module_try_unload());
+	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 	epoll_iter_kfunc__destroy(self->kfunc);
 	self->kfunc = NULL;
-	EXPECT_EQ(0, module_unload());
+	EXPECT_EQ(0, unload(MODULE));
 	EXPECT_EQ(0, module_load());
 }
 

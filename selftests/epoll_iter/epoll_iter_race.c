@@ -9,6 +9,8 @@
 #define NR_STAY		2000
 #define NR_COME_AND_GO	64
 #define NR_CYCLES	200
+/* It begins with how many files are open in the whole system. */
+#define FILE_NR		"/proc/sys/fs/file-nr"
 #define CANNOT_HOLD	"needs userfaultfd to hold up a program"
 
 FIXTURE(epoll_iter)
@@ -620,21 +622,6 @@ TEST_F(epoll_iter, signalled_reader)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* Files that are open in the whole system. */
-static long open_files(void)
-{
-	long nr = -1;
-	FILE *file = fopen("/proc/sys/fs/file-nr", "re");
-
-	if (file) {
-		if (fscanf(file, "%ld", &nr) != 1)
-			nr = -1;
-		fclose(file);
-	}
-
-	return nr;
-}
-
 /*
  * The iterator stops at a socket that is a target, and lies in a queue that lives
  * as long as that socket does: it would keep itself if it kept the target.
@@ -675,7 +662,7 @@ TEST_F_TIMEOUT(epoll_iter, cycle_of_sockets, LONG_TIMEOUT)
 	int i, socks[2];
 	long long end;
 
-	before = open_files();
+	before = read_number(FILE_NR);
 	ASSERT_LT(0, before);
 	for (i = 0; i < NR_CYCLES; i++)
 		ASSERT_EQ(0, make_cycle(self->skel->progs.records, i & 1));
@@ -691,7 +678,7 @@ TEST_F_TIMEOUT(epoll_iter, cycle_of_sockets, LONG_TIMEOUT)
 		close(socks[0]);
 		close(socks[1]);
 		sleep_ms(10);
-		after = open_files();
+		after = read_number(FILE_NR);
 	} while (after > before + NR_CYCLES / 10 && now_ms() < end);
 	EXPECT_LE(after, before + NR_CYCLES / 10);
 	/* That no iterator is left is seen when the module is unloaded. */

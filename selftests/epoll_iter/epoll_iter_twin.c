@@ -33,36 +33,10 @@ FIXTURE_VARIANT_ADD(twins, two_first) {
 static int load(const char *name)
 {
 	char path[64];
-	int fd, ret;
 
 	snprintf(path, sizeof(path), "twins/%s.ko", name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = syscall(__NR_finit_module, fd, "", 0) ? -errno : 0;
-	close(fd);
 
-	return ret;
-}
-
-static int try_unload(const char *name)
-{
-	return syscall(__NR_delete_module, name, O_NONBLOCK) ? -errno : 0;
-}
-
-static int unload(const char *name)
-{
-	long long end = now_ms() + PATIENCE_MS;
-	int ret;
-
-	do {
-		ret = try_unload(name);
-		if (ret != -EAGAIN)
-			return ret;
-		sleep_ms(1);
-	} while (now_ms() < end);
-
-	return ret;
+	return load_file(path);
 }
 
 FIXTURE_SETUP(twins)

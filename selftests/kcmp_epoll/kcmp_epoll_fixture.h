@@ -32,7 +32,7 @@ FIXTURE_SETUP(kcmp_epoll)
 {
 	char why[128];
 
-	if (!use_handler(variant->rust, why, sizeof(why)))
+	if (!use_module(variant->rust, why, sizeof(why)))
 		SKIP(return, "%s", why);
 
 	self->efd = epoll_create1(EPOLL_CLOEXEC);

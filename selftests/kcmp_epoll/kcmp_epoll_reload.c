@@ -36,8 +36,8 @@ FIXTURE_SETUP(reload)
 	char why[128];
 
 	/* See that it can be had, then begin without. */
-	if (!use_handler(true, why, sizeof(why)) ||
-	    !use_handler(false, why, sizeof(why)))
+	if (!use_module(true, why, sizeof(why)) ||
+	    !use_module(false, why, sizeof(why)))
 		SKIP(return, "%s", why);
 
 	self->callers = mmap(NULL, NR_CALLERS * sizeof(*self->callers),
@@ -98,14 +98,7 @@ static bool wait_asked(struct caller *callers)
 
 static unsigned long bad_taint(void)
 {
-	char buf[32] = "";
-	int fd = open("/proc/sys/kernel/tainted", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
-		return ~0UL;
-	close(fd);
-
-	return strtoul(buf, NULL, 10) & TAINT_BAD;
+	return read_number("/proc/sys/kernel/tainted") & TAINT_BAD;
 }
 
 TEST_F_TIMEOUT(reload, under_load, 1800)
@@ -130,7 +123,7 @@ TEST_F_TIMEOUT(reload, under_load, 1800)
 		ASSERT_TRUE(module_loaded());
 		ASSERT_TRUE(wait_asked(self->callers));
 
-		ASSERT_EQ(0, module_unload());
+		ASSERT_EQ(0, unload(MODULE));
 		ASSERT_FALSE(module_loaded());
 		ASSERT_TRUE(wait_asked(self->callers));
 	}
@@ -145,7 +138,7 @@ TEST_F_TIMEOUT(reload, under_load, 1800)
 		EXPECT_GT(atomic_load(&self->callers[i].asked), 4 * reloads);
 	}
 	EXPECT_EQ(0, module_refs());
-	EXPECT_EQ(0, module_try_unload());
+	EXPECT_EQ(0, try_unload(MODULE));
 
 	EXPECT_EQ(taint, bad_taint());
 }

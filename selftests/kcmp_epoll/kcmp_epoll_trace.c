@@ -30,20 +30,13 @@ static const char *cannot_trace(bool rust)
 	return NULL;
 }
 
-static int write_file(const char *dir, const char *name, const char *text)
+static int enable_trace(const char *dir, bool enable)
 {
 	char path[256];
-	int fd, ret;
 
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
+	snprintf(path, sizeof(path), "%s/" EVENT "/enable", dir);
 
-	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-
-	return ret;
+	return write_file(path, enable ? "1" : "0");
 }
 
 /* Trace into an instance of one's own, of which @dir becomes the folder. */
@@ -55,7 +48,7 @@ static int start_trace(char *dir, size_t len)
 	if (mkdir(dir, 0700))
 		return -errno;
 
-	ret = write_file(dir, EVENT "/enable", "1");
+	ret = enable_trace(dir, true);
 	if (ret)
 		rmdir(dir);
 
@@ -141,7 +134,7 @@ TEST_F(kcmp_epoll, answers)
 	/* What cannot be read cannot be shown. */
 	EXPECT_EQ(-EFAULT, kcmp(me, me, KCMP_EPOLL_TFD, self->fd, 0));
 
-	EXPECT_EQ(0, write_file(dir, EVENT "/enable", "0"));
+	EXPECT_EQ(0, enable_trace(dir, false));
 	/* Not traced any more. */
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 
@@ -204,7 +197,7 @@ TEST_F(kcmp_epoll, killed_caller)
 	if (variant->rust)
 		EXPECT_EQ(1, release_set(&held));
 
-	EXPECT_EQ(0, write_file(dir, EVENT "/enable", "0"));
+	EXPECT_EQ(0, enable_trace(dir, false));
 	EXPECT_EQ(1, read_trace(dir, me, &seen, 1));
 	EXPECT_EQ(variant->rust ? -EINTR : 0, seen.ret);
 	EXPECT_EQ(0, rmdir(dir));

@@ -233,7 +233,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	if (variant->rust) {
 		/* The module stays as long as it is needed. */
 		EXPECT_EQ(refs + 1, module_refs());
-		EXPECT_EQ(-EAGAIN, module_try_unload());
+		EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 		EXPECT_TRUE(module_loaded());
 	} else {
 		ret = module_load();
@@ -252,7 +252,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 
 	if (!variant->rust)
-		EXPECT_EQ(0, module_unload());
+		EXPECT_EQ(0, unload(MODULE));
 	EXPECT_EQ(refs, module_refs());
 }
 
