@@ -10,7 +10,6 @@
 #define MODULE_KO	"EPOLL_CR_KO"
 
 #include "epoll-helpers.h"
-#include "kselftest_harness.h"
 
 #define DEVICE		"/dev/epoll_cr"
 
@@ -43,6 +42,15 @@ static inline int device_open(void)
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 
 	return fd < 0 ? -errno : fd;
+}
+
+/* The same, with the module loaded if need be. */
+static inline int device_load(void)
+{
+	if (access(DEVICE, F_OK))
+		module_load();
+
+	return device_open();
 }
 
 /* Returns what the number was before. */
@@ -208,37 +216,6 @@ static inline int served_take_away(struct served *served, size_t nr)
 		return -errno;
 
 	return 0;
-}
-
-/* A device, a set and two files, in each test. */
-FIXTURE(epoll_cr)
-{
-	int dev;
-	int efd;
-	int fd;
-	int other;
-};
-
-FIXTURE_SETUP(epoll_cr)
-{
-	if (access(DEVICE, F_OK))
-		module_load();
-	self->dev = device_open();
-	if (self->dev == -ENOENT)
-		SKIP(return, "no " DEVICE);
-	ASSERT_GE(self->dev, 0);
-	/* More than a login has, where that is allowed. */
-	allow_fds(4096);
-	self->efd = epoll_create1(EPOLL_CLOEXEC);
-	ASSERT_GE(self->efd, 0);
-	self->fd = ready_eventfd();
-	ASSERT_GE(self->fd, 0);
-	self->other = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	ASSERT_GE(self->other, 0);
-}
-
-FIXTURE_TEARDOWN(epoll_cr)
-{
 }
 
 #endif /* _EPOLL_CR_TEST_H */

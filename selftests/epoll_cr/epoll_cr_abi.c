@@ -2,7 +2,7 @@
 /* How arguments are passed: sizes, flags, arrays, faults. */
 #include <stddef.h>
 
-#include "epoll_cr.h"
+#include "epoll_cr_fixture.h"
 
 static const unsigned int cmds[] = {
 	EPOLL_CR_SNAPSHOT, EPOLL_CR_FILES, EPOLL_CR_DESCRIBE, EPOLL_CR_FETCH,

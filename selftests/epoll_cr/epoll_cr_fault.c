@@ -4,62 +4,12 @@
  * other: a call is done, or fails and leaves nothing behind.
  */
 #include "epoll_cr.h"
+#include "kselftest_harness.h"
 
-#define DEBUG	"/sys/kernel/debug"
 /* More than are read at once. */
 #define MANY	140
 /* More than anything here does. */
 #define LIMIT	20000
-
-/* Prepare each kind of failure, all of which the tests rely on. */
-static bool prepare(void)
-{
-	static const char *const kinds[] = {
-		"failslab", "fail_page_alloc", "fail_usercopy",
-	};
-	static const char *const knobs[][2] = {
-		{ "verbose", "0" }, { "ignore-gfp-wait", "N" },
-		{ "cache-filter", "N" }, { "ignore-gfp-highmem", "N" },
-		{ "min-order", "0" },
-	};
-	unsigned int i, j;
-	char path[128];
-
-	for (i = 0; i < 3; i++) {
-		snprintf(path, sizeof(path), DEBUG "/%s", kinds[i]);
-		if (access(path, F_OK))
-			return false;
-		for (j = 0; j < 5; j++) {
-			snprintf(path, sizeof(path), DEBUG "/%s/%s", kinds[i],
-				 knobs[j][0]);
-			if (!access(path, F_OK) &&
-			    write_file(path, knobs[j][1]))
-				return false;
-		}
-	}
-
-	return true;
-}
-
-static bool set_nth(int fail, unsigned int n)
-{
-	char buf[16];
-
-	snprintf(buf, sizeof(buf), "%u", n);
-	return pwrite(fail, buf, strlen(buf), 0) > 0;
-}
-
-/* Stop failing. Returns whether something has failed. */
-static bool has_failed(int fail)
-{
-	char buf[16] = "";
-
-	if (pread(fail, buf, sizeof(buf) - 1, 0) <= 0)
-		return false;
-	set_nth(fail, 0);
-
-	return atoi(buf) == 0;
-}
 
 static bool expected(int ret)
 {
@@ -68,47 +18,55 @@ static bool expected(int ret)
 
 static struct epoll_cr_add adds[MANY];
 
-/* Why a test is to be left out, or NULL once all is prepared for it. */
-static const char *set_up(int efd, int fd, int *fail)
+/* A device, and a set with many entries. */
+FIXTURE(epoll_cr)
 {
+	int fail_nth;
+	int dev;
+	int efd;
+	int fd;
+};
+
+FIXTURE_SETUP(epoll_cr)
+{
+	const char *cannot = cannot_fail(&self->fail_nth);
 	int i;
 
-	*fail = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	if (*fail < 0)
-		return "this kernel cannot let allocations fail";
-	if (geteuid())
-		return "needs root";
-	if (!prepare())
-		return "cannot prepare all of " DEBUG "/fail*";
+	if (cannot)
+		SKIP(return, "%s", cannot);
+	self->dev = device_load();
+	if (self->dev == -ENOENT)
+		SKIP(return, "no " DEVICE);
+	ASSERT_GE(self->dev, 0);
 
+	ASSERT_EQ(0, allow_fds(1000 + MANY));
+	self->efd = epoll_create1(EPOLL_CLOEXEC);
+	ASSERT_GE(self->efd, 0);
+	self->fd = ready_eventfd();
+	ASSERT_GE(self->fd, 0);
 	for (i = 0; i < MANY; i++) {
-		if (add_as(efd, fd, 1000 + i, EPOLLIN, i))
-			return "no entries can be added";
+		ASSERT_EQ(0, add_as(self->efd, self->fd, 1000 + i, EPOLLIN, i));
 		adds[i] = (struct epoll_cr_add) {
-			.fd = fd,
+			.fd = self->fd,
 			.tfd = 1000 + i,
 			.events = EPOLLIN | ALWAYS,
 		};
 	}
+}
 
-	return NULL;
+FIXTURE_TEARDOWN(epoll_cr)
+{
 }
 
 TEST_F(epoll_cr, fault_in_open)
 {
-	const char *why;
 	unsigned int n, failed = 0;
 	int dev;
-	int fail;
-
-	why = set_up(self->efd, self->fd, &fail);
-	if (why)
-		SKIP(return, "%s", why);
 
 	for (n = 1; n < LIMIT; n++) {
-		ASSERT_TRUE(set_nth(fail, n));
+		fail_at(self->fail_nth, n);
 		dev = device_open();
-		if (!has_failed(fail))
+		if (!has_failed(self->fail_nth))
 			break;
 		if (dev >= 0)
 			close(dev);
@@ -122,21 +80,15 @@ TEST_F(epoll_cr, fault_in_open)
 
 TEST_F(epoll_cr, fault_in_snapshot)
 {
-	const char *why;
 	struct epoll_cr_item items[MANY];
 	unsigned int n, failed = 0;
 	__u64 count;
 	int ret;
-	int fail;
-
-	why = set_up(self->efd, self->fd, &fail);
-	if (why)
-		SKIP(return, "%s", why);
 
 	for (n = 1; n < LIMIT; n++) {
-		ASSERT_TRUE(set_nth(fail, n));
+		fail_at(self->fail_nth, n);
 		ret = snapshot(self->dev, SELF, self->efd, items, MANY, &count);
-		if (!has_failed(fail))
+		if (!has_failed(self->fail_nth))
 			break;
 		if (ret)
 			ASSERT_TRUE(expected(ret));
@@ -149,7 +101,6 @@ TEST_F(epoll_cr, fault_in_snapshot)
 
 TEST_F(epoll_cr, fault_in_files_and_describe)
 {
-	const char *why;
 	struct epoll_cr_fd fds[64];
 	struct epoll_cr_file infos[64];
 	__u32 list[64];
@@ -157,16 +108,11 @@ TEST_F(epoll_cr, fault_in_files_and_describe)
 	unsigned int n, i, failed = 0;
 	__u64 count, len;
 	int ret;
-	int fail;
-
-	why = set_up(self->efd, self->fd, &fail);
-	if (why)
-		SKIP(return, "%s", why);
 
 	for (n = 1; n < LIMIT; n++) {
-		ASSERT_TRUE(set_nth(fail, n));
+		fail_at(self->fail_nth, n);
 		ret = files(self->dev, SELF, fds, 64, &count, NULL);
-		if (!has_failed(fail))
+		if (!has_failed(self->fail_nth))
 			break;
 		if (ret)
 			ASSERT_TRUE(expected(ret));
@@ -178,10 +124,10 @@ TEST_F(epoll_cr, fault_in_files_and_describe)
 	for (i = 0; i < count; i++)
 		list[i] = fds[i].fd;
 	for (n = 1, failed = 0; n < LIMIT; n++) {
-		ASSERT_TRUE(set_nth(fail, n));
+		fail_at(self->fail_nth, n);
 		ret = describe(self->dev, SELF, list, infos, count, paths,
 			       sizeof(paths), &len);
-		if (!has_failed(fail))
+		if (!has_failed(self->fail_nth))
 			break;
 		if (ret)
 			ASSERT_TRUE(expected(ret));
@@ -193,19 +139,13 @@ TEST_F(epoll_cr, fault_in_files_and_describe)
 
 TEST_F(epoll_cr, fault_in_fetch)
 {
-	const char *why;
 	unsigned int n, failed = 0;
 	int fd;
-	int fail;
-
-	why = set_up(self->efd, self->fd, &fail);
-	if (why)
-		SKIP(return, "%s", why);
 
 	for (n = 1; n < LIMIT; n++) {
-		ASSERT_TRUE(set_nth(fail, n));
+		fail_at(self->fail_nth, n);
 		fd = fetch(self->dev, SELF, self->efd, 1000 + MANY / 2, 0, 0);
-		if (!has_failed(fail))
+		if (!has_failed(self->fail_nth))
 			break;
 		if (fd >= 0) {
 			close(fd);
@@ -224,20 +164,15 @@ TEST_F(epoll_cr, fault_in_fetch)
 
 TEST_F_TIMEOUT(epoll_cr, fault_in_restore, 240)
 {
-	const char *why;
 	unsigned int n, failed = 0;
 	__u64 bad;
 	int ret;
-	int fail, copy = epoll_create1(EPOLL_CLOEXEC);
-
-	why = set_up(self->efd, self->fd, &fail);
-	if (why)
-		SKIP(return, "%s", why);
+	int copy = epoll_create1(EPOLL_CLOEXEC);
 
 	for (n = 1; n < LIMIT; n++) {
-		ASSERT_TRUE(set_nth(fail, n));
+		fail_at(self->fail_nth, n);
 		ret = restore(self->dev, copy, adds, MANY, &bad);
-		if (!has_failed(fail))
+		if (!has_failed(self->fail_nth))
 			break;
 		if (!ret) {
 			ASSERT_EQ(MANY, entries(self->dev, copy));

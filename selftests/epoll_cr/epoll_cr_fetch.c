@@ -2,7 +2,7 @@
 /* EPOLL_CR_FETCH: a descriptor for what an entry is about. */
 #include <stdatomic.h>
 
-#include "epoll_cr.h"
+#include "epoll_cr_fixture.h"
 
 #define NR_GARBAGE	2000
 

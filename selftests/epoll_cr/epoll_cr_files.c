@@ -2,7 +2,7 @@
 /* EPOLL_CR_FILES and EPOLL_CR_DESCRIBE: what is shown of descriptors. */
 #include <dirent.h>
 
-#include "epoll_cr.h"
+#include "epoll_cr_fixture.h"
 
 #define ROOM	5000
 

@@ -2,7 +2,7 @@
 /* Who may look at whom. */
 #include <linux/capability.h>
 
-#include "epoll_cr.h"
+#include "epoll_cr_fixture.h"
 
 /* It would refuse all that these tests are to see. */
 #define YAMA	"/proc/sys/kernel/yama/ptrace_scope"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* EPOLL_CR_RESTORE: entries as they were, all of them or none. */
-#include "epoll_cr.h"
+#include "epoll_cr_fixture.h"
 
 #define WATCHES	"/proc/sys/fs/epoll/max_user_watches"
 #define MANY	1000

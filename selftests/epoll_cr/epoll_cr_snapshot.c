@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* EPOLL_CR_SNAPSHOT: what is shown of a set. */
-#include "epoll_cr.h"
+#include "epoll_cr_fixture.h"
 
 #define MANY	1000
 

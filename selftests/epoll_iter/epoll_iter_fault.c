@@ -7,8 +7,6 @@
 #include "epoll_iter.skel.h"
 #include "epoll_iter_kfunc.skel.h"
 
-#define FAIL_NTH	"/proc/thread-self/fail-nth"
-#define DEBUG		"/sys/kernel/debug/"
 #define NR_FEW		20
 /* More than anything here does of them. */
 #define LIMIT		2000
@@ -22,36 +20,15 @@ FIXTURE(epoll_iter)
 	int fail_nth;
 };
 
-static void set(const char *name, const char *value)
-{
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-
-	if (fd >= 0) {
-		if (write(fd, value, strlen(value)) < 0)
-			perror(name);
-		close(fd);
-	}
-}
-
 FIXTURE_SETUP(epoll_iter)
 {
+	const char *cannot = cannot_fail(&self->fail_nth);
 	char why[128];
 
-	self->fail_nth = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
-	if (self->fail_nth < 0)
-		SKIP(return, "this kernel cannot let allocations fail");
+	if (cannot)
+		SKIP(return, "%s", cannot);
 	if (!have_module(why, sizeof(why)))
 		SKIP(return, "%s", why);
-
-	/* Allocations that may wait fail too, and nothing is said about it. */
-	set(DEBUG "failslab/verbose", "0");
-	set(DEBUG "failslab/ignore-gfp-wait", "N");
-	set(DEBUG "failslab/cache-filter", "N");
-	set(DEBUG "fail_page_alloc/verbose", "0");
-	set(DEBUG "fail_page_alloc/ignore-gfp-wait", "N");
-	set(DEBUG "fail_page_alloc/ignore-gfp-highmem", "N");
-	set(DEBUG "fail_page_alloc/min-order", "0");
-	set(DEBUG "fail_usercopy/verbose", "0");
 
 	self->efd = epoll_create1(EPOLL_CLOEXEC);
 	ASSERT_GE(self->efd, 0);
@@ -72,30 +49,6 @@ FIXTURE_TEARDOWN(epoll_iter)
 	EXPECT_EQ(0, end_module());
 }
 
-/* Let the one of that number, from 1, fail; 0: none. */
-static void fail(int fail_nth, int n)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", n);
-
-	/* It may be the access of this call that fails, and no other will. */
-	while (pwrite(fail_nth, text, len, 0) != len)
-		if (errno != EFAULT)
-			abort();
-}
-
-/* Whether it has failed. */
-static bool has_failed(int fail_nth)
-{
-	char text[16] = "";
-
-	/* What was not met by then is the access of this call. */
-	if (pread(fail_nth, text, sizeof(text) - 1, 0) <= 0)
-		return false;
-
-	return atoi(text) == 0;
-}
-
 /*
  * Let each allocation and access of @act fail, until there are no more. What it
  * returns, if it is not an error, is handed to @verify and has to be right then.
@@ -114,10 +67,9 @@ static int each(int fail_nth, int (*act)(void *), bool (*verify)(void *, int),
 		return -1;
 
 	for (n = 1; n < LIMIT; n++) {
-		fail(fail_nth, n);
+		fail_at(fail_nth, n);
 		ret = act(data);
 		injected = has_failed(fail_nth);
-		fail(fail_nth, 0);
 		if (ret < 0) {
 			failed++;
 			if (!injected || (ret != -ENOMEM && ret != -EFAULT))

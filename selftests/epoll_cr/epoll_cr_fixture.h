@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* A device, a set and two files, in each test. */
+#ifndef _EPOLL_CR_FIXTURE_H
+#define _EPOLL_CR_FIXTURE_H
+
+#include "epoll_cr.h"
+#include "kselftest_harness.h"
+
+FIXTURE(epoll_cr)
+{
+	int dev;
+	int efd;
+	int fd;
+	int other;
+};
+
+FIXTURE_SETUP(epoll_cr)
+{
+	self->dev = device_load();
+	if (self->dev == -ENOENT)
+		SKIP(return, "no " DEVICE);
+	ASSERT_GE(self->dev, 0);
+	/* More than a login has, where that is allowed. */
+	allow_fds(4096);
+	self->efd = epoll_create1(EPOLL_CLOEXEC);
+	ASSERT_GE(self->efd, 0);
+	self->fd = ready_eventfd();
+	ASSERT_GE(self->fd, 0);
+	self->other = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ASSERT_GE(self->other, 0);
+}
+
+FIXTURE_TEARDOWN(epoll_cr)
+{
+}
+
+#endif /* _EPOLL_CR_FIXTURE_H */
