@@ -218,4 +218,22 @@ static inline int served_take_away(struct served *served, size_t nr)
 	return 0;
 }
 
+/*
+ * Add an eventfd of that value as number @num, of which then nobody has a
+ * descriptor: it is only in a message that is not received.
+ */
+static inline int add_in_flight(int efd, unsigned int value, int num,
+				__u64 data)
+{
+	int socks[2], fd = eventfd(value, EFD_NONBLOCK), ret;
+
+	if (fd < 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, socks))
+		return -errno;
+
+	ret = add_as(efd, fd, num, EPOLLIN, data) ?: send_fd(socks[0], fd);
+	close(fd);
+
+	return ret;
+}
+
 #endif /* _EPOLL_CR_TEST_H */

@@ -185,17 +185,10 @@ TEST_F(epoll_cr, other_process)
 
 	ASSERT_GE(pid, 0);
 	if (!pid) {
-		int efd = epoll_create1(0);
-
-		dup2(efd, TFD);
-		add_as(TFD, self->fd, TFD + 1, EPOLLIN, 11);
-		/* This one is only in a message that nobody has received. */
-		int socks[2], fd = eventfd(0, 0);
-
-		socketpair(AF_UNIX, SOCK_STREAM, 0, socks);
-		add_as(TFD, fd, TFD + 2, EPOLLIN, 12);
-		send_fd(socks[0], fd);
-		close(fd);
+		if (dup_as(epoll_create1(0), TFD) != TFD ||
+		    add_as(TFD, self->fd, TFD + 1, EPOLLIN, 11) ||
+		    add_in_flight(TFD, 0, TFD + 2, 12))
+			_exit(1);
 		sync_post(sock);
 		sync_wait(sock);
 		_exit(0);
