@@ -208,6 +208,11 @@ static inline int sync_end(int sock, pid_t pid)
 	return wait_exit(pid);
 }
 
+/* For a signal that is to arrive, and to do nothing. */
+static inline void ignore_signal(int sig)
+{
+}
+
 /* Become an ordinary user whose processes may be looked at by that user. */
 static inline int become(uid_t id)
 {

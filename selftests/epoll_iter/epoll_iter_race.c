@@ -196,14 +196,13 @@ struct storm {
 
 static int come_and_go(struct storm *storm, int nr)
 {
-	struct epoll_event ev = { .events = EPOLLIN };
 	/* Two files to a number, one of which stays the first descriptor. */
 	int i, num = storm->first;
 
 	for (i = 0; i < nr; i++) {
-		ev.data.u64 = COMES_AND_GOES + i;
 		if (dup2(storm->fds[i], num + i / 2) < 0 ||
-		    epoll_ctl(storm->efd, EPOLL_CTL_ADD, num + i / 2, &ev))
+		    epoll_add(storm->efd, num + i / 2, EPOLLIN,
+			      COMES_AND_GOES + i))
 			return -errno;
 	}
 	for (i = 0; i < nr; i++) {
@@ -344,11 +343,9 @@ static void *close_target(void *data)
 static void *add_target(void *data)
 {
 	struct waiter *waiter = data;
-	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 4711 };
 
 	atomic_store(&waiter->tid, gettid());
-	waiter->ret = epoll_ctl(waiter->efd, EPOLL_CTL_ADD, waiter->fd, &ev) ?
-			      -errno : 0;
+	waiter->ret = epoll_add(waiter->efd, waiter->fd, EPOLLIN, 4711);
 
 	return NULL;
 }
@@ -587,10 +584,6 @@ TEST_F(epoll_iter, killed_reader)
 }
 
 /* A signal that does not kill does not end the wait. */
-static void ignore_signal(int sig)
-{
-}
-
 TEST_F(epoll_iter, signalled_reader)
 {
 	struct sigaction act = { .sa_handler = ignore_signal };

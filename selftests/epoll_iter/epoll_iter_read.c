@@ -76,14 +76,10 @@ TEST_F(epoll_iter, pipe_ends_and_sockets)
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, fds + 4));
 	fds[6] = socket(AF_UNIX, SOCK_DGRAM, 0);
 	fds[7] = epoll_create1(EPOLL_CLOEXEC);
-	for (i = 0; i < 8; i++) {
-		struct epoll_event ev = {
-			.events = i & 1 ? EPOLLOUT | EPOLLET : EPOLLIN,
-			.data.u64 = ~0ULL - i,
-		};
-
-		ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_ADD, fds[i], &ev));
-	}
+	for (i = 0; i < 8; i++)
+		ASSERT_EQ(0, epoll_add(self->efd, fds[i],
+				       i & 1 ? EPOLLOUT | EPOLLET : EPOLLIN,
+				       ~0ULL - i));
 
 	/* These numbers ascend, as they were given. */
 	ASSERT_EQ(8, pass(RECORDS, self->efd, 65536, &r));

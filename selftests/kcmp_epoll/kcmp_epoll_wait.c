@@ -54,10 +54,6 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 }
 
-static void ignore_signal(int sig)
-{
-}
-
 /* A signal that does not kill does not end the wait either. */
 TEST_F(kcmp_epoll, signalled_waiting_for_set)
 {
