@@ -253,8 +253,11 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 	set_sysctl(YAMA, old);
 }
 
-/* Fetch entry @tfd of a set that user @id has, and nothing else of it. */
-static int fetch_as(int dev, int efd, int tfd, uid_t id)
+/*
+ * Fetch entry @tfd of a set that a process has, which can be SELF. As user @id,
+ * who has that set, and nothing of what it watches.
+ */
+static int fetch_as(int dev, int pidfd, int efd, int tfd, uid_t id)
 {
 	pid_t pid = fork_bound();
 	int fd;
@@ -264,14 +267,14 @@ static int fetch_as(int dev, int efd, int tfd, uid_t id)
 		__u64 count;
 
 		for (fd = 3; fd < TFD; fd++)
-			if (fd != dev && fd != efd)
+			if (fd != dev && fd != efd && fd != pidfd)
 				close(fd);
 		if (id && become(id))
 			_exit(200);
 		/* What the set watches is no secret to those who have it. */
 		if (snapshot(dev, SELF, efd, items, 16, &count))
 			_exit(201);
-		fd = fetch(dev, SELF, efd, tfd, 0, 0);
+		fd = fetch(dev, pidfd, efd, tfd, 0, 0);
 		_exit(fd < 0 ? -fd : 0);
 	}
 
@@ -326,60 +329,102 @@ static int become_root_of_namespace(void)
 
 /*
  * A set can be handed on without the files that it watches. Whoever gets it gets
- * those of them that were opened by somebody whom it could attach to.
+ * none of them that it has not opened itself. They can be had from whoever has
+ * opened them, by those who could attach to it.
  */
 TEST_F(epoll_cr, target_of_another_opener)
 {
 	static const struct {
 		int (*become_it)(void);
-		int error;
+		/* Whether user A may attach to it, and owns it. */
+		bool attach, own;
 	} openers[] = {
-		{ become_nobody_special, 0 },
-		{ become_incapable, 0 },
-		{ become_capable, EPERM },
-		{ become_effective_root, EPERM },
-		{ become_saved_root, EPERM },
-		{ become_other_group, EPERM },
-		/* The user owns that namespace. */
-		{ become_root_of_namespace, 0 },
+		{ become_nobody_special, true, false },
+		{ become_incapable, true, false },
+		{ become_capable, false, false },
+		{ become_effective_root, false, false },
+		{ become_saved_root, false, false },
+		{ become_other_group, false, false },
+		{ become_root_of_namespace, true, true },
 	};
 	unsigned int i;
+	int old;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
+	old = set_sysctl(YAMA, 0);
 	/* One that root has opened. */
 	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
-	EXPECT_EQ(-EPERM, fetch_as(self->dev, self->efd, TFD, UID_A));
-	EXPECT_EQ(0, fetch_as(self->dev, self->efd, TFD, 0));
+	EXPECT_EQ(-EPERM, fetch_as(self->dev, SELF, self->efd, TFD, UID_A));
+	EXPECT_EQ(0, fetch_as(self->dev, SELF, self->efd, TFD, 0));
 
 	for (i = 0; i < ARRAY_SIZE(openers); i++) {
-		int sock;
+		int may = openers[i].attach ? 0 : -EPERM;
+		int may_self = openers[i].own ? 0 : -EPERM;
+		int sock, pidfd, dev = self->dev, efd = self->efd;
 		pid_t pid = fork_synced(&sock);
 
 		ASSERT_GE(pid, 0);
 		if (!pid) {
 			if (openers[i].become_it() ||
-			    add_as(self->efd, ready_eventfd(), TFD + 1, EPOLLIN, 0))
+			    prctl(PR_SET_DUMPABLE, 1) ||
+			    add_as(efd, ready_eventfd(), TFD + 1, EPOLLIN, 0))
 				_exit(1);
 			sync_post(sock);
 			sync_wait(sock);
 			_exit(0);
 		}
-		ASSERT_TRUE(sync_wait(sock)) {
-			TH_LOG("opener %u", i);
-		}
-		EXPECT_EQ(-openers[i].error,
-			  fetch_as(self->dev, self->efd, TFD + 1, UID_A)) {
-			TH_LOG("opener %u", i);
-		}
-		EXPECT_EQ(-EPERM,
-			  fetch_as(self->dev, self->efd, TFD + 1, UID_B)) {
-			TH_LOG("opener %u", i);
-		}
-		EXPECT_EQ(0, fetch_as(self->dev, self->efd, TFD + 1, 0));
+		TH_LOG("opener %u", i);
+		ASSERT_TRUE(sync_wait(sock));
+		pidfd = pidfd_of(pid, 0);
+		ASSERT_GE(pidfd, 0);
+
+		EXPECT_EQ(may, fetch_as(dev, pidfd, efd, TFD + 1, UID_A));
+		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD + 1, UID_B));
+		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD + 1, 0));
+		/* What is not its own. */
+		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD, UID_A));
+		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD, 0));
+		/* The same, by one who has the set, too. */
+		EXPECT_EQ(may_self, fetch_as(dev, SELF, efd, TFD + 1, UID_A));
+		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_B));
+		EXPECT_EQ(0, fetch_as(dev, SELF, efd, TFD + 1, 0));
+
 		EXPECT_EQ(0, sync_end(sock, pid));
+		close(pidfd);
 	}
 	EXPECT_EQ(1, entries(self->dev, self->efd));
+	set_sysctl(YAMA, old);
+}
+
+/* What was opened with other credentials was opened by somebody else. */
+TEST_F(epoll_cr, target_of_former_self)
+{
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	pid = fork_bound();
+	if (!pid) {
+		int dev = self->dev, efd = self->efd, fd;
+
+		if (become(UID_A) ||
+		    add_as(efd, ready_eventfd(), TFD, EPOLLIN, 0))
+			_exit(100);
+		fd = fetch(dev, SELF, efd, TFD, 0, 0);
+		if (fd < 0)
+			_exit(-fd);
+		pid = fork_bound();
+		if (!pid)
+			_exit(-fetch(dev, SELF, efd, TFD, 0, 0));
+		if (wait_exit(pid) != EPERM)
+			_exit(101);
+		/* Credentials that differ in no more than this are others. */
+		if (prctl(PR_SET_KEEPCAPS, 1))
+			_exit(102);
+		_exit(fetch(dev, SELF, efd, TFD, 0, 0) == -EPERM ? 0 : 103);
+	}
+	EXPECT_EQ(0, wait_exit(pid));
 }
 
 /* A pidfd names a process of another pid namespace as well as any. */

@@ -392,8 +392,10 @@ struct epoll_cr_add {
  * EPOLLEXCLUSIVE, is not returned for what is there already, but for what comes:
  * that was reported before, or to another set. If something can have come for
  * the file since it was made for the process that is restored, set the flag: to
- * return an entry for nothing is harmless. Without both that makes no difference. Nothing but flags in @events, with EPOLLONESHOT among
- * them, is an entry that has fired: it is not returned until it is modified.
+ * return an entry for nothing is harmless. Without both that makes no difference.
+ *
+ * Nothing but flags in @events, with EPOLLONESHOT among them, is an entry that
+ * has fired: it is not returned until it is modified.
  *
  * First all entries are looked at, and nothing is added if one is refused: @bad
  * is the first such. What can only be seen as they are added is seen then, and
