@@ -207,8 +207,9 @@ pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
         }
         let files = &mut file_buf[..batch.len()];
 
-        // No references are held while memory of the caller is accessed, which can take as long as
-        // the caller likes.
+        // The references are put before memory of the caller is accessed, which can take as long as
+        // the caller likes, so that each file is held by those who have it only. If those close it,
+        // it is released when the caller returns to user mode.
         describe_batch(key, &task, batch, files, &mut paths, &mut path_buf)?;
 
         args.paths_len = paths.len;

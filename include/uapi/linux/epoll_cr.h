@@ -278,9 +278,12 @@ struct epoll_cr_file {
  *
  * Describes open files by one descriptor for each. It is looked at what the
  * process has as this number then, with permission to do so; what that file is
- * like is read right after, as who got it by pidfd_getfd(2) would. Those that EPOLL_CR_FILES
- * has shown with the same identity are the same file, so that it is enough to
- * ask for one of them, and look whether the identity is still the same.
+ * like is read right after, as who got it by pidfd_getfd(2) would. As with that,
+ * a file that everybody else closes meanwhile is released when the call ends.
+ *
+ * Those that EPOLL_CR_FILES has shown with the same identity are the same file,
+ * so that it is enough to ask for one of them, and look whether the identity is
+ * still the same.
  *
  * A descriptor that is not open is no error: its @file is 0.
  *
@@ -322,10 +325,13 @@ struct epoll_cr_describe {
  * is about, as pidfd_getfd(2) does for one that has a descriptor.
  *
  * A set can be handed on without what it watches. So to be allowed to attach to
- * the process, which may be the caller itself, is not enough: the process must
- * have opened the file itself since it was created, executed a program or last
- * changed its credentials; or the caller must have CAP_SYS_PTRACE in the user
- * namespace of whoever opened it.
+ * the process, which may be the caller itself, is not enough: it must have
+ * opened the file itself since it was created, executed a program or last had
+ * its credentials changed, if only for equal ones (so has each thread by
+ * itself: what counts is the one that @pidfd names); or the caller must have
+ * CAP_SYS_PTRACE in the user namespace of whoever opened it. As that one may be
+ * gone, security modules are asked about @pidfd and about the file, not about
+ * the opener.
  *
  * Return: the descriptor, or
  *

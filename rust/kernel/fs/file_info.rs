@@ -334,9 +334,9 @@ impl RemoteFile {
             (opener, cred)
         };
 
-        // Each process has credentials of its own, which its threads share, and gets other ones as
-        // soon as anything of them changes. The file holds those that it was opened with, so their
-        // memory was not used again.
+        // A process that is made gets credentials of its own. Its threads share them until something
+        // of a thread's changes, which gets other ones then. The file holds those that it was opened
+        // with, so their memory was not used again.
         //
         // SAFETY: The credentials of the file are valid as above, and hold a reference to their
         // namespace. This can be asked about any capability.
