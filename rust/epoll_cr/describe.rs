@@ -14,6 +14,7 @@ use kernel::{
     bindings,
     epoll::Eventpoll,
     fs::{
+        file_info::OpenedBy,
         identity::IdentityKey,
         RemoteFile, //
     },
@@ -73,6 +74,7 @@ impl Paths {
 fn describe_one<'a>(
     key: &IdentityKey,
     file: &RemoteFile,
+    opened_by: &OpenedBy,
     to: &mut File,
     buf: &'a mut [u8],
 ) -> Option<&'a [u8]> {
@@ -81,7 +83,6 @@ fn describe_one<'a>(
     to.mode = u32::from(file.mode());
     to.f_flags = file.flags() & !bindings::O_CLOEXEC;
 
-    let opened_by = file.opened_by();
     to.uid = opened_by.uid;
     to.gid = opened_by.gid;
     to.euid = opened_by.euid;
@@ -156,7 +157,10 @@ fn describe_batch(
     paths: &mut Paths,
     path_buf: &mut [u8],
 ) -> Result {
-    for ((&fd, file), to) in fds.iter().zip(get_files(task, fds)?).zip(to) {
+    let files = get_files(task, fds)?;
+    let mut last: Option<(&RemoteFile, OpenedBy)> = None;
+
+    for ((&fd, file), to) in fds.iter().zip(&files).zip(to) {
         *to = File {
             fd,
             ..File::default()
@@ -165,7 +169,14 @@ fn describe_batch(
             continue;
         };
 
-        if let Some(path) = describe_one(key, &file, to, path_buf) {
+        // Most files of a process were opened with the same credentials.
+        let opened_by = match last {
+            Some((other, opened_by)) if file.has_credentials_of(other) => opened_by,
+            _ => file.opened_by(),
+        };
+        last = Some((file, opened_by));
+
+        if let Some(path) = describe_one(key, file, &opened_by, to, path_buf) {
             to.path_len = path.len() as u32;
             if let Some(offset) = paths.push(path)? {
                 to.mask |= defs::FILE_PATH;

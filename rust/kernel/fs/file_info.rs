@@ -33,6 +33,7 @@ use core::{
 };
 
 /// Who opened a file, in the user namespace of the current task.
+#[derive(Clone, Copy)]
 pub struct OpenedBy {
     /// Real user.
     pub uid: u32,
@@ -171,6 +172,14 @@ impl RemoteFile {
                 fsgid: bindings::from_kgid_munged(ns, (*cred).fsgid),
             }
         }
+    }
+
+    /// Returns whether `other` was opened with the very same credentials, so that
+    /// [`opened_by`](Self::opened_by) is the same, too.
+    #[inline]
+    pub fn has_credentials_of(&self, other: &RemoteFile) -> bool {
+        // SAFETY: As above, for both files. The pointers are only compared.
+        unsafe { ptr::eq((*self.as_ptr()).f_cred, (*other.as_ptr()).f_cred) }
     }
 
     /// Returns who is sent a signal when the file is ready, if that was ever set.
