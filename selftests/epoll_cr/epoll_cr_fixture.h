@@ -6,16 +6,22 @@
 #include "epoll_cr.h"
 #include "kselftest_harness.h"
 
+/* Who may attach to whom, besides what ptrace(2) asks for. */
+#define YAMA	"/proc/sys/kernel/yama/ptrace_scope"
+
 FIXTURE(epoll_cr)
 {
 	int dev;
 	int efd;
 	int fd;
 	int other;
+	/* What a test found before it set it, or negative. */
+	long yama;
 };
 
 FIXTURE_SETUP(epoll_cr)
 {
+	self->yama = -1;
 	self->dev = device_load();
 	if (self->dev == -ENOENT)
 		SKIP(return, "no " DEVICE);
@@ -32,6 +38,8 @@ FIXTURE_SETUP(epoll_cr)
 
 FIXTURE_TEARDOWN(epoll_cr)
 {
+	if (self->yama >= 0)
+		set_sysctl(YAMA, self->yama);
 }
 
 #endif /* _EPOLL_CR_FIXTURE_H */

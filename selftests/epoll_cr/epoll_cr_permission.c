@@ -4,9 +4,6 @@
 
 #include "epoll_cr_fixture.h"
 
-/* It would refuse all that these tests are to see. */
-#define YAMA	"/proc/sys/kernel/yama/ptrace_scope"
-
 struct subject {
 	pid_t pid;
 	int sock, pidfd;
@@ -98,11 +95,10 @@ static int ask_as(int dev, int pidfd, uid_t id)
 TEST_F(epoll_cr, users)
 {
 	struct subject a, b, hidden;
-	int old;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
-	old = set_sysctl(YAMA, 0);
+	self->yama = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
 	ASSERT_TRUE(subject_start(&b, UID_B, true));
 	ASSERT_TRUE(subject_start(&hidden, UID_A, false));
@@ -120,29 +116,26 @@ TEST_F(epoll_cr, users)
 	EXPECT_EQ(0, sync_end(hidden.sock, hidden.pid));
 	EXPECT_EQ(0, sync_end(b.sock, b.pid));
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
-	set_sysctl(YAMA, old);
 }
 
 /* With yama, only a parent may attach. */
 TEST_F(epoll_cr, yama)
 {
 	struct subject a;
-	int old;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
 	if (access(YAMA, W_OK))
 		SKIP(return, "no yama");
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
-	old = set_sysctl(YAMA, 1);
-	ASSERT_GE(old, 0);
+	self->yama = set_sysctl(YAMA, 1);
+	ASSERT_GE(self->yama, 0);
 	/* A sibling of the subject, of the same user. */
 	EXPECT_EQ(-EPERM, ask_as(self->dev, a.pidfd, UID_A));
 	EXPECT_EQ(0, ask(self->dev, a.pidfd));
 	set_sysctl(YAMA, 0);
 	EXPECT_EQ(0, ask_as(self->dev, a.pidfd, UID_A));
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
-	set_sysctl(YAMA, old);
 }
 
 /* One may always look at oneself, and anybody may open the device. */
@@ -223,11 +216,10 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 {
 	struct subject outer, inner;
 	pid_t pid;
-	int old;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
-	old = set_sysctl(YAMA, 0);
+	self->yama = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&outer, UID_A, true));
 	ASSERT_TRUE(subject_start_in(&inner, UID_A, true, true));
 
@@ -250,7 +242,6 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 	}
 	EXPECT_EQ(0, wait_exit(pid));
 	EXPECT_EQ(0, sync_end(outer.sock, outer.pid));
-	set_sysctl(YAMA, old);
 }
 
 /*
@@ -348,11 +339,10 @@ TEST_F(epoll_cr, target_of_another_opener)
 		{ become_root_of_namespace, true, true },
 	};
 	unsigned int i;
-	int old;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
-	old = set_sysctl(YAMA, 0);
+	self->yama = set_sysctl(YAMA, 0);
 	/* One that root has opened. */
 	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
 	EXPECT_EQ(-EPERM, fetch_as(self->dev, SELF, self->efd, TFD, UID_A));
@@ -394,7 +384,6 @@ TEST_F(epoll_cr, target_of_another_opener)
 		close(pidfd);
 	}
 	EXPECT_EQ(1, entries(self->dev, self->efd));
-	set_sysctl(YAMA, old);
 }
 
 /* What was opened with other credentials was opened by somebody else. */
