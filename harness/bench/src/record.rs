@@ -129,6 +129,8 @@ pub enum Variant {
     RustByEpollCr,
     #[serde(rename = "fdinfo/epoll_cr")]
     FdinfoByEpollCr,
+    #[serde(rename = "fdinfo/(epoll_cr+describe)")]
+    FdinfoByDescribe,
     #[serde(rename = "epoll_cr/ctl_add")]
     EpollCrByCtlAdd,
 }
@@ -399,6 +401,7 @@ pub mod tests {
             CByEpollCr,
             RustByEpollCr,
             FdinfoByEpollCr,
+            FdinfoByDescribe,
             EpollCrByCtlAdd,
         ] {
             let m = Measurement {

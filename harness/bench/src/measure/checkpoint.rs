@@ -103,13 +103,15 @@ fn checkpoints(
     for round in 0..session.rounds(ROUNDS) {
         let medians = in_turn(
             3,
-            &mut [&mut || sample(n, &mut samples, &mut device), &mut || {
-                sample(n, &mut fdinfo_samples, &mut fdinfo)
-            }],
+            &mut [
+                &mut || sample(n, &mut samples, &mut device),
+                &mut || sample(n, &mut all_samples, &mut described),
+                &mut || sample(n, &mut fdinfo_samples, &mut fdinfo),
+            ],
         )?;
         devices.push(medians[0]);
-        fdinfos.push(medians[1]);
-        alls.push(sample(n, &mut all_samples, &mut described)?);
+        alls.push(medians[1]);
+        fdinfos.push(medians[2]);
         for handler in Handler::order(round) {
             switch.to(handler)?;
             match handler {
@@ -134,12 +136,13 @@ fn checkpoints(
     ] {
         session.write(subject, what, variant, Unit::Ns, runs, samples)?;
     }
-    for (subject, variant, runs) in [
-        (&of_c, Variant::CByEpollCr, &c),
-        (subject, Variant::RustByEpollCr, &rust),
-        (subject, Variant::FdinfoByEpollCr, &fdinfos),
+    for (subject, variant, runs, by) in [
+        (&of_c, Variant::CByEpollCr, &c, &devices),
+        (subject, Variant::RustByEpollCr, &rust, &devices),
+        (subject, Variant::FdinfoByEpollCr, &fdinfos, &devices),
+        (subject, Variant::FdinfoByDescribe, &fdinfos, &alls),
     ] {
-        session.write_compared(subject, what, variant, Unit::Ratio, (runs, &devices))?;
+        session.write_compared(subject, what, variant, Unit::Ratio, (runs, by))?;
     }
     Ok(())
 }

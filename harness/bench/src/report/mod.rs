@@ -277,6 +277,7 @@ mod tests {
             (Variant::C, 2.4e6),
             (Variant::Rust, 9000.0),
             (Variant::FdinfoByEpollCr, 3.2),
+            (Variant::FdinfoByDescribe, 1.4),
             (Variant::CByEpollCr, 1600.0),
             (Variant::RustByEpollCr, 6.0),
         ] {
@@ -310,8 +311,8 @@ mod tests {
             .map(|results| table::of(results, &mut verdicts))
             .collect();
         // question: two sizes and one more at 1; one number; hold: three; ops: four;
-        // iterate: two sizes and one more of the larger; checkpoint: three of the larger.
-        assert_eq!(verdicts.to_string(), "goals: 16 met, 1 missed");
+        // iterate: two sizes and one more of the larger; checkpoint: four of the larger.
+        assert_eq!(verdicts.to_string(), "goals: 17 met, 1 missed");
         assert!(text.contains("1.06 [1.06 .. 1.06]  goal missed"), "{text}");
         assert!(text.contains("30.0 ms"), "{text}");
     }

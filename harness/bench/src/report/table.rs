@@ -378,19 +378,22 @@ fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
             "C asked about",
             "kcmp, Rust",
             "fdinfo / epoll_cr",
+            "fdinfo / and describe",
             "C / epoll_cr",
             "Rust / epoll_cr",
-            "at 100,000: fdinfo at least 1.00, C at least 1,000",
+            "at 100,000: fdinfo at least 1.00 for both, C at least 1,000",
         ],
     );
     let what = What::Checkpoint;
     for targets in results.sizes(what, Layout::Distinct) {
         let find = |variant| results.find(what, variant, Layout::Distinct, targets);
         let (by_fdinfo, by_c) = (find(Variant::FdinfoByEpollCr), find(Variant::CByEpollCr));
+        let described = find(Variant::FdinfoByDescribe);
         let mut words = Vec::new();
         if targets == goals::CHECKPOINT_TARGETS {
             for (name, limit, m) in [
                 ("fdinfo", goals::CHECKPOINT_FDINFO, by_fdinfo),
+                ("and describe", goals::CHECKPOINT_FDINFO, described),
                 ("C", goals::CHECKPOINT_C, by_c),
             ] {
                 if let Some(m) = m {
@@ -411,6 +414,7 @@ fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
             }),
             time(find(Variant::Rust)),
             ratio_of(by_fdinfo),
+            ratio_of(described),
             ratio_of(by_c),
             ratio_of(find(Variant::RustByEpollCr)),
             words.join("; "),
