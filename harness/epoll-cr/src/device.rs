@@ -14,10 +14,13 @@
 
 use crate::abi;
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 /// Where the device is.
 pub const PATH: &str = "/dev/epoll_cr";
@@ -29,6 +32,32 @@ const ATTEMPTS: usize = 16;
 /// An opening of the device.
 #[derive(Debug)]
 pub struct Device(fs::File);
+
+/// What is known of open files, by the identities that a [`Device`] gives them.
+///
+/// Nobody who lacks the key of the device can choose or foresee those. So they are
+/// not hashed once more: take another map for identities that come from a file.
+pub type ByIdentity<V> = HashMap<u64, V, BuildHasherDefault<IdentityHasher>>;
+
+/// The hasher of [`ByIdentity`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdentityHasher(u64);
+
+impl Hasher for IdentityHasher {
+    fn write_u64(&mut self, identity: u64) {
+        self.0 = identity;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Whose descriptors are meant.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +147,7 @@ pub struct Description {
     /// What stat(2) says, if the file system told.
     pub stat: Option<Stat>,
     /// What the link in `/proc` shows.
-    pub path: Option<Vec<u8>>,
+    pub path: Option<Arc<[u8]>>,
     /// The path leads to the file.
     pub reachable: bool,
     /// It was unlinked where the path leads.
@@ -365,8 +394,10 @@ impl Device {
                 }
                 result => result?,
             };
-            let describe =
-                |file: &abi::File| (file.file != 0).then(|| Description::new(file, &paths));
+            let mut last = None;
+            let describe = |file: &abi::File| {
+                (file.file != 0).then(|| Description::new(file, &paths, &mut last))
+            };
             return Ok(room.iter().map(describe).collect());
         }
         Err(Errno::AGAIN)
@@ -498,12 +529,17 @@ impl From<&abi::Fd> for Descriptor {
 }
 
 impl Description {
-    fn new(file: &abi::File, paths: &[u8]) -> Self {
+    /// `last` is the path of the one before: that of all eventfds is the same, say.
+    fn new(file: &abi::File, paths: &[u8], last: &mut Option<Arc<[u8]>>) -> Self {
         let has = |bit| file.mask & bit != 0;
         let path = || {
             let begin = usize::try_from(file.path_offset).ok()?;
             let end = begin.checked_add(file.path_len as usize)?;
-            paths.get(begin..end)
+            let path = paths.get(begin..end)?;
+            if last.as_deref() != Some(path) {
+                *last = Some(path.into());
+            }
+            last.clone()
         };
         Self {
             file: file.file,
@@ -521,7 +557,7 @@ impl Description {
                 inode: file.ino,
                 length: file.length,
             }),
-            path: has(abi::FILE_PATH).then(path).flatten().map(<[u8]>::to_vec),
+            path: has(abi::FILE_PATH).then(path).flatten(),
             reachable: !has(abi::FILE_NAME | abi::FILE_UNREACHABLE),
             unlinked: has(abi::FILE_UNLINKED),
         }

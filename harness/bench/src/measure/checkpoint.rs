@@ -4,14 +4,13 @@
 //! descriptors are for them; and the time to restore a set.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use epoll_cr::device::{self, Add, Device};
+use epoll_cr::device::{self, Add, ByIdentity, Device};
 use epoll_targets::fdinfo::{self, Target};
 use epoll_targets::kcmp::{self, Slot};
 use epoll_targets::pidfd::PidFd;
@@ -34,7 +33,7 @@ const ROUNDS: u32 = 5;
 const MOST_STEPS: usize = 100_000_000;
 
 /// How many files are described in one call, as the library does.
-const AT_ONCE: usize = 1024;
+const AT_ONCE: usize = 256;
 
 /// EPOLLIN, and what epoll adds.
 const EVENTS: u32 = 0x19;
@@ -188,7 +187,8 @@ impl<'a> Owner<'a> {
     /// added by.
     fn checkpoint(&self) -> Result<Vec<(u32, u64)>> {
         let table = self.device.files(self.process())?;
-        let mut first = HashMap::with_capacity(table.descriptors.len());
+        let mut first = ByIdentity::default();
+        first.reserve(table.descriptors.len());
         let mut files = Vec::with_capacity(table.descriptors.len());
         for descriptor in &table.descriptors {
             first.entry(descriptor.file).or_insert_with(|| {

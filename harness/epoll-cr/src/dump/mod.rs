@@ -10,7 +10,7 @@ mod stopped;
 
 pub use stopped::{Runs, running_thread};
 
-use crate::device::{self, Description, Device, Process, Snapshot};
+use crate::device::{self, ByIdentity, Description, Device, Process, Snapshot};
 use crate::image::{
     Descriptor, FLAGS, Image, Item, Kind, Message, OpenFile, Opener, Origin, Owner, Peer, Pipe,
     Place, Socket, check_alone,
@@ -30,7 +30,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const TMPFILE: u32 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
 
 /// How many files are described in one call.
-const AT_ONCE: usize = 1024;
+const AT_ONCE: usize = 256;
 
 /// Why there is no image.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl<'a> Dump<'a> {
                 ..Image::default()
             },
             asked: self,
-            index: HashMap::new(),
+            index: ByIdentity::default(),
             pipes: HashMap::new(),
             ends: Vec::new(),
             sockets: HashMap::new(),
@@ -267,7 +267,7 @@ struct Dumper<'a, 'b> {
     asked: Dump<'b>,
     image: Image,
     /// By the identity of the file.
-    index: HashMap<u64, u32>,
+    index: ByIdentity<u32>,
     /// By device and inode.
     pipes: HashMap<((u32, u32), u64), u32>,
     ends: Vec<Ends>,
@@ -373,7 +373,7 @@ impl Dumper<'_, '_> {
 
     /// The next file of the image.
     fn add(&mut self, source: Source, description: &Description) -> Result<()> {
-        let mut link = description.path.clone().unwrap_or_default();
+        let mut link = description.path.as_deref().unwrap_or_default().to_vec();
         if description.unlinked && description.reachable {
             link.extend(b" (deleted)");
         }
@@ -465,7 +465,7 @@ impl Dumper<'_, '_> {
             return other("its path is too long");
         };
         let place = Place {
-            path: path.clone(),
+            path: path.to_vec(),
             mode: description.mode,
             device: stat.device,
             inode: stat.inode,
