@@ -8,4 +8,4 @@ QEMU_ARCH = QemuArchParams(linux_arch='x86_64',
                            qemu_arch='x86_64',
                            kernel_path='arch/x86/boot/bzImage',
                            kernel_command_line='console=ttyS0 no_timer_check',
-                           extra_qemu_params=['-cpu', 'max'])
+                           extra_qemu_params=['-cpu', 'max,la57=off'])

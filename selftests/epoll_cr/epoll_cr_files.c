@@ -314,6 +314,48 @@ TEST_F(epoll_cr, regular_file)
 	EXPECT_EQ(0, file.nlink);
 }
 
+/* Each file with who opened it, whoever has opened the one before. */
+TEST_F(epoll_cr, openers)
+{
+	struct epoll_cr_file info[5];
+	int sock, theirs, i;
+	__u32 list[5];
+	__u64 len;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	pid = fork_synced(&sock);
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(become(UID_A) || send_fd(sock, eventfd(0, EFD_CLOEXEC)) ||
+		      sync_wait(sock));
+	theirs = receive_fd(sock, MSG_CMSG_CLOEXEC);
+	ASSERT_GE(theirs, 0);
+	EXPECT_EQ(0, sync_end(sock, pid));
+
+	list[0] = self->fd;
+	list[1] = theirs;
+	list[2] = self->other;
+	list[3] = NO_FD;
+	list[4] = theirs;
+	ASSERT_EQ(0, describe(self->dev, SELF, list, info, 5, NULL, 0, &len));
+	for (i = 0; i < 5; i++) {
+		uid_t uid = list[i] == theirs ? UID_A : getuid();
+		gid_t gid = list[i] == theirs ? UID_A : getgid();
+
+		EXPECT_EQ(list[i], info[i].fd);
+		if (list[i] == NO_FD)
+			continue;
+		EXPECT_EQ(uid, info[i].uid);
+		EXPECT_EQ(uid, info[i].euid);
+		EXPECT_EQ(uid, info[i].fsuid);
+		EXPECT_EQ(gid, info[i].gid);
+		EXPECT_EQ(gid, info[i].egid);
+		EXPECT_EQ(gid, info[i].fsgid);
+	}
+}
+
 TEST_F(epoll_cr, kinds_of_files)
 {
 	struct epoll_cr_file info[6];

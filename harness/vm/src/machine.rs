@@ -21,9 +21,8 @@ use crate::args::Run;
 /// what is memory. An interrupt in that moment, which a busy host makes likely,
 /// ends in a report of a wild access.
 ///
-/// The emulator goes through a string instruction byte by byte, and yet says that
-/// these are fast. Without that, the kernel copies and clears by words, which takes
-/// it a fifth of the time.
+/// The emulator takes a turn for each element of a string instruction, and yet says
+/// that those for bytes are fast. Without that, the kernel copies and clears by words.
 pub fn accel(kvm: bool) -> [&'static str; 4] {
     if kvm {
         ["-accel", "kvm", "-cpu", "host,la57=off"]

@@ -227,7 +227,9 @@ impl RemoteFile {
         }
     }
 
-    /// Asks the file system about the file, without making it ask others.
+    /// Asks the file system about the file, which is told to be content with what it knows.
+    ///
+    /// Most are; some ask a server or the other nodes of a cluster all the same.
     ///
     /// Context: may sleep.
     #[doc(alias = "vfs_getattr")]

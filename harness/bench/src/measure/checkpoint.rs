@@ -100,14 +100,19 @@ fn checkpoints(
     let (mut c, mut rust) = (Vec::new(), Vec::new());
     let (mut samples, mut all_samples, mut fdinfo_samples) = (0, 0, 0);
     for round in 0..session.rounds(ROUNDS) {
-        let medians = in_turn(
-            3,
-            &mut [
-                &mut || sample(n, &mut samples, &mut device),
-                &mut || sample(n, &mut all_samples, &mut described),
-                &mut || sample(n, &mut fdinfo_samples, &mut fdinfo),
-            ],
-        )?;
+        let mut ways: [&mut dyn FnMut() -> Result<f64>; 3] = [
+            &mut || sample(n, &mut samples, &mut device),
+            &mut || sample(n, &mut all_samples, &mut described),
+            &mut || sample(n, &mut fdinfo_samples, &mut fdinfo),
+        ];
+        // None always follows the same one.
+        if round % 2 == 1 {
+            ways.reverse();
+        }
+        let mut medians = in_turn(3, &mut ways)?;
+        if round % 2 == 1 {
+            medians.reverse();
+        }
         devices.push(medians[0]);
         alls.push(medians[1]);
         fdinfos.push(medians[2]);

@@ -372,13 +372,13 @@ fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
         &[
             "targets",
             "epoll_cr",
-            "and describe",
+            "described",
             "fdinfo",
             "kcmp, C",
             "C asked about",
             "kcmp, Rust",
             "fdinfo / epoll_cr",
-            "fdinfo / and describe",
+            "fdinfo / described",
             "C / epoll_cr",
             "Rust / epoll_cr",
             "at 100,000: fdinfo at least 1.00 for both, C at least 1,000",
@@ -393,7 +393,7 @@ fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
         if targets == goals::CHECKPOINT_TARGETS {
             for (name, limit, m) in [
                 ("fdinfo", goals::CHECKPOINT_FDINFO, by_fdinfo),
-                ("and describe", goals::CHECKPOINT_FDINFO, described),
+                ("described", goals::CHECKPOINT_FDINFO, described),
                 ("C", goals::CHECKPOINT_C, by_c),
             ] {
                 if let Some(m) = m {
