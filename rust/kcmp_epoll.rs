@@ -100,7 +100,7 @@ impl EpollHandler for Handler {
         let ep = Eventpoll::from_file(&epoll_file)?;
 
         // As in C, a number that no descriptor can have is one that no entry has.
-        let tfd = question.tfd.cast_signed();
+        let tfd = question.tfd as i32;
 
         // Compared under the mutex of the set, so that the target cannot be freed, and with a
         // reference to the other file.

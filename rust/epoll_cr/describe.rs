@@ -79,7 +79,7 @@ fn describe_one<'a>(
     buf: &'a mut [u8],
 ) -> Option<&'a [u8]> {
     to.file = key.file(file.identity());
-    to.pos = file.position().cast_unsigned();
+    to.pos = file.position() as u64;
     to.mode = u32::from(file.mode());
     to.f_flags = file.flags() & !bindings::O_CLOEXEC;
 
@@ -97,11 +97,11 @@ fn describe_one<'a>(
     if let Some(owner) = file.owner() {
         if owner.pid > 0 {
             to.owner_type = owner.owner_type;
-            to.owner_pid = owner.pid.cast_unsigned();
+            to.owner_pid = owner.pid as u32;
             to.owner_uid = owner.uid;
             to.owner_euid = owner.euid;
         }
-        to.owner_signal = owner.signal.cast_unsigned();
+        to.owner_signal = owner.signal as u32;
     }
 
     if let Ok(stat) = file.stat() {
@@ -113,7 +113,7 @@ fn describe_one<'a>(
         to.rdev_major = stat.rdev.major;
         to.rdev_minor = stat.rdev.minor;
         to.ino = stat.ino;
-        to.length = stat.size.cast_unsigned();
+        to.length = stat.size as u64;
     }
 
     let path = file.path(buf).ok()?;

@@ -74,7 +74,7 @@ fn entry(add: &Add) -> Result<Entry> {
 
 /// Takes a reference to a file of the caller.
 fn get_file(fd: i32) -> Result<ARef<RemoteFile>> {
-    Ok(RemoteFile::fget(fd.cast_unsigned())?)
+    Ok(RemoteFile::fget(fd as u32)?)
 }
 
 /// Looks at all entries of a batch, the first of which has the index `first`.

@@ -50,7 +50,7 @@ mod tests {
 
     /// The data of the entry for `file` that was added as `fd`.
     fn data(fd: i32, file: usize) -> u64 {
-        (u64::from(fd.cast_unsigned()) << 32) | file as u64
+        (u64::from(fd as u32) << 32) | file as u64
     }
 
     /// A set whose entries have their [`data`].

@@ -51,7 +51,7 @@ pub(crate) struct EpollLoop {
 impl EpollLoop {
     fn new(task: &Task, efd: c_int) -> Result<Self> {
         Ok(Self {
-            file: fget_epoll(task, efd.cast_unsigned())?,
+            file: fget_epoll(task, efd as u32)?,
             cursor: Cursor::START,
             end: None,
             item: None,

@@ -70,7 +70,7 @@ pub fn get_task_by_pidfd(pidfd: i32) -> Result<ARef<Task>> {
             let mut flags = 0;
 
             // SAFETY: There are no requirements on the descriptor, and `flags` can be written to.
-            from_err_ptr(unsafe { bindings::pidfd_get_pid(pidfd.cast_unsigned(), &mut flags) })
+            from_err_ptr(unsafe { bindings::pidfd_get_pid(pidfd as u32, &mut flags) })
         }
     }?;
 

@@ -37,7 +37,7 @@ pub fn accel(kvm: bool) -> [&'static str; 4] {
 fn for_init(run: &Run, command: &Path, mark: &str) -> Vec<String> {
     let top = run.top.display();
     vec![
-        format!("init={top}/scripts/guest-init"),
+        format!("init={top}/scripts/guest/init"),
         format!("VM_TOP={top}"),
         format!("VM_OUT={}", run.out.display()),
         format!("VM_COMMAND={}", command.display()),

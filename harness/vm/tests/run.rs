@@ -182,7 +182,7 @@ fn parameters() {
     assert!(out.contains("\n-smp\n3\n-m\n512\n"), "{out}");
     let dir = guest.dir.path().display();
     let append = out.lines().last().unwrap();
-    assert!(append.contains(" init=/top/scripts/guest-init VM_TOP=/top "));
+    assert!(append.contains(" init=/top/scripts/guest/init VM_TOP=/top "));
     assert!(append.contains(&format!(" VM_OUT={dir} VM_COMMAND={dir}/log/command ")));
     assert!(append.ends_with(" -a b=c"), "{append}");
 }
@@ -486,7 +486,7 @@ fn user_mode_linux() {
         "mem=2048M\nncpus=2\nroot=/dev/root\nrootfstype=hostfs\nrootflags=/\nro\n\
          stderr=1\nnoreboot\npanic=-1\noops=panic\nloglevel=7\n\
          con=null\nssl=null\ncon0=null,fd:1\ncon1=null,fd:0\nVM_CHANNEL=tty1\n\
-         uml_dir={dir}/uml/\ninit=/top/scripts/guest-init\nVM_TOP=/top\nVM_OUT=/out\n\
+         uml_dir={dir}/uml/\ninit=/top/scripts/guest/init\nVM_TOP=/top\nVM_OUT=/out\n\
          VM_COMMAND={dir}/command\nVM_MARK={mark}\na\nb\n"
     );
     check(&output, 5, &args, "guest: User-mode Linux, logs in ");

@@ -114,7 +114,7 @@ mod tests {
             u64::MAX,
             1 << 32,
             u64::from(u32::MAX),
-            i64::MIN.cast_unsigned(),
+            i64::MIN as u64,
         ]
         .into_iter()
         .chain((0..1000).map(|i| 0xffff_8881_0423_4000 + i * 192))
