@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # One command each; `make help` says which. What is built is built in a root of
-# its own and stands in the cache folder: see scripts/setup and scripts/lib.sh.
+# its own and stands in the cache folder: see scripts/setup.
 # The kernel's make reads Kbuild, not this file.
 
 KERNEL ?= base
-export OUT KERNEL MIRROR SECURITY_MIRROR RELOADS PROGRAMS CALLS MUTATIONS
+export OUT KERNEL DEBIAN LINUX LINUX_SOURCE SNAPSHOT MIRROR SECURITY_MIRROR KEYRING
+export RELOADS PROGRAMS CALLS MUTATIONS
 
 # A variable as it was typed, for the shell.
 word-as-is = '$(subst ','\'',$(value $(1)))'
@@ -19,7 +20,8 @@ all: $(if $(KDIR),kdir,modules)
 setup:
 	@scripts/setup
 
-run: setup
+run:
+	@scripts/setup run
 	@scripts/run
 
 check: setup

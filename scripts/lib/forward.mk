@@ -9,4 +9,4 @@ $(goals): forward
 	@:
 
 forward:
-	@../scripts/kmake '$(if $(M),$(abspath $(M)))' '$(MO)' $(MAKECMDGOALS)
+	@../scripts/lib/kmake '$(if $(M),$(abspath $(M)))' '$(MO)' $(MAKECMDGOALS)

@@ -5,43 +5,82 @@
 # progress line. Sourced by bash scripts that run on the host.
 #
 # The cache folder, OUT:
-#   buildroot/HASH/          the build root; never changed once it has its name
-#   source/VERSION/          Linux as Debian ships it; likewise
+#   buildroot/NAME/          the build root; never changed once it has its name
+#   source/NAME/             Linux as it was taken; likewise
 #   cargo/                   crates
 #   tree/ID/checkout         the checkout that this folder belongs to
-#   tree/ID/harness/         what cargo builds of harness/
-#   tree/ID/KERNEL/linux/    its patched tree, built in place
-#   tree/ID/KERNEL/stamp/    one file a stage: the hash of what it was made of
-#   tree/ID/KERNEL/mo/       the modules' objects
-#   tree/ID/KERNEL/mod/      modules as modprobe wants them
-#   tree/ID/KERNEL/bin/      sample programs, and bpftool
-#   tree/ID/KERNEL/bpftool/  what it is built in
-#   tree/ID/KERNEL/kselftest/
-#   tree/ID/KERNEL/log/
+#   tree/ID/harness/         what cargo builds of harness/ (and harness-SUITE/)
+#   tree/ID/LANE/linux/      a patched tree, built in place; LANE is KERNEL, and what
+#                            else is not the default: KERNEL-LINUX-DEBIAN
+#   tree/ID/LANE/stamp/      one file a stage: the hash of what it was made of
+#   tree/ID/LANE/mo/         the modules' objects
+#   tree/ID/LANE/mod/        modules as modprobe wants them
+#   tree/ID/LANE/samples/    sample programs in C
+#   tree/ID/LANE/bin/        bpftool, and samples that are BPF programs
+#   tree/ID/LANE/bpftool/    what it is built in
+#   tree/ID/LANE/kselftest/
+#   tree/ID/LANE/log/
 
 set -euo pipefail
 # Root by su may lack them.
 PATH=$PATH:/usr/sbin:/sbin
 
-TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+die() {
+	printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+	[ $# -lt 2 ] || printf '%s: %s\n' "$(basename "$0")" "$2" >&2
+	exit 1
+}
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 OUT=${OUT:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/rust-epoll}
-mkdir -p "$OUT"
+# As for kbuild.
+case $TOP$OUT in
+*[[:space:]:]*)
+	die "neither the path of the checkout, '$TOP', nor OUT, '$OUT', may have a space or a colon: make cannot handle them" \
+	    "move the checkout, or give another OUT=DIR"
+	;;
+esac
+mkdir -p "$OUT" || die "the cache folder $OUT cannot be made" "give another one: OUT=DIR"
 OUT=$(cd "$OUT" && pwd -P)
 KERNEL=${KERNEL:-base}
+# The suite of the build root, and the line of Linux.
+DEBIAN=${DEBIAN:-trixie}
+LINUX=${LINUX:-7.3}
+LINUX_SOURCE=${LINUX_SOURCE-}
+SNAPSHOT=${SNAPSHOT-}
+[ -e "$TOP/configs/$KERNEL.config" ] ||
+	die "KERNEL=$KERNEL: there is no configs/$KERNEL.config"
+[[ $DEBIAN =~ ^[a-z]+$ ]] || die "DEBIAN=$DEBIAN is not the name of a suite of Debian, as trixie, forky or sid is"
+[[ $LINUX =~ ^[0-9]+\.[0-9]+$ ]] || die "LINUX=$LINUX is not a line of Linux, as 7.3 is"
+[[ -z $SNAPSHOT || $SNAPSHOT =~ ^[0-9]{8}T[0-9]{6}Z$ ]] ||
+	die "SNAPSHOT=$SNAPSHOT is not a time as 20261128T000000Z is"
 checkout_id() {
 	printf '%s-%s\n' "$(basename "$1")" "$(printf '%s' "$1" | sha256sum | cut -c1-8)"
 }
 
 shopt -s nullglob
+# series LINE: the patches of the series for this line of Linux, in order: what stands in
+# patches/LINE/ takes the place of the patch with the same number.
+series() {
+	local patch own
+	for patch in "$TOP"/patches/[0-9]*.patch; do
+		own=("$TOP/patches/$1/$(basename "$patch" | cut -c1-4)"-*.patch)
+		printf '%s\n' "${own[0]-$patch}"
+	done
+}
+
 # shellcheck disable=SC2034 # used by those who source this
 {
-	# The series is for any 7.3.y.
-	LINUX=7.3
-	SERIES=("$TOP"/patches/[0-9]*.patch)
+	mapfile -t SERIES < <(series "$LINUX")
+	suite=
+	[ "$DEBIAN" = trixie ] || suite=-$DEBIAN
+	lane=$KERNEL
+	[ "$LINUX" = 7.3 ] || lane=$lane-$LINUX
 	TREE_HOME=$OUT/tree/$(checkout_id "$TOP")
-	T=$TREE_HOME/$KERNEL
+	T=$TREE_HOME/$lane$suite
 	TREE=$T/linux
-	BIN=$TREE_HOME/harness/release
+	HARNESS=$TREE_HOME/harness$suite
+	BIN=$HARNESS/release
 	# What make builds there, and its path there.
 	ARCH=x86
 	IMAGE=arch/x86/boot/bzImage
@@ -50,19 +89,6 @@ shopt -s nullglob
 	um) ARCH=um IMAGE=linux ;;
 	esac
 }
-
-die() {
-	printf '%s: %s\n' "$(basename "$0")" "$1" >&2
-	[ $# -lt 2 ] || printf '%s: %s\n' "$(basename "$0")" "$2" >&2
-	exit 1
-}
-
-# As for kbuild.
-case $TOP$OUT in
-*[[:space:]:]*) die "the paths of the checkout and of OUT must not have spaces or colons" ;;
-esac
-[ -e "$TOP/configs/$KERNEL.config" ] ||
-	die "KERNEL=$KERNEL: there is no configs/$KERNEL.config"
 
 # Whether linux/ is the folder that setup makes, or is yet to be made.
 our_linux() {
@@ -85,15 +111,22 @@ hash_files() {
 	done | LC_ALL=C sort -zu | xargs -0 -r sha256sum | sha256sum | cut -c1-16
 }
 
-# The build root is whatever these two files say it is.
-root_hash() {
-	(cd "$TOP" && hash_files scripts/packages scripts/mkroot)
+# The build root is whatever these files and the user's choice say it is.
+root_dir() {
+	echo "$OUT/buildroot/$DEBIAN${SNAPSHOT:+-$SNAPSHOT}-$(cd "$TOP" && hash_files scripts/lib/packages scripts/lib/mkroot)"
 }
 
-# with_lock FILE FUNCTION ARG...: one at a time, among all checkouts.
+# with_lock FILE FUNCTION ARG...: one at a time, among all checkouts. A command that is
+# called with the lock held need not wait for itself: HELD names what is.
 with_lock() {
 	local lock=$1
 	shift
+	case :${HELD-}: in
+	*":$lock:"*)
+		"$@"
+		return
+		;;
+	esac
 	mkdir -p "$(dirname "$lock")"
 	# shellcheck disable=SC2094 # the lock's content is of no interest
 	(
@@ -101,6 +134,7 @@ with_lock() {
 			echo "waiting for another run that works on $(dirname "$lock")"
 			flock 9
 		fi
+		export HELD=${HELD-}:$lock
 		"$@"
 	) 9>"$lock"
 }
@@ -164,4 +198,15 @@ progress() {
 		return 1
 	fi
 	echo "$name: done in $(elapsed $((SECONDS - start)))"
+	[ -z "${DURATIONS-}" ] || echo "$name $(elapsed $((SECONDS - start)))" >>"$DURATIONS"
+}
+
+# How long each step took that was not up to date, in a last line.
+start_durations() {
+	DURATIONS=$(mktemp)
+	trap 'rm -f "$DURATIONS"' EXIT
+}
+
+print_durations() {
+	[ ! -s "$DURATIONS" ] || echo "durations: $(paste -sd, "$DURATIONS" | sed 's/,/, /g'); all $(elapsed $SECONDS)"
 }

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# The configuration, from configs/.
+
+fragments() {
+	[ "$ARCH" != x86 ] || echo configs/base.config
+	[ "$KERNEL" = base ] || echo "configs/$KERNEL.config"
+}
+
+# The last word on each option counts.
+merged_fragments() {
+	# shellcheck disable=SC2046 # one name a word
+	sed -n '/^CONFIG_/p' $(fragments) | tac | awk -F= '!said[$1]++' | tac
+}
+
+make_config() {
+	local line missing=
+	merged_fragments >"$TREE/.config.fragment"
+	progress "config" "$T/log/config.log" 0 "$log_fix" \
+		"${kernel_make[@]}" KCONFIG_ALLCONFIG=.config.fragment KCONFIG_CONFIG=.config.new allnoconfig
+	while read -r line; do
+		case $line in
+		CONFIG_*=n) ! grep -q "^${line%=n}=" "$TREE/.config.new" ;;
+		CONFIG_*) grep -qxF "$line" "$TREE/.config.new" ;;
+		esac || missing="$missing $line"
+	done <"$TREE/.config.fragment"
+	[ -z "$missing" ] ||
+		die "kconfig refused what configs/ asks for:$missing" \
+		    "a dependency is missing there, or the option is gone from Linux $VERSION"
+	if cmp -s "$TREE/.config.new" "$TREE/.config"; then
+		rm "$TREE/.config.new"
+	else
+		mv "$TREE/.config.new" "$TREE/.config"
+	fi
+}
+
+stage_config() {
+	local hash
+	# shellcheck disable=SC2046 # one name a word
+	hash=$ROOT_NAME-$VERSION-$(hash_files scripts/lib/stages/config.sh "${SERIES[@]}" $(fragments))
+	! stamped config "$hash" || return 0
+	make_config
+	stamp config "$hash"
+}

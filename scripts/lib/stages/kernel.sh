@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# The kernel, and what modules are built against.
+
+# Lines that a build of everything prints, to tell how far it is.
+KERNEL_LINES=2150
+
+stage_kernel() {
+	# shellcheck disable=SC2046 # one name a word
+	KERNEL_HASH=$ROOT_NAME-$VERSION-$(hash_files scripts/lib/stages/kernel.sh "${SERIES[@]}" rust/kernel rust/helpers include/uapi $(fragments))
+	! stamped kernel "$KERNEL_HASH" || return 0
+	rm -f "$T/stamp/kernel"
+	progress "kernel" "$T/log/kernel.log" "$KERNEL_LINES" "$log_fix" \
+		"${kernel_make[@]}" "$(basename "$IMAGE")" modules
+	stamp kernel "$KERNEL_HASH"
+}
