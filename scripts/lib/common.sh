@@ -9,7 +9,7 @@
 #   source/NAME/             Linux as it was taken; likewise
 #   cargo/                   crates
 #   tree/ID/checkout         the checkout that this folder belongs to
-#   tree/ID/harness/         what cargo builds of harness/ (and harness-SUITE/)
+#   tree/ID/target/          what cargo builds (and target-SUITE/)
 #   tree/ID/LANE/linux/      a patched tree, built in place; LANE is KERNEL, and what
 #                            else is not the default: KERNEL-LINUX-DEBIAN
 #   tree/ID/LANE/stamp/      one file a stage: the hash of what it was made of
@@ -79,8 +79,8 @@ series() {
 	TREE_HOME=$OUT/tree/$(checkout_id "$TOP")
 	T=$TREE_HOME/$lane$suite
 	TREE=$T/linux
-	HARNESS=$TREE_HOME/harness$suite
-	BIN=$HARNESS/release
+	TARGET=$TREE_HOME/target$suite
+	BIN=$TARGET/release
 	# What make builds there, and its path there.
 	ARCH=x86
 	IMAGE=arch/x86/boot/bzImage

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The library `epoll-cr` and the tool `epollcr`, with the module they need.
+//! The library `libepollcr` and the tool `epollcr`, with the module they need.
 //!
 //! Programs that CRIU cannot dump or restore, or not as they were (group `criu`
 //! has its messages), are restored as they were. A case that is not about the
@@ -8,7 +8,7 @@
 mod contents;
 mod hostile;
 mod limits;
-#[path = "../../epoll-cr/tests/common/mutate.rs"]
+#[path = "../../../tools/libepollcr/tests/common/mutate.rs"]
 mod mutate;
 mod rights;
 mod sets;
@@ -19,10 +19,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use epoll_cr::device::Device;
-use epoll_cr::dump::Dump;
-use epoll_cr::image::Image;
-use epoll_cr::restore::{Restore, Restored};
+use libepollcr::device::Device;
+use libepollcr::dump::Dump;
+use libepollcr::image::Image;
+use libepollcr::restore::{Restore, Restored};
 
 use crate::sys;
 use crate::tap::{Case, skip};

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What runs in userspace, harness/: what boots the guest first.
+# What cargo builds, tools/ and harness/: what boots the guest first.
 
 cargo_fix="If a crate cannot be downloaded: CARGO_HTTP_* and *_proxy are handed on to cargo."
 
 # The runner alone: what make run needs.
 stage_vm() {
 	local hash
-	hash=$ROOT_NAME-$(hash_files harness/Cargo.* harness/vm scripts/cargo scripts/lib/stages/harness.sh)
-	[ "$(cat "$HARNESS/stamp.vm" 2>/dev/null)" != "$hash" ] || [ ! -e "$BIN/vm" ] || return 0
-	with_lock "$HARNESS/lock" make_vm "$hash"
+	hash=$ROOT_NAME-$(hash_files Cargo.toml Cargo.lock harness/guest-runner scripts/cargo scripts/lib/stages/harness.sh)
+	[ "$(cat "$TARGET/stamp.vm" 2>/dev/null)" != "$hash" ] || [ ! -e "$BIN/guest-runner" ] || return 0
+	with_lock "$TARGET/lock" make_vm "$hash"
 }
 
 make_vm() {
-	mkdir -p "$HARNESS"
-	progress "vm runner" "$HARNESS/vm.log" 0 "$cargo_fix" scripts/cargo build --release --locked -p vm
-	echo "$1" >"$HARNESS/stamp.vm"
+	mkdir -p "$TARGET"
+	progress "vm runner" "$TARGET/vm.log" 0 "$cargo_fix" scripts/cargo build --release --locked -p guest-runner
+	echo "$1" >"$TARGET/stamp.vm"
 }
 
 stage_harness() {
 	local hash
-	hash=$ROOT_NAME-$(hash_files harness scripts/cargo scripts/lib/stages/harness.sh)
-	[ "$(cat "$HARNESS/stamp" 2>/dev/null)" != "$hash" ] || return 0
-	with_lock "$HARNESS/lock" make_harness "$hash"
+	hash=$ROOT_NAME-$(hash_files Cargo.toml Cargo.lock tools harness scripts/cargo scripts/lib/stages/harness.sh)
+	[ "$(cat "$TARGET/stamp" 2>/dev/null)" != "$hash" ] || return 0
+	with_lock "$TARGET/lock" make_harness "$hash"
 }
 
 # The tests of the crates, as they run in the guest: each with the folder to
@@ -47,20 +47,20 @@ list_tests() {
 		    os.makedirs(d)
 		    os.symlink(m["executable"], d + "/run")
 		    open(d + "/dir", "w").write(package)
-	' "$HARNESS"
+	' "$TARGET"
 }
 
 build_harness() {
 	scripts/cargo build --release --locked --features bpf
 	scripts/cargo test --release --locked --features bpf --no-run --message-format=json-render-diagnostics \
-		>"$HARNESS/tests.json"
-	rm -rf "$HARNESS"/tests{,.tmp}
-	mkdir "$HARNESS/tests.tmp"
+		>"$TARGET/tests.json"
+	rm -rf "$TARGET"/tests{,.tmp}
+	mkdir "$TARGET/tests.tmp"
 	list_tests
-	mv "$HARNESS"/tests{.tmp,}
+	mv "$TARGET"/tests{.tmp,}
 }
 
 make_harness() {
-	progress "harness" "$HARNESS/log" 0 "$cargo_fix" build_harness
-	echo "$1" >"$HARNESS/stamp"
+	progress "harness" "$TARGET/log" 0 "$cargo_fix" build_harness
+	echo "$1" >"$TARGET/stamp"
 }

@@ -41,7 +41,7 @@ tested() {
 # Say what there is, refuse what is too old, name what is newer than any test.
 stage_tools() {
 	local hash tool have least line="" new=""
-	hash=$ROOT_NAME-$VERSION-$(hash_files Documentation/tested.csv harness/Cargo.toml scripts/lib/stages/source.sh)
+	hash=$ROOT_NAME-$VERSION-$(hash_files Documentation/tested.csv Cargo.toml scripts/lib/stages/source.sh)
 	! stamped tools "$hash" || {
 		cat "$T/tools"
 		return
@@ -59,7 +59,7 @@ stage_tools() {
 		fi
 		! older "$(tested "$tool")" "$have" || new="$new, $tool $have"
 	done
-	have=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' harness/Cargo.toml)
+	have=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 	! older "$(scripts/enter rustc --version | cut -d" " -f2)" "$have" ||
 		die "our programs need rustc $have" "take a newer suite: DEBIAN=forky"
 	have=$(make -s -C "$SOURCE" kernelversion 2>/dev/null)

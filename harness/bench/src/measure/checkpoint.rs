@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use epoll_cr::device::{self, Add, ByIdentity, Device};
 use epoll_targets::fdinfo::{self, Target};
 use epoll_targets::kcmp::{self, Slot};
 use epoll_targets::pidfd::PidFd;
+use libepollcr::device::{self, Add, ByIdentity, Device};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::process::{Place, Process};

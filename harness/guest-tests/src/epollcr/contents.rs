@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use epoll_cr::restore::{Parking, Restore};
+use libepollcr::restore::{Parking, Restore};
 use nix::sys::stat::Mode;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl};

@@ -8,9 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use epoll_cr::device::Device;
-use epoll_cr::image::Image;
-use epoll_cr::restore::Restore;
+use libepollcr::device::Device;
+use libepollcr::image::Image;
+use libepollcr::restore::Restore;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::fcntl_dupfd_cloexec;

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use epoll_cr::device::{Device, Item, Process};
 use epoll_targets::pidfd::PidFd;
+use libepollcr::device::{Device, Item, Process};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::io::Errno;
 

@@ -7,8 +7,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
-use epoll_cr::device::{Add, Device, Process};
-use epoll_cr::restore::{Parking, Restore};
+use libepollcr::device::{Add, Device, Process};
+use libepollcr::restore::{Parking, Restore};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::{Errno, dup, fcntl_dupfd_cloexec, write};

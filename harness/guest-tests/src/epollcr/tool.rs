@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use epoll_cr::image::Image;
+use libepollcr::image::Image;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -420,7 +420,7 @@ fn dry_run() -> Result<()> {
     note(&error);
     ensure!(output.status.code() == Some(1), "{}", output.status);
     ensure!(
-        error.lines().count() == 1 && error.contains(epoll_cr::device::PATH),
+        error.lines().count() == 1 && error.contains(libepollcr::device::PATH),
         "what it said: {error}"
     );
 
@@ -595,7 +595,7 @@ fn exec() -> Result<()> {
 
     // What was close-on-exec is so again.
     let own = fork(|| {
-        let Ok(image) = File::open(&image).map(epoll_cr::image::Image::read) else {
+        let Ok(image) = File::open(&image).map(libepollcr::image::Image::read) else {
             return 2;
         };
         let Ok(mut image) = image else {
@@ -606,7 +606,7 @@ fn exec() -> Result<()> {
         }
         image.descriptors.retain(|descriptor| descriptor.number > 2);
         drop((stays, closes));
-        let Ok(restored) = epoll_cr::restore::Restore::new(&image).run(None) else {
+        let Ok(restored) = libepollcr::restore::Restore::new(&image).run(None) else {
             return 4;
         };
         let cloexec = |number: &u32| {

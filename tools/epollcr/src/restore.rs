@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `epollcr restore`
+
+use crate::progress::Progress;
+use crate::{dump, limit, read, tell};
+use anyhow::{Context, Result, bail};
+use libepollcr::image::{Descriptor, Image, Kind, OpenFile};
+use libepollcr::restore::{self, Error, Parking, Restore, Restored};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Resource, getrlimit};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Numbers besides those of the image: ours, and files that have none.
+const SPARE: u64 = 64;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The image
+    file: PathBuf,
+
+    /// Take descriptor M of this process for what is descriptor N, or fN, of the
+    /// image
+    #[arg(long = "fd", value_name = "N=M")]
+    given: Vec<Given>,
+
+    /// Keep the standard input, output and error of this process, each for the
+    /// descriptor of its number, as far as --fd does not name that
+    #[arg(long)]
+    stdio: bool,
+
+    /// Let COMMAND have only what was not close-on-exec
+    #[arg(long)]
+    keep_cloexec: bool,
+
+    /// Only name what cannot be restored
+    #[arg(long)]
+    dry_run: bool,
+
+    /// What to execute, and its arguments
+    #[arg(last = true, required_unless_present = "dry_run")]
+    command: Vec<OsString>,
+}
+
+/// A file of the image.
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    Descriptor(u32),
+    File(u32),
+}
+
+/// `--fd N=M`
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    which: Which,
+    fd: RawFd,
+}
+
+impl FromStr for Given {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let wrong = "it has to be N=M or fN=M, two numbers";
+        let (which, fd) = text.split_once('=').ok_or(wrong)?;
+        let number = |text: &str| text.parse::<i32>().ok().filter(|&n| n >= 0).ok_or(wrong);
+        let which = match which.strip_prefix('f') {
+            Some(file) => Which::File(number(file)?.unsigned_abs()),
+            None => Which::Descriptor(number(which)?.unsigned_abs()),
+        };
+        Ok(Self {
+            which,
+            fd: number(fd)?,
+        })
+    }
+}
+
+/// Descriptors that this process was started with.
+pub fn inherited() -> Vec<RawFd> {
+    let Ok(numbers) = fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut numbers: Vec<RawFd> = numbers.collect();
+    // The directory itself, closed by now.
+    numbers.retain(|&number| is_open(number));
+    numbers
+}
+
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: it looks at a number, and does nothing to a descriptor.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// Everything that is needed from now on is at a number that the image does not
+/// have.
+struct Ready<'a> {
+    stderr: Arc<File>,
+    restore: Restore<'a>,
+}
+
+pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
+    let mut image = match read(&args.file) {
+        Ok(image) => image,
+        Err(error) => {
+            tell(&mut io::stderr(), &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let limit = getrlimit(Resource::Nofile);
+    let last = image.descriptors.last().map_or(0, |last| last.number);
+    let files = image.files.len() as u64;
+    // Each may take two while it is made, as a pipe of which one end is closed does.
+    limit::allow(u64::from(last) + 1 + 2 * files.min(1 << 20) + SPARE);
+    let given = match chosen(&args, &mut image) {
+        Ok(given) => given,
+        Err(error) => {
+            tell(&mut io::stderr(), &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let Ready { stderr, restore } = match prepare(&args, &image, &given, inherited) {
+        Ok(ready) => ready,
+        Err(error) => {
+            tell(&mut io::stderr(), &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    if args.dry_run {
+        let problems = restore.problems();
+        list(&stderr, &problems);
+        let device = match restore.needs_device() {
+            true => dump::open_device().map(drop),
+            false => Ok(()),
+        };
+        if let Err(error) = &device {
+            let _ = writeln!(&*stderr, "epollcr: cannot restore: {error:#}");
+        }
+        return match problems.is_empty() && device.is_ok() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        };
+    }
+    let restored = match make(&image, restore, &stderr) {
+        Ok(restored) => restored,
+        Err(error) => {
+            match error.downcast_ref() {
+                Some(Error::Problems(problems)) => list(&stderr, problems),
+                _ => tell(&mut &*stderr, &error.context("cannot restore")),
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    if image.origin.running {
+        let _ = writeln!(
+            &*stderr,
+            "epollcr: the process was not stopped when it was dumped: this need not be what it had"
+        );
+    }
+    let held = restored.held.values().map(AsRawFd::as_raw_fd).max();
+    let last = u64::from(last).max(held.map_or(0, |held| held.unsigned_abs().into()));
+    limit::put_back(limit, last);
+    execute(&args.command, restored, &stderr)
+}
+
+/// What is given for which file of the image.
+fn chosen(args: &Args, image: &mut Image) -> Result<BTreeMap<u32, RawFd>> {
+    let mut given = BTreeMap::new();
+    for &Given { which, fd } in &args.given {
+        let file = match which {
+            Which::File(file) if (file as usize) < image.files.len() => file,
+            Which::File(file) => bail!("the image has no f{file}"),
+            Which::Descriptor(number) => match find(image, number) {
+                Some(at) => image.descriptors[at].file,
+                None => bail!("the image has no descriptor {number}"),
+            },
+        };
+        match given.insert(file, fd) {
+            Some(other) if other != fd => bail!(
+                "descriptors {other} and {fd} are given for one open file, f{file} of the image: \
+                 it takes one{}",
+                match is_standard(image, file) {
+                    true => ", or --stdio",
+                    false => "",
+                }
+            ),
+            _ => {}
+        }
+    }
+    if args.stdio {
+        let named = |number| {
+            let mut given = args.given.iter();
+            given.any(|given| matches!(given.which, Which::Descriptor(n) if n == number))
+        };
+        for number in (0..3).filter(|&number| !named(number)) {
+            if let Some(at) = find(image, number) {
+                given.insert(apart(image, &given, at), number as RawFd);
+            }
+        }
+    }
+    Ok(given)
+}
+
+/// Where the descriptor of this number is in the image.
+fn find(image: &Image, number: u32) -> Option<usize> {
+    let descriptors = &image.descriptors;
+    let found = descriptors.binary_search_by_key(&number, |descriptor| descriptor.number);
+    found.ok()
+}
+
+/// Whether a standard stream is this file.
+fn is_standard(image: &Image, file: u32) -> bool {
+    let mut descriptors = image.descriptors.iter().take_while(|d| d.number < 3);
+    descriptors.any(|descriptor| descriptor.file == file)
+}
+
+/// A file of its own for a descriptor: it shares one with another that something
+/// else is given for. What was watched by its number is that, too.
+fn apart(image: &mut Image, given: &BTreeMap<u32, RawFd>, at: usize) -> u32 {
+    let Descriptor { number, file, .. } = image.descriptors[at];
+    if !given.contains_key(&file) {
+        return file;
+    }
+    let own = image.files.len() as u32;
+    let why = "it stands for another file".into();
+    image.files.push(OpenFile {
+        kind: Kind::Other { why },
+        ..image.files[file as usize].clone()
+    });
+    image.descriptors[at].file = own;
+    for file_of_set in &mut image.files {
+        let Kind::Epoll { items } = &mut file_of_set.kind else {
+            continue;
+        };
+        for item in items {
+            if (item.tfd, item.file) == (number, file) {
+                item.file = own;
+            }
+        }
+    }
+    own
+}
+
+fn list(mut stderr: &File, problems: &[restore::Problem]) {
+    for problem in problems {
+        let _ = writeln!(stderr, "epollcr: cannot restore: {problem}");
+    }
+}
+
+fn prepare<'a>(
+    args: &Args,
+    image: &'a Image,
+    given: &BTreeMap<u32, RawFd>,
+    inherited: Vec<RawFd>,
+) -> Result<Ready<'a>> {
+    let mut parking = Parking::new(image);
+    let mut park = |fd: RawFd| -> Result<OwnedFd> {
+        anyhow::ensure!(is_open(fd), "descriptor {fd} is not open");
+        // SAFETY: it is open, and stays so during the call: nothing here has
+        // closed what we were started with.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        parking.park(fd).context("there are not enough descriptors")
+    };
+    let mut restore = Restore::new(image);
+    if !args.keep_cloexec {
+        restore = restore.keep_across_exec();
+    }
+    for (&file, &fd) in given {
+        restore.give(file, park(fd)?);
+    }
+    let stderr = Arc::new(park(libc::STDERR_FILENO)?.into());
+    for fd in inherited {
+        // SAFETY: it was open before anything of ours was, so that nothing has it
+        // but the standard streams, which are not used any more.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    Ok(Ready { stderr, restore })
+}
+
+fn make(image: &Image, restore: Restore<'_>, stderr: &Arc<File>) -> Result<Restored> {
+    let device = match restore.needs_device() {
+        false => None,
+        true => {
+            let device = dump::open_device()?;
+            let moved = Parking::new(image).park(device);
+            Some(moved.context("there are not enough descriptors")?.into())
+        }
+    };
+    let mut progress = Progress::new(stderr.clone());
+    let restore = restore.on_progress(|now| match now {
+        restore::Progress::Files { done, total } => progress.show("files", done, total),
+        restore::Progress::Items { done, total } => progress.show("items", done, total),
+    });
+    Ok(restore.run(device.as_ref())?)
+}
+
+fn execute(command: &[OsString], restored: Restored, mut stderr: &File) -> ExitCode {
+    let Some((program, arguments)) = command.split_first() else {
+        return ExitCode::FAILURE;
+    };
+    // Items go with their files: whatever else exec closes, not these.
+    for fd in restored.held.values() {
+        if let Err(error) = fcntl_setfd(fd, FdFlags::empty()) {
+            let _ = writeln!(stderr, "epollcr: cannot keep what is watched: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    // They are the command's from now on.
+    for fd in restored
+        .descriptors
+        .into_values()
+        .chain(restored.held.into_values())
+    {
+        let _ = fd.into_raw_fd();
+    }
+    let error = Command::new(program).args(arguments).exec();
+    let name = program.to_string_lossy();
+    let _ = writeln!(stderr, "epollcr: cannot execute {name}: {error}");
+    ExitCode::from(match error.kind() {
+        io::ErrorKind::NotFound => 127,
+        _ => 126,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libepollcr::image::Item;
+
+    fn file(kind: Kind) -> OpenFile {
+        OpenFile {
+            kind,
+            flags: libc::O_RDWR as u32,
+            link: Vec::new(),
+            owner: None,
+            opener: None,
+            locks: None,
+        }
+    }
+
+    /// A terminal that is 0, 1, 2 and 9, and watched as 1 and as 9.
+    fn image() -> Image {
+        let mut image = Image::default();
+        let why = "a terminal".into();
+        image.files.push(file(Kind::Other { why }));
+        let item = |tfd| Item {
+            tfd,
+            file: 0,
+            events: 1,
+            data: 0,
+            ready: false,
+        };
+        let items = vec![item(1), item(9)];
+        image.files.push(file(Kind::Epoll { items }));
+        for (number, file) in [(0, 0), (1, 0), (2, 0), (7, 1), (9, 0)] {
+            image.descriptors.push(Descriptor {
+                number,
+                file,
+                cloexec: false,
+            });
+        }
+        image
+    }
+
+    fn choose(stdio: bool, given: &[&str]) -> Result<(Image, BTreeMap<u32, RawFd>)> {
+        let args = Args {
+            file: PathBuf::new(),
+            given: given.iter().map(|text| text.parse().unwrap()).collect(),
+            stdio,
+            keep_cloexec: false,
+            dry_run: true,
+            command: Vec::new(),
+        };
+        let mut image = image();
+        let given = chosen(&args, &mut image)?;
+        Ok((image, given))
+    }
+
+    /// What each number of the image is given, and each item.
+    fn wired(stdio: bool, given: &[&str]) -> (Vec<Option<RawFd>>, Vec<Option<RawFd>>) {
+        let (image, given) = choose(stdio, given).unwrap();
+        let of = |file: u32| given.get(&file).copied();
+        let Kind::Epoll { items } = &image.files[1].kind else {
+            unreachable!();
+        };
+        (
+            image.descriptors.iter().map(|d| of(d.file)).collect(),
+            items.iter().map(|item| of(item.file)).collect(),
+        )
+    }
+
+    #[test]
+    fn standard_streams_are_each_their_own() {
+        let (descriptors, items) = wired(true, &[]);
+        assert_eq!(descriptors, [Some(0), Some(1), Some(2), None, Some(0)]);
+        assert_eq!(items, [Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn what_is_named_comes_first() {
+        let (descriptors, items) = wired(true, &["1=7"]);
+        assert_eq!(descriptors, [Some(0), Some(7), Some(2), None, Some(7)]);
+        assert_eq!(items, [Some(7), Some(7)]);
+        let (descriptors, _) = wired(true, &["f0=7", "f1=8"]);
+        assert_eq!(descriptors, [Some(0), Some(1), Some(2), Some(8), Some(7)]);
+    }
+
+    #[test]
+    fn one_file_is_given_once() {
+        let (descriptors, _) = wired(false, &["1=7", "f0=7"]);
+        assert_eq!(descriptors, [Some(7), Some(7), Some(7), None, Some(7)]);
+        let error = choose(false, &["0=0", "1=1"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "descriptors 0 and 1 are given for one open file, f0 of the image: it takes one, or \
+             --stdio"
+        );
+        let error = choose(false, &["7=3", "f1=4"]).unwrap_err();
+        assert!(!error.to_string().contains("--stdio"), "{error}");
+        assert!(choose(false, &["8=3"]).is_err() && choose(false, &["f2=3"]).is_err());
+    }
+}

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Unix sockets, and what was sent to them, without receiving it.
+
+use crate::image::{Bytes, Peer, Socket};
+use crate::sys;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrAny, getpeername, getsockname, sockopt};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A message with the files that it brings.
+#[derive(Debug)]
+pub struct Received {
+    pub data: Bytes,
+    pub files: Vec<OwnedFd>,
+}
+
+/// What the socket is, as far as it can tell by itself; or why it cannot be
+/// recreated.
+pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, &'static str>> {
+    if sockopt::socket_domain(socket)? != AddressFamily::UNIX {
+        return Ok(Err("only unix sockets can be recreated"));
+    }
+    if sys::socket_option(socket, libc::SO_ACCEPTCONN)? != 0 {
+        return Ok(Err("it is a socket that listens"));
+    }
+    // Nothing but the family.
+    let unnamed = |address: SocketAddrAny| address.addr_len() as usize <= size_of::<u16>();
+    let peer = match getpeername(socket) {
+        Err(Errno::NOTCONN | Errno::CONNRESET) => true,
+        peer => peer?.is_none_or(unnamed),
+    };
+    if !peer || !unnamed(getsockname(socket)?) {
+        return Ok(Err("it, or its peer, is a socket with an address"));
+    }
+    let option = |name| Ok::<_, io::Error>(sys::socket_option(socket, name)?.unsigned_abs());
+    Ok(Ok(Socket {
+        kind: option(libc::SO_TYPE)?,
+        peer: Peer::Nobody,
+        shutdown: 0,
+        queue: Vec::new(),
+        buffers: (option(libc::SO_SNDBUF)?, option(libc::SO_RCVBUF)?),
+        passcred: option(libc::SO_PASSCRED)? != 0,
+    }))
+}
+
+/// What was sent to a socket, looked at message by message.
+///
+/// Where looking goes on (`SO_PEEK_OFF`) is changed for that, and put back at the
+/// end.
+#[derive(Debug)]
+pub struct Queue {
+    socket: OwnedFd,
+    kind: i32,
+    /// Where it was looked at.
+    before: i32,
+    buffer: Vec<u8>,
+    /// How many bytes there were.
+    found: usize,
+    done: bool,
+}
+
+/// Enough for almost all messages.
+const BUFFER: usize = 1 << 16;
+
+impl Queue {
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        let waiting = sys::waiting(socket.as_fd()).unwrap_or(0);
+        // A stream is read at once: files come again with each part of the piece
+        // that they came with. Most have nothing in them.
+        let size = match sys::socket_option(socket.as_fd(), libc::SO_TYPE)? {
+            libc::SOCK_STREAM => waiting,
+            _ => BUFFER.max(waiting),
+        };
+        Self::with_buffer(socket, size)
+    }
+
+    fn with_buffer(socket: OwnedFd, size: usize) -> io::Result<Self> {
+        let kind = sys::socket_option(socket.as_fd(), libc::SO_TYPE)?;
+        let before = sys::socket_option(socket.as_fd(), libc::SO_PEEK_OFF)?;
+        let queue = Self {
+            socket,
+            kind,
+            before,
+            buffer: vec![0; size],
+            found: 0,
+            done: false,
+        };
+        sys::set_socket_option(queue.socket.as_fd(), libc::SO_PEEK_OFF, 0)?;
+        Ok(queue)
+    }
+
+    /// The next message, or the next piece of a stream.
+    pub fn next(&mut self) -> io::Result<Option<Received>> {
+        let Some(first) = self.peek()? else {
+            return Ok(None);
+        };
+        let mut data = self.buffer[..first.len].to_vec();
+        let mut more = first.truncated;
+        while more {
+            // The rest of it, and not the beginning again: an empty message is
+            // passed over by those who look at the queue once more.
+            let Some(rest) = self.peek()? else {
+                break;
+            };
+            data.extend(&self.buffer[..rest.len]);
+            more = rest.truncated;
+        }
+        self.found += data.len();
+        let data = Bytes(data);
+        let files = first.files;
+        Ok(Some(Received { data, files }))
+    }
+
+    fn peek(&mut self) -> io::Result<Option<sys::Peeked>> {
+        let socket = self.socket.as_fd();
+        // To look at the end of a stream takes an error that there may be.
+        let is_stream = self.kind == libc::SOCK_STREAM;
+        if self.done || is_stream && self.found >= sys::waiting(socket).unwrap_or(0) {
+            return Ok(None);
+        }
+        if self.buffer.is_empty() {
+            // Somebody has sent something just now.
+            self.buffer.resize(BUFFER, 0);
+        }
+        let message = loop {
+            match sys::peek(socket, &mut self.buffer) {
+                // That its peer was closed before it had received everything.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
+                message => break message,
+            }
+        };
+        let message = match message {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EAGAIN | libc::ENOTCONN | libc::EINVAL)
+                ) =>
+            {
+                self.done = true;
+                return Ok(None);
+            }
+            message => message?,
+        };
+        if message.control_truncated {
+            // Or some of the files would be missing.
+            return Err(Errno::MFILE.into());
+        }
+        if message.len == 0 && message.files.is_empty() && self.is_end()? {
+            self.done = true;
+            return Ok(None);
+        }
+        Ok(Some(message))
+    }
+
+    /// Whether nothing means the end, and not an empty message.
+    fn is_end(&self) -> io::Result<bool> {
+        let socket = self.socket.as_fd();
+        Ok(match self.kind {
+            libc::SOCK_DGRAM => false,
+            // An empty one that is the last before the end is read as the end, too.
+            libc::SOCK_SEQPACKET => {
+                hung_up(socket)? && self.found >= sys::waiting(socket).unwrap_or(0)
+            }
+            _ => true,
+        })
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // Nobody can be told, and it was possible a moment ago.
+        let _ = sys::set_socket_option(self.socket.as_fd(), libc::SO_PEEK_OFF, self.before);
+    }
+}
+
+/// Whether nothing more can be received than what was.
+fn hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let now = Timespec::default();
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))?;
+    Ok(fds[0].revents().contains(PollFlags::RDHUP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{
+        RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+        recv, send, sendmsg, socketpair,
+    };
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+
+    fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    fn received(mut queue: Queue) -> Vec<Received> {
+        std::iter::from_fn(|| queue.next().unwrap()).collect()
+    }
+
+    fn texts(socket: &OwnedFd) -> Vec<Vec<u8>> {
+        let queue = Queue::new(socket.try_clone().unwrap()).unwrap();
+        let texts = received(queue).into_iter();
+        texts.map(|message| message.data.0).collect()
+    }
+
+    #[test]
+    fn messages_stay_in_the_queue() {
+        for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {
+            let (near, far) = pair(kind);
+            assert!(texts(&near).is_empty());
+            send(&far, b"one", SendFlags::empty()).unwrap();
+            send(&far, b"two", SendFlags::empty()).unwrap();
+            for _ in 0..2 {
+                let found = texts(&near);
+                if kind == SocketType::STREAM {
+                    assert_eq!(found.concat(), b"onetwo");
+                } else {
+                    assert_eq!(found, [b"one", b"two"]);
+                }
+            }
+            let mut buffer = [0; 3];
+            assert_eq!(
+                recv(&near, &mut buffer[..], RecvFlags::empty()).unwrap().0,
+                3
+            );
+            assert_eq!(&buffer, b"one");
+            assert!(texts(&far).is_empty());
+            drop(far);
+            assert_eq!(texts(&near), [b"two"]);
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_whole() {
+        let (near, far) = pair(SocketType::SEQPACKET);
+        sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).ok();
+        let long = vec![7; 150_000];
+        send(&far, &long, SendFlags::empty()).unwrap();
+        send(&far, b"short", SendFlags::empty()).unwrap();
+        let queue = Queue::with_buffer(near.try_clone().unwrap(), 1000).unwrap();
+        let found = received(queue).into_iter();
+        let found: Vec<_> = found.map(|message| message.data.0).collect();
+        assert_eq!(found, [&long[..], b"short"]);
+        assert_eq!(texts(&near), [&long[..], b"short"]);
+    }
+
+    #[test]
+    fn empty_messages_are_messages() {
+        for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
+            let (near, far) = pair(kind);
+            let long = vec![7; 60_000];
+            sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).ok();
+            let all: [&[u8]; 5] = [b"", b"one", b"", &long[..], b""];
+            for text in all {
+                send(&far, text, SendFlags::empty()).unwrap();
+            }
+            assert_eq!(texts(&near), all, "{kind:?}");
+        }
+        // The end is none, nor is what is between the messages.
+        let (near, far) = pair(SocketType::SEQPACKET);
+        for text in [&b"one"[..], b"", b"two"] {
+            send(&far, text, SendFlags::empty()).unwrap();
+        }
+        drop(far);
+        assert_eq!(texts(&near), [&b"one"[..], b"", b"two"]);
+    }
+
+    #[test]
+    fn an_error_is_nobodys_message() {
+        for kind in [SocketType::STREAM, SocketType::SEQPACKET] {
+            let (near, far) = pair(kind);
+            send(&far, b"one", SendFlags::empty()).unwrap();
+            send(&near, b"never read", SendFlags::empty()).unwrap();
+            drop(far);
+            assert_eq!(texts(&near), [b"one"], "{kind:?}");
+            if kind == SocketType::STREAM {
+                assert_ne!(sys::socket_option(near.as_fd(), libc::SO_ERROR).unwrap(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn looking_goes_on_where_it_was() {
+        let (near, far) = pair(SocketType::STREAM);
+        send(&far, b"one", SendFlags::empty()).unwrap();
+        let offset = |value| sys::set_socket_option(near.as_fd(), libc::SO_PEEK_OFF, value);
+        for before in [-1, 2] {
+            offset(before).unwrap();
+            assert_eq!(texts(&near), [b"one"]);
+            let after = sys::socket_option(near.as_fd(), libc::SO_PEEK_OFF).unwrap();
+            assert_eq!(after, before);
+        }
+    }
+
+    #[test]
+    fn a_pidfd_of_the_sender_is_closed() {
+        /// `SO_PASSPIDFD`
+        const PASSPIDFD: i32 = 76;
+
+        let (near, far) = pair(SocketType::STREAM);
+        sys::set_socket_option(near.as_fd(), PASSPIDFD, 1).expect("Linux 6.5");
+        send(&far, b"one", SendFlags::empty()).unwrap();
+        let peeked = sys::peek(near.as_fd(), &mut [0; 16]).unwrap();
+        assert!(peeked.files.is_empty() && !peeked.control_truncated);
+        // Other tests open files meanwhile, but pidfds are not among them.
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = links.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        let pidfds = links.filter(|link| link.to_string_lossy().contains("pidfd"));
+        assert_eq!(pidfds.count(), 0);
+    }
+
+    #[test]
+    fn files_come_along() {
+        let (near, far) = pair(SocketType::STREAM);
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        for text in [b"a", b"b"] {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let fds = [reader.as_fd()];
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+            sendmsg(
+                &far,
+                &[IoSlice::new(text)],
+                &mut control,
+                SendFlags::empty(),
+            )
+            .unwrap();
+        }
+        let found = received(Queue::new(near).unwrap());
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|message| message.files.len() == 1));
+    }
+
+    /// Nor with what comes before, however much that is.
+    #[test]
+    fn files_do_not_come_twice() {
+        let (near, far) = pair(SocketType::STREAM);
+        if sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).is_err() {
+            sys::set_socket_option(far.as_fd(), libc::SO_SNDBUF, 1 << 20).unwrap();
+        }
+        let flags = SendFlags::DONTWAIT;
+        assert_eq!(
+            send(&far, &vec![1; BUFFER - 10_000], flags),
+            Ok(BUFFER - 10_000)
+        );
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [reader.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let long = [2; 20_000];
+        assert_eq!(
+            sendmsg(&far, &[IoSlice::new(&long)], &mut control, flags),
+            Ok(20_000)
+        );
+        send(&far, &[3; 100], flags).unwrap();
+        let found = received(Queue::new(near).unwrap());
+        let files: usize = found.iter().map(|message| message.files.len()).sum();
+        let bytes: usize = found.iter().map(|message| message.data.0.len()).sum();
+        assert_eq!((files, bytes), (1, BUFFER + 10_100));
+    }
+
+    #[test]
+    fn what_has_an_address_is_refused() {
+        let listener = std::os::unix::net::UnixListener::bind(
+            std::env::temp_dir().join(format!("epoll-cr-{}", std::process::id())),
+        )
+        .unwrap();
+        let path = listener
+            .local_addr()
+            .unwrap()
+            .as_pathname()
+            .unwrap()
+            .to_owned();
+        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        assert!(describe(listener.as_fd()).unwrap().is_err());
+        assert!(describe(client.as_fd()).unwrap().is_err());
+        let (near, _far) = pair(SocketType::DGRAM);
+        assert_eq!(
+            describe(near.as_fd()).unwrap().unwrap().kind,
+            libc::SOCK_DGRAM as u32
+        );
+    }
+}
