@@ -131,7 +131,7 @@ forward() {
 
 stage_tree() {
 	local hash
-	if [ ! -d "$TREE" ] || [ "$(cat "$T/source")" != "$VERSION" ]; then
+	if [ ! -d "$TREE" ] || [ "$(cat "$T/source" 2>/dev/null)" != "$VERSION" ]; then
 		make_tree
 	fi
 	prune_trees
