@@ -8,6 +8,7 @@ fragments() {
 	[ "$ARCH" != x86 ] || echo configs/lean.config
 	[ "$ARCH" != x86 ] || lean || echo configs/base.config
 	[ "$KERNEL" = base ] || echo "configs/$KERNEL.config"
+	[ ! -e "configs/linux-$LINUX.config" ] || echo "configs/linux-$LINUX.config"
 }
 
 lean() {
