@@ -27,7 +27,7 @@ run:
 check: setup
 	@scripts/check $(call word-as-is,T)
 
-# What .ci/run may have no time for.
+# What .ci/run has no time for, too.
 check-all:
 	@$(MAKE) --no-print-directory check RELOADS=200
 	@$(MAKE) --no-print-directory check KERNEL=debug
