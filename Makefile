@@ -13,7 +13,7 @@ word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j is handed to the kernel's make alone.
 .NOTPARALLEL:
-.PHONY: all setup run check bench vm kselftest-install modules clean distclean help
+.PHONY: all setup run check check-all bench vm kselftest-install modules series refresh clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -26,6 +26,12 @@ run:
 
 check: setup
 	@scripts/check $(call word-as-is,T)
+
+# What .ci/run may have no time for.
+check-all:
+	@$(MAKE) --no-print-directory check RELOADS=200
+	@$(MAKE) --no-print-directory check KERNEL=debug
+	@$(MAKE) --no-print-directory check LINUX=7.2
 
 bench:
 	@scripts/bench $(call word-as-is,BENCH)
@@ -42,6 +48,12 @@ kselftest-install: setup
 .PHONY: kdir
 kdir:
 	@scripts/kdir $(call word-as-is,KDIR)
+
+series:
+	@scripts/series
+
+refresh:
+	@scripts/refresh
 
 clean distclean:
 	@scripts/clean $@

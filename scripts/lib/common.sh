@@ -116,9 +116,15 @@ root_dir() {
 	echo "$OUT/buildroot/$DEBIAN${SNAPSHOT:+-$SNAPSHOT}-$(cd "$TOP" && hash_files scripts/lib/packages scripts/lib/mkroot)"
 }
 
-# with_lock FILE FUNCTION ARG...: one at a time, among all checkouts. A command that is
-# called with the lock held need not wait for itself: HELD names what is.
+# with_lock [-s] FILE FUNCTION ARG...: one at a time, among all checkouts, or -s many that
+# only read. A command that is called with the lock held need not wait for itself: HELD
+# names what is.
 with_lock() {
+	local shared=()
+	if [ "$1" = -s ]; then
+		shared=(-s)
+		shift
+	fi
 	local lock=$1
 	shift
 	case :${HELD-}: in
@@ -130,9 +136,9 @@ with_lock() {
 	mkdir -p "$(dirname "$lock")"
 	# shellcheck disable=SC2094 # the lock's content is of no interest
 	(
-		if ! flock -n 9; then
+		if ! flock -n "${shared[@]}" 9; then
 			echo "waiting for another run that works on $(dirname "$lock")"
-			flock 9
+			flock "${shared[@]}" 9
 		fi
 		export HELD=${HELD-}:$lock
 		"$@"

@@ -5,6 +5,7 @@
 # lists, state and preferences, but with its proxies and timeouts. Sourced after
 # common.sh. MIRROR, SECURITY_MIRROR, SNAPSHOT and KEYRING are the user's.
 
+MIRROR=${MIRROR-} SECURITY_MIRROR=${SECURITY_MIRROR-}
 KEYRING=${KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 
 # apt_mirror LABEL: the first repository with this label that this machine's apt knows.
@@ -18,7 +19,7 @@ apt_mirror() {
 find_mirror() {
 	local archive=${MIRROR%/}/archive
 	if [ -n "$SNAPSHOT" ]; then
-		[ -n "${MIRROR-}" ] ||
+		[ -n "$MIRROR" ] ||
 			die "SNAPSHOT=$SNAPSHOT needs the URL of a snapshot archive" \
 			    "give it, the part before /archive/debian: make setup SNAPSHOT=$SNAPSHOT MIRROR=URL"
 		main=$archive/debian/$SNAPSHOT

@@ -3,9 +3,15 @@
 #
 # The configuration, from configs/.
 
+# The demo does with less, as long as nothing else was wanted of this tree.
 fragments() {
-	[ "$ARCH" != x86 ] || echo configs/base.config
+	[ "$ARCH" != x86 ] || echo configs/lean.config
+	[ "$ARCH" != x86 ] || lean || echo configs/base.config
 	[ "$KERNEL" = base ] || echo "configs/$KERNEL.config"
+}
+
+lean() {
+	[ "$goal $KERNEL" = "run base" ] && [ ! -e "$T/stamp/full" ]
 }
 
 # The last word on each option counts.
@@ -41,5 +47,6 @@ stage_config() {
 	hash=$ROOT_NAME-$VERSION-$(hash_files scripts/lib/stages/config.sh "${SERIES[@]}" $(fragments))
 	! stamped config "$hash" || return 0
 	make_config
+	lean || stamp full yes
 	stamp config "$hash"
 }

@@ -42,6 +42,8 @@ make_tree() {
 	echo "$VERSION" >"$T/source"
 	# Over the empty folder that scripts/enter may have made meanwhile.
 	mv -T "$TREE.tmp" "$TREE"
+	# What was built with everything on is not built again with less.
+	[ -z "$seed" ] || [ ! -e "$seed/stamp/full" ] || stamp full yes
 }
 
 # Trees of checkouts that are gone, unless somebody is at work in one.
@@ -131,7 +133,7 @@ forward() {
 
 stage_tree() {
 	local hash
-	if [ ! -d "$TREE" ] || [ "$(cat "$T/source")" != "$VERSION" ]; then
+	if [ ! -d "$TREE" ] || [ "$(cat "$T/source" 2>/dev/null)" != "$VERSION" ]; then
 		make_tree
 	fi
 	prune_trees
