@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# One command each; `make help` says which. What is built is built in a root of
-# its own and stands in the cache folder: see scripts/setup.
-# The kernel's make reads Kbuild, not this file.
+# `make help` lists the goals. Everything is built in a build root of its own, in the
+# cache directory: see scripts/setup. The kernel's make reads Kbuild, not this file.
 
 KERNEL ?= base
 export OUT KERNEL DEBIAN LINUX LINUX_SOURCE SNAPSHOT MIRROR SECURITY_MIRROR KEYRING
 export RELOADS PROGRAMS CALLS MUTATIONS
 
-# A variable as it was typed, for the shell.
+# The value of a variable, unexpanded and quoted for the shell.
 word-as-is = '$(subst ','\'',$(value $(1)))'
 
-# Each script takes its own locks; -j is handed to the kernel's make alone.
+# Each script takes its own locks; -j has an effect on the kernel's make only.
 .NOTPARALLEL:
 .PHONY: all setup run check check-all bench vm kselftest-install modules series refresh clean distclean help
 
