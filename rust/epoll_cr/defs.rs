@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `include/uapi/linux/epoll_cr.h` defines, as types that have no padding.
+//! The structs of `include/uapi/linux/epoll_cr.h`, as types without padding.
+//!
+//! Constants are used from `kernel::uapi` directly.
 
 use crate::user::Plain;
 use kernel::{
@@ -159,16 +161,3 @@ mirror! {
         bad: u64,
     }
 }
-
-pub(crate) const IOC_TYPE: u32 = uapi::EPOLL_CR_IOC_TYPE;
-
-pub(crate) const ITEM_READY: u32 = 1 << 0;
-
-pub(crate) const FD_CLOEXEC: u32 = 1 << 0;
-pub(crate) const FD_EPOLL: u32 = 1 << 1;
-
-pub(crate) const FILE_STAT: u32 = 1 << 0;
-pub(crate) const FILE_PATH: u32 = 1 << 1;
-pub(crate) const FILE_NAME: u32 = 1 << 2;
-pub(crate) const FILE_UNLINKED: u32 = 1 << 3;
-pub(crate) const FILE_UNREACHABLE: u32 = 1 << 4;

@@ -22,7 +22,8 @@ use kernel::{
     prelude::*,
     ptrace::Attach,
     sync::aref::ARef,
-    task::Task, //
+    task::Task,
+    uapi, //
 };
 
 /// How many files are described between two accesses to memory of the caller.
@@ -105,7 +106,7 @@ fn describe_one<'a>(
     }
 
     if let Ok(stat) = file.stat() {
-        to.mask |= defs::FILE_STAT;
+        to.mask |= uapi::EPOLL_CR_FILE_STAT;
         to.mode = u32::from(stat.mode);
         to.nlink = stat.nlink;
         to.dev_major = stat.dev.major;
@@ -118,13 +119,13 @@ fn describe_one<'a>(
 
     let path = file.path(buf).ok()?;
     if path.is_name {
-        to.mask |= defs::FILE_NAME;
+        to.mask |= uapi::EPOLL_CR_FILE_NAME;
     }
     if path.is_unlinked {
-        to.mask |= defs::FILE_UNLINKED;
+        to.mask |= uapi::EPOLL_CR_FILE_UNLINKED;
     }
     if path.is_unreachable {
-        to.mask |= defs::FILE_UNREACHABLE;
+        to.mask |= uapi::EPOLL_CR_FILE_UNREACHABLE;
     }
 
     path.path
@@ -179,7 +180,7 @@ fn describe_batch(
         if let Some(path) = describe_one(key, file, &opened_by, to, path_buf) {
             to.path_len = path.len() as u32;
             if let Some(offset) = paths.push(path)? {
-                to.mask |= defs::FILE_PATH;
+                to.mask |= uapi::EPOLL_CR_FILE_PATH;
                 to.path_offset = offset;
             }
         }

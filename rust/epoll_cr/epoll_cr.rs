@@ -19,14 +19,14 @@ use kernel::{
         identity::IdentityKey,
         File, //
     },
-    ioctl::_IO,
     miscdevice::{
         MiscDevice,
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
     prelude::*,
-    uaccess::UserPtr, //
+    uaccess::UserPtr,
+    uapi, //
 };
 
 mod defs;
@@ -74,12 +74,6 @@ struct Opening {
     key: IdentityKey,
 }
 
-const SNAPSHOT: u32 = _IO(defs::IOC_TYPE, 0x40);
-const FILES: u32 = _IO(defs::IOC_TYPE, 0x41);
-const DESCRIBE: u32 = _IO(defs::IOC_TYPE, 0x42);
-const FETCH: u32 = _IO(defs::IOC_TYPE, 0x43);
-const RESTORE: u32 = _IO(defs::IOC_TYPE, 0x44);
-
 /// Reads the argument of a call, makes the call, and writes the argument back, also if it fails.
 fn with_args<T: Plain>(ptr: UserPtr, call: impl FnOnce(&mut T) -> Result) -> Result<isize> {
     let (args, mut value) = Args::read(ptr)?;
@@ -105,11 +99,11 @@ impl MiscDevice for Opening {
         let ptr = UserPtr::from_addr(arg);
 
         match cmd {
-            SNAPSHOT => with_args(ptr, |args| set::snapshot(&me.key, args)),
-            FILES => with_args(ptr, |args| files::files(&me.key, args)),
-            DESCRIBE => with_args(ptr, |args| describe::describe(&me.key, args)),
-            FETCH => set::fetch(&me.key, &Args::read(ptr)?.1),
-            RESTORE => {
+            uapi::EPOLL_CR_SNAPSHOT => with_args(ptr, |args| set::snapshot(&me.key, args)),
+            uapi::EPOLL_CR_FILES => with_args(ptr, |args| files::files(&me.key, args)),
+            uapi::EPOLL_CR_DESCRIBE => with_args(ptr, |args| describe::describe(&me.key, args)),
+            uapi::EPOLL_CR_FETCH => set::fetch(&me.key, &Args::read(ptr)?.1),
+            uapi::EPOLL_CR_RESTORE => {
                 let (args, value) = Args::read(ptr)?;
 
                 restore::restore(&args, value)

@@ -18,7 +18,8 @@ use kernel::{
     },
     pid::get_task_by_pidfd,
     prelude::*,
-    ptrace::Attach, //
+    ptrace::Attach,
+    uapi, //
 };
 
 /// How many descriptors are copied while a table is locked.
@@ -51,10 +52,10 @@ fn copy(
         if !count_only {
             let mut flags = 0;
             if entry.cloexec {
-                flags |= defs::FD_CLOEXEC;
+                flags |= uapi::EPOLL_CR_FD_CLOEXEC;
             }
             if Eventpoll::from_file(entry.file).is_ok() {
-                flags |= defs::FD_EPOLL;
+                flags |= uapi::EPOLL_CR_FD_EPOLL;
             }
             fds[count] = Fd {
                 fd: entry.fd,

@@ -23,7 +23,8 @@ use kernel::{
     fs::RemoteFile,
     prelude::*,
     sync::aref::ARef,
-    task::Task, //
+    task::Task,
+    uapi, //
 };
 
 /// How many entries are read at once, and looked up while the mutex of the set is held.
@@ -60,7 +61,7 @@ impl Failure {
 
 /// What an element says is to be added.
 fn entry(add: &Add) -> Result<Entry> {
-    if add.flags & !defs::ITEM_READY != 0 {
+    if add.flags & !uapi::EPOLL_CR_ITEM_READY != 0 {
         return Err(EINVAL);
     }
 
@@ -68,7 +69,7 @@ fn entry(add: &Add) -> Result<Entry> {
         fd: add.tfd,
         events: add.events,
         data: add.data,
-        ready: add.flags & defs::ITEM_READY != 0,
+        ready: add.flags & uapi::EPOLL_CR_ITEM_READY != 0,
     })
 }
 

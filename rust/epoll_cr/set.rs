@@ -25,7 +25,8 @@ use kernel::{
     pid::get_task_by_pidfd,
     prelude::*,
     ptrace::Attach,
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    uapi, //
 };
 
 /// How many entries are copied while the mutex of a set is held.
@@ -65,7 +66,11 @@ fn item(key: &IdentityKey, epi: &Epitem, toff: u32) -> Item {
         tfd: epi.fd(),
         toff,
         events: epi.events(),
-        flags: if epi.is_ready() { defs::ITEM_READY } else { 0 },
+        flags: if epi.is_ready() {
+            uapi::EPOLL_CR_ITEM_READY
+        } else {
+            0
+        },
         data: epi.data(),
         file: key.file(epi.file()),
     }
@@ -304,7 +309,7 @@ mod tests {
         let items = all(&set, &IdentityKey::random(), 2)?;
 
         assert_eq!(items[0].flags, 0);
-        assert_eq!(items[1].flags, defs::ITEM_READY);
+        assert_eq!(items[1].flags, uapi::EPOLL_CR_ITEM_READY);
         assert_eq!(items[1].events, 0x8000_0001);
         assert_eq!(items[1].data, u64::MAX - 1);
 
