@@ -36,8 +36,6 @@
 //! C headers: [`include/linux/eventpoll.h`](srctree/include/linux/eventpoll.h) and
 //! [`fs/eventpoll.h`](srctree/fs/eventpoll.h)
 
-#[cfg(CONFIG_BPF_SYSCALL)]
-use crate::bpf;
 use crate::{
     bindings,
     error::{
@@ -86,6 +84,8 @@ use core::{
     }, //
 };
 
+#[cfg(CONFIG_BPF_SYSCALL)]
+mod bpf;
 #[cfg(CONFIG_KUNIT)]
 pub mod kunit;
 pub mod restore;
@@ -315,11 +315,6 @@ impl Eventpoll {
     }
 }
 
-// SAFETY: It is a transparent wrapper. A program can only read it, since no function that programs
-// may call takes one.
-#[cfg(CONFIG_BPF_SYSCALL)]
-unsafe impl bpf::iter::Struct for Eventpoll {}
-
 /// Evidence that the mutex of an epoll set is held.
 ///
 /// Dropping it unlocks the mutex.
@@ -418,10 +413,6 @@ impl FusedIterator for Items<'_> {}
 /// - The current task holds the mutex of that set as long as there is a reference to one.
 #[repr(transparent)]
 pub struct Epitem(Opaque<bindings::epitem>);
-
-// SAFETY: As for `Eventpoll`.
-#[cfg(CONFIG_BPF_SYSCALL)]
-unsafe impl bpf::iter::Struct for Epitem {}
 
 impl Epitem {
     #[inline]
