@@ -37,7 +37,7 @@ macro_rules! mirror {
                         core::mem::offset_of!($name, $field)
                             == core::mem::offset_of!(uapi::$uapi, $field)
                     );
-                    // Fails to build unless the type is the same.
+                    // Does not compile unless the types are the same.
                     let _: fn(uapi::$uapi) -> $type = |value| value.$field;
                 )*
             };
@@ -46,7 +46,7 @@ macro_rules! mirror {
 }
 
 mirror! {
-    /// An entry of a set.
+    /// An epitem.
     struct Item = epoll_cr_item, EPOLL_CR_ITEM_SIZE_VER0 {
         tfd: i32,
         toff: u32,
@@ -69,7 +69,7 @@ mirror! {
         reserved: u32,
     }
 
-    /// A descriptor.
+    /// An open descriptor.
     struct Fd = epoll_cr_fd, EPOLL_CR_FD_SIZE_VER0 {
         fd: u32,
         flags: u32,
@@ -142,7 +142,7 @@ mirror! {
         file: u64,
     }
 
-    /// An entry to add.
+    /// An epitem to add.
     struct Add = epoll_cr_add, EPOLL_CR_ADD_SIZE_VER0 {
         fd: i32,
         tfd: i32,
