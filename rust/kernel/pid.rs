@@ -80,8 +80,8 @@ pub fn get_task_by_pidfd(pidfd: i32) -> Result<ARef<Task>> {
     // SAFETY: We drop that reference, and do not use `pid` afterwards.
     unsafe { bindings::put_pid(pid) };
 
+    let task = NonNull::new(task).ok_or(ESRCH)?;
+
     // SAFETY: As in `find_get_task`.
-    NonNull::new(task)
-        .map(|task| unsafe { ARef::from_raw(task.cast()) })
-        .ok_or(ESRCH)
+    Ok(unsafe { ARef::from_raw(task.cast()) })
 }

@@ -349,11 +349,13 @@ impl RemoteFile {
         // A new process gets its own `struct cred`, which its threads share until they change their
         // credentials. The file holds a reference to the one that it was opened with, so that one
         // cannot have been freed and reused.
-        //
+        if ptr::eq(opener, cred) {
+            return true;
+        }
+
         // SAFETY: The credentials of the file are valid as above, and hold a reference to their user
         // namespace. `ns_capable` can be called for any capability.
-        ptr::eq(opener, cred)
-            || unsafe { bindings::ns_capable((*opener).user_ns, bindings::CAP_SYS_PTRACE as i32) }
+        unsafe { bindings::ns_capable((*opener).user_ns, bindings::CAP_SYS_PTRACE as i32) }
     }
 
     /// Installs the file under a new descriptor of the current task, as if it had been received over
