@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Answers `kcmp(KCMP_EPOLL_TFD)` in Rust.
+//! A handler for `kcmp(KCMP_EPOLL_TFD)`.
 //!
-//! An epoll set watches pairs of an open file and the number that its descriptor had when it was
-//! added. `kcmp(pid1, pid2, KCMP_EPOLL_TFD, fd, &slot)` tells which file is behind an entry, by
-//! comparing it with one that has a descriptor. See `Documentation/kcmp_epoll.2` for the interface.
+//! An epoll instance watches open files, each under the descriptor that it had when it was added.
+//! `kcmp(pid1, pid2, KCMP_EPOLL_TFD, fd, &slot)` compares such a watched file with one that a
+//! process has open. See `Documentation/kcmp_epoll.2` for the interface.
 //!
-//! This handler gives the answers of the one in `kernel/kcmp.c`, except that
+//! The handler is a port of `kcmp_epoll_target()` in `kernel/kcmp.c` and of the functions of
+//! `fs/eventpoll.c` that it calls, which are found here by the same names. See
+//! `Documentation/port.rst` for a comparison. The results are the same, except that the handler
 //!
-//! - it finds the entry in O(log n + toff), where that one visits all entries up to it;
-//! - it lets go of the set's mutex every few entries, and its caller can be killed while it waits;
-//! - it compares two files that both exist, so that 'equal' means that they are the same. The other
-//!   compares an address with that of a file which it has let go of before.
+//! - finds the epitem in O(log n + toff) instead of visiting all epitems before it;
+//! - drops the mutex of the instance every few epitems, and can be killed while it waits for it;
+//! - compares two files that both exist, so that 'equal' means that they are the same file. In C,
+//!   the reference to the first file has been dropped by then, and its memory may have been reused.
 
 use core::ops::ControlFlow;
 use kernel::{
@@ -21,15 +23,17 @@ use kernel::{
         Eventpoll,
         Wait, //
     },
-    fs::RemoteFile,
+    fs::{
+        FileIdentity,
+        RemoteFile, //
+    },
     kcmp::{
         file_order,
         EpollHandler,
-        EpollQuestion,
+        EpollQuery,
         FileOrder, //
     },
-    prelude::*,
-    sync::aref::ARef, //
+    prelude::*, //
 };
 
 kernel::module_epoll_handler! {
@@ -40,10 +44,13 @@ kernel::module_epoll_handler! {
     license: "GPL",
 }
 
-/// Finds the `toff`-th entry of `ep` that was added as number `tfd`, and calls `found` on it.
+/// Finds the `toff`-th epitem of `ep` that was added under descriptor `tfd`, and calls `found` on
+/// it while the mutex is held.
 ///
-/// Entries of one number are counted in the order of the set. If some come or go meanwhile, then
-/// those count that are there when they are passed.
+/// Epitems of one descriptor are counted in the order of the instance. If epitems are added or
+/// removed meanwhile, those that are present when they are passed count.
+///
+/// Fails with [`ENOENT`] if there is no such epitem, and as [`Eventpoll::lock`] does.
 fn ep_find_tfd<R>(
     ep: &Eventpoll,
     wait: Wait,
@@ -51,8 +58,8 @@ fn ep_find_tfd<R>(
     toff: u32,
     found: impl Fn(&Epitem) -> R,
 ) -> Result<R> {
-    // Nearly all numbers have one entry. To keep what counts out of the way makes this as fast as
-    // the handler in C, even in a set that has no other entry.
+    // Nearly all descriptors have one epitem. Keeping the counting loop out of line makes this as
+    // fast as the C handler even for an instance with a single epitem.
     if toff != 0 {
         return ep_count_tfd(ep, wait, tfd, toff, found);
     }
@@ -63,6 +70,7 @@ fn ep_find_tfd<R>(
     epi.filter(|epi| epi.fd() == tfd).map(found).ok_or(ENOENT)
 }
 
+/// Implements [`ep_find_tfd`] for a `toff` other than 0.
 #[cold]
 fn ep_count_tfd<R>(
     ep: &Eventpoll,
@@ -71,14 +79,14 @@ fn ep_count_tfd<R>(
     mut toff: u32,
     found: impl Fn(&Epitem) -> R,
 ) -> Result<R> {
-    let mut answer = Err(ENOENT);
+    let mut result = Err(ENOENT);
 
     ep.walk(wait, Cursor::before_fd(tfd), |epi| {
         if epi.fd() != tfd {
             return ControlFlow::Break(());
         }
         if toff == 0 {
-            answer = Ok(found(epi));
+            result = Ok(found(epi));
             return ControlFlow::Break(());
         }
         toff -= 1;
@@ -86,7 +94,44 @@ fn ep_count_tfd<R>(
         ControlFlow::Continue(())
     })?;
 
-    answer
+    result
+}
+
+/// Finds the file that `file`, an epoll file, watches as the `toff`-th epitem of descriptor `tfd`,
+/// and calls `found` with its identity while the mutex is held.
+///
+/// The C function returns the address of the file after it has dropped the mutex, when the file may
+/// have been freed. Here the identity borrows from the epitem and cannot leave `found`.
+///
+/// Fails with [`EINVAL`] if `file` is not an epoll file, with [`ENOENT`] if there is no such
+/// epitem, and as [`Eventpoll::lock`] does.
+fn get_epoll_tfile_raw_ptr<R>(
+    file: &RemoteFile,
+    wait: Wait,
+    tfd: i32,
+    toff: u32,
+    found: impl Fn(FileIdentity<'_>) -> R,
+) -> Result<R> {
+    let ep = Eventpoll::from_file(file)?;
+
+    ep_find_tfd(ep, wait, tfd, toff, |epi| found(epi.file()))
+}
+
+/// Compares the file of `task1` with the one watched by the epoll instance of `task2`.
+///
+/// Fails with [`EBADF`] if `fd` or `efd` is not open, and as [`get_epoll_tfile_raw_ptr`] does.
+#[inline]
+fn kcmp_epoll_target(query: &EpollQuery<'_>) -> Result<FileOrder> {
+    let filp = RemoteFile::fget_task(query.task1, query.fd)?;
+    let filp_epoll = RemoteFile::fget_task(query.task2, query.efd)?;
+
+    // As in C, a value that is not a valid descriptor is one that no epitem was added under.
+    let tfd = query.tfd as i32;
+
+    // The target cannot be freed because the mutex is held, and `filp` because it is referenced.
+    get_epoll_tfile_raw_ptr(&filp_epoll, query.wait, tfd, query.toff, |filp_tgt| {
+        file_order(filp.identity(), filp_tgt)
+    })
 }
 
 struct Handler;
@@ -94,91 +139,74 @@ struct Handler;
 #[vtable]
 impl EpollHandler for Handler {
     #[inline]
-    fn compare(question: &EpollQuestion<'_>) -> Result<FileOrder> {
-        let file: ARef<RemoteFile> = RemoteFile::fget_task(question.task1, question.fd)?;
-        let epoll_file = RemoteFile::fget_task(question.task2, question.efd)?;
-        let ep = Eventpoll::from_file(&epoll_file)?;
-
-        // As in C, a number that no descriptor can have is one that no entry has.
-        let tfd = question.tfd as i32;
-
-        // Compared under the mutex of the set, so that the target cannot be freed, and with a
-        // reference to the other file.
-        ep_find_tfd(ep, question.wait, tfd, question.toff, |epi| {
-            file_order(file.identity(), epi.file())
-        })
+    fn compare(query: &EpollQuery<'_>) -> Result<FileOrder> {
+        kcmp_epoll_target(query)
     }
 }
 
 #[kernel::macros::kunit_tests(kcmp_epoll)]
 mod tests {
     use super::*;
-    use kernel::epoll::{
-        kunit::TestSet,
-        WALK_BATCH, //
+    use kernel::{
+        epoll::{
+            kunit::TestInstance,
+            WALK_BATCH, //
+        },
+        sync::aref::ARef, //
     };
 
-    /// `count` entries of one number, for as many files.
-    fn same_number(fd: i32, count: usize) -> Result<TestSet> {
-        let mut set = TestSet::new(&[(fd, count - 1)])?;
-        for file in 0..count - 1 {
-            set.insert(fd, file)?;
-        }
-
-        Ok(set)
-    }
-
-    /// Whether the `toff`-th entry numbered `tfd` is the one for `file`.
-    fn finds(set: &TestSet, tfd: i32, toff: u32, file: usize) -> bool {
-        ep_find_tfd(set.eventpoll(), Wait::Never, tfd, toff, |epi| {
-            epi.fd() == tfd && epi.file() == set.file(file)
+    /// Returns whether the `toff`-th epitem of `tfd` is the one for `file`.
+    fn finds(instance: &TestInstance, tfd: i32, toff: u32, file: usize) -> bool {
+        ep_find_tfd(instance.eventpoll(), Wait::Never, tfd, toff, |epi| {
+            epi.fd() == tfd && epi.file() == instance.file(file)
         }) == Ok(true)
     }
 
-    fn finds_nothing(set: &TestSet, tfd: i32, toff: u32) -> bool {
-        ep_find_tfd(set.eventpoll(), Wait::Killable, tfd, toff, |_| ()) == Err(ENOENT)
+    fn finds_nothing(instance: &TestInstance, tfd: i32, toff: u32) -> bool {
+        ep_find_tfd(instance.eventpoll(), Wait::Killable, tfd, toff, |_| ()) == Err(ENOENT)
     }
 
     #[test]
     fn empty() -> Result {
-        let set = TestSet::new(&[])?;
+        let instance = TestInstance::new(&[])?;
 
         for tfd in [i32::MIN, -1, 0, 1, i32::MAX] {
-            assert!(finds_nothing(&set, tfd, 0));
+            assert!(finds_nothing(&instance, tfd, 0));
         }
-        assert!(set.eventpoll().lock_killable()?.items().next().is_none());
+        let guard = instance.eventpoll().lock_killable()?;
+        assert!(guard.items().next().is_none());
 
         Ok(())
     }
 
     #[test]
     fn one() -> Result {
-        let set = TestSet::new(&[(5, 0)])?;
+        let instance = TestInstance::new(&[(5, 0)])?;
 
-        assert!(finds(&set, 5, 0, 0));
-        assert!(finds_nothing(&set, 5, 1));
-        assert!(finds_nothing(&set, 5, u32::MAX));
-        assert!(finds_nothing(&set, 4, 0));
-        assert!(finds_nothing(&set, 6, 0));
+        assert!(finds(&instance, 5, 0, 0));
+        assert!(finds_nothing(&instance, 5, 1));
+        assert!(finds_nothing(&instance, 5, u32::MAX));
+        assert!(finds_nothing(&instance, 4, 0));
+        assert!(finds_nothing(&instance, 6, 0));
 
         Ok(())
     }
 
     #[test]
     fn many() -> Result {
-        // Odd numbers only, added in an order that is not sorted, files in the opposite order.
-        let mut set = TestSet::new(&[(1, 999)])?;
+        // Odd descriptors only, added in an unsorted order, with files in the opposite order.
+        let mut instance = TestInstance::new(&[(1, 999)])?;
         for i in 1..1000 {
             let i = (i * 7) % 1000;
             if i != 0 {
-                set.insert(2 * i as i32 + 1, 999 - i)?;
+                instance.insert(2 * i as i32 + 1, 999 - i)?;
             }
         }
 
         for i in 0..1000 {
-            assert!(finds(&set, 2 * i as i32 + 1, 0, 999 - i));
-            assert!(finds_nothing(&set, 2 * i as i32 + 1, 1));
-            assert!(finds_nothing(&set, 2 * i as i32, 0));
+            assert!(finds(&instance, 2 * i as i32 + 1, 0, 999 - i));
+            assert!(finds_nothing(&instance, 2 * i as i32 + 1, 1));
+            assert!(finds_nothing(&instance, 2 * i as i32, 0));
         }
 
         Ok(())
@@ -186,147 +214,63 @@ mod tests {
 
     #[test]
     fn duplicates() -> Result {
-        // The number of entries is such that the walk stops before, at and behind an entry.
+        // With this count, the walk drops the mutex just before, at and just after an epitem.
         let count = 3 * WALK_BATCH + 1;
-        let mut set = same_number(702, count)?;
-        set.insert(701, 3)?;
-        set.insert(703, 4)?;
+        let mut instance = TestInstance::with_duplicates(702, count)?;
+        instance.insert(701, 3)?;
+        instance.insert(703, 4)?;
 
         for toff in 0..count {
-            assert!(finds(&set, 702, toff as u32, toff));
+            assert!(finds(&instance, 702, toff as u32, toff));
         }
-        assert!(finds_nothing(&set, 702, count as u32));
-        assert!(finds_nothing(&set, 702, u32::MAX));
-        assert!(finds(&set, 701, 0, 3));
-        assert!(finds_nothing(&set, 701, 1));
-        assert!(finds(&set, 703, 0, 4));
-        assert!(finds_nothing(&set, 703, 1));
+        assert!(finds_nothing(&instance, 702, count as u32));
+        assert!(finds_nothing(&instance, 702, u32::MAX));
+        assert!(finds(&instance, 701, 0, 3));
+        assert!(finds_nothing(&instance, 701, 1));
+        assert!(finds(&instance, 703, 0, 4));
+        assert!(finds_nothing(&instance, 703, 1));
 
         Ok(())
     }
 
     #[test]
     fn number_at_both_ends() -> Result {
-        let set = TestSet::new(&[(0, 1), (i32::MAX, 0), (0, 2), (17, 1)])?;
+        let instance = TestInstance::new(&[(0, 1), (i32::MAX, 0), (0, 2), (17, 1)])?;
 
-        assert!(finds(&set, 0, 0, 1));
-        assert!(finds(&set, 0, 1, 2));
-        assert!(finds_nothing(&set, 0, 2));
-        assert!(finds(&set, i32::MAX, 0, 0));
-        assert!(finds_nothing(&set, i32::MAX, 1));
+        assert!(finds(&instance, 0, 0, 1));
+        assert!(finds(&instance, 0, 1, 2));
+        assert!(finds_nothing(&instance, 0, 2));
+        assert!(finds(&instance, i32::MAX, 0, 0));
+        assert!(finds_nothing(&instance, i32::MAX, 1));
 
-        // Numbers that no descriptor has, as `u32::MAX` and the like are taken for.
-        assert!(finds_nothing(&set, -1, 0));
-        assert!(finds_nothing(&set, i32::MIN, 0));
+        // Values that are not descriptors, which `u32::MAX` and the like are converted to.
+        assert!(finds_nothing(&instance, -1, 0));
+        assert!(finds_nothing(&instance, i32::MIN, 0));
 
         Ok(())
     }
 
     #[test]
     fn held_by_somebody_else() -> Result {
-        let set = TestSet::new(&[(5, 0)])?;
-        let guard = set.eventpoll().lock(Wait::Killable)?;
+        let instance = TestInstance::new(&[(5, 0)])?;
+        let guard = instance.eventpoll().lock(Wait::Killable)?;
 
-        assert!(ep_find_tfd(set.eventpoll(), Wait::Never, 5, 0, |_| ()) == Err(EAGAIN));
+        assert!(ep_find_tfd(instance.eventpoll(), Wait::Never, 5, 0, |_| ()) == Err(EAGAIN));
         drop(guard);
-        assert!(finds(&set, 5, 0, 0));
-
-        Ok(())
-    }
-
-    #[test]
-    fn exact_entry() -> Result {
-        let set = TestSet::new(&[(3, 0), (3, 2), (4, 1)])?;
-        let guard = set.eventpoll().lock_killable()?;
-
-        assert!(guard.find(3, set.file(0)).is_some());
-        assert!(guard.find(3, set.file(1)).is_none());
-        assert!(guard
-            .find(3, set.file(2))
-            .is_some_and(|epi| epi.file() == set.file(2)));
-        assert!(guard.find(4, set.file(1)).is_some());
-        assert!(guard.find(4, set.file(2)).is_none());
-
-        Ok(())
-    }
-
-    #[test]
-    fn resume_at_a_key_that_is_gone() -> Result {
-        let mut set = TestSet::new(&[(1, 0), (2, 0), (2, 1), (2, 2), (9, 0)])?;
-        let cursor = set
-            .eventpoll()
-            .lock_killable()?
-            .find(2, set.file(1))
-            .ok_or(ENOENT)?
-            .cursor();
-        let next = |set: &TestSet, fd, file| -> Result<bool> {
-            let guard = set.eventpoll().lock_killable()?;
-            let epi = guard.items_after(cursor).next().ok_or(ENOENT)?;
-
-            Ok(epi.fd() == fd && epi.file() == set.file(file))
-        };
-
-        // The entry itself is gone, and what follows it, and what precedes it.
-        assert!(next(&set, 2, 2)?);
-        assert!(set.remove(2, 1));
-        assert!(next(&set, 2, 2)?);
-        assert!(set.remove(2, 2));
-        assert!(next(&set, 9, 0)?);
-        assert!(set.remove(2, 0));
-        assert!(set.remove(1, 0));
-        assert!(next(&set, 9, 0)?);
-
-        // It is back, with one on either side.
-        set.insert(2, 0)?;
-        set.insert(2, 1)?;
-        set.insert(2, 2)?;
-        assert!(next(&set, 2, 2)?);
-
-        // Nothing is left behind it.
-        assert!(set.remove(2, 2));
-        assert!(set.remove(9, 0));
-        let guard = set.eventpoll().lock_killable()?;
-        assert!(guard.items_after(cursor).next().is_none());
-
-        Ok(())
-    }
-
-    #[test]
-    fn walk_visits_each_entry_once() -> Result {
-        for count in [
-            1,
-            WALK_BATCH - 1,
-            WALK_BATCH,
-            WALK_BATCH + 1,
-            2 * WALK_BATCH,
-        ] {
-            let set = same_number(3, count)?;
-            let mut visited = 0;
-            let stopped = set.eventpoll().walk(Wait::Never, Cursor::START, |epi| {
-                if epi.file() != set.file(visited) {
-                    return ControlFlow::Break(());
-                }
-                visited += 1;
-
-                ControlFlow::Continue(())
-            })?;
-
-            assert!(stopped.is_none());
-            assert!(visited == count);
-        }
+        assert!(finds(&instance, 5, 0, 0));
 
         Ok(())
     }
 
     #[test]
     fn entry_of_a_file_that_is_being_closed() -> Result {
-        let mut set = TestSet::new(&[(3, 0), (3, 1), (3, 2)])?;
-        assert!(set.release_file(1));
+        let mut instance = TestInstance::new(&[(3, 0), (3, 1), (3, 2)])?;
+        assert!(instance.release_file(1));
 
-        // It counts until it is removed, but there is no way to get at the file.
-        assert!(finds(&set, 3, 1, 1));
-        assert!(finds(&set, 3, 2, 2));
-        let guard = set.eventpoll().lock_killable()?;
+        // The epitem counts until it is removed, but its file cannot be used any more.
+        assert!(finds(&instance, 3, 1, 1));
+        assert!(finds(&instance, 3, 2, 2));
+        let guard = instance.eventpoll().lock_killable()?;
         let mut pinned = guard.items().map(|epi| epi.pin().is_some());
         assert!(pinned.next() == Some(true));
         assert!(pinned.next() == Some(false));
@@ -335,20 +279,90 @@ mod tests {
         Ok(())
     }
 
-    #[test]
-    fn contents_of_an_entry() -> Result {
-        let mut set = TestSet::new(&[(3, 0), (4, 0)])?;
-        assert!(set.set_event(4, 0, 0x8000_0001, u64::MAX - 1));
-        assert!(set.set_ready(4, 0));
-        let guard = set.eventpoll().lock_killable()?;
-        let entry = |fd| guard.find(fd, set.file(0)).ok_or(ENOENT);
+    /// Returns whether [`get_epoll_tfile_raw_ptr`] returns `file`.
+    fn gets(instance: &TestInstance, tfd: i32, toff: u32, file: usize) -> Result<bool> {
+        get_epoll_tfile_raw_ptr(instance.epoll_file(), Wait::Never, tfd, toff, |target| {
+            target == instance.file(file)
+        })
+    }
 
-        assert!(entry(3)?.events() == 0);
-        assert!(entry(3)?.data() == 0);
-        assert!(!entry(3)?.is_ready());
-        assert!(entry(4)?.events() == 0x8000_0001);
-        assert!(entry(4)?.data() == u64::MAX - 1);
-        assert!(entry(4)?.is_ready());
+    #[test]
+    fn target_of_one() -> Result {
+        let instance = TestInstance::new(&[(3, 1), (4, 0), (5, 1)])?;
+
+        // The same file under two descriptors, and another one in between.
+        assert!(gets(&instance, 3, 0, 1) == Ok(true));
+        assert!(gets(&instance, 4, 0, 0) == Ok(true));
+        assert!(gets(&instance, 4, 0, 1) == Ok(false));
+        assert!(gets(&instance, 5, 0, 1) == Ok(true));
+
+        Ok(())
+    }
+
+    #[test]
+    fn target_of_several() -> Result {
+        let mut instance = TestInstance::new(&[(7, 0), (8, 1), (8, 3), (8, 0), (9, 2)])?;
+
+        assert!(gets(&instance, 8, 0, 0) == Ok(true));
+        assert!(gets(&instance, 8, 1, 1) == Ok(true));
+        assert!(gets(&instance, 8, 2, 3) == Ok(true));
+
+        // An epitem in between shifts those after it, one of a file that is being closed counts.
+        instance.insert(8, 2)?;
+        assert!(instance.release_file(1));
+        assert!(gets(&instance, 8, 0, 0) == Ok(true));
+        assert!(gets(&instance, 8, 1, 1) == Ok(true));
+        assert!(gets(&instance, 8, 2, 2) == Ok(true));
+        assert!(gets(&instance, 8, 3, 3) == Ok(true));
+
+        Ok(())
+    }
+
+    #[test]
+    fn no_such_target() -> Result {
+        let instance = TestInstance::new(&[(7, 0), (8, 1), (8, 0), (9, 2)])?;
+
+        // No such descriptor.
+        assert!(gets(&instance, 6, 0, 0) == Err(ENOENT));
+        assert!(gets(&instance, 10, 0, 0) == Err(ENOENT));
+        assert!(gets(&instance, -1, 0, 0) == Err(ENOENT));
+        // Past the last epitem of the descriptor, with others after it.
+        assert!(gets(&instance, 7, 1, 0) == Err(ENOENT));
+        assert!(gets(&instance, 8, 2, 0) == Err(ENOENT));
+        assert!(gets(&instance, 8, u32::MAX, 0) == Err(ENOENT));
+
+        Ok(())
+    }
+
+    #[test]
+    fn target_of_no_epoll_file() -> Result {
+        let instance = TestInstance::new(&[(7, 0)])?;
+        let pin = || -> Result<ARef<RemoteFile>> {
+            let guard = instance.eventpoll().lock_killable()?;
+            let epi = guard.items().next().ok_or(ENOENT)?;
+
+            epi.pin().ok_or(ENOENT)
+        };
+
+        // A watched file is not an epoll file itself. This precedes the search.
+        let file = pin()?;
+        for tfd in [7, 8] {
+            assert!(get_epoll_tfile_raw_ptr(&file, Wait::Never, tfd, 0, |_| ()) == Err(EINVAL));
+        }
+
+        Ok(())
+    }
+
+    #[test]
+    fn target_while_held_by_somebody_else() -> Result {
+        let instance = TestInstance::new(&[(5, 0), (5, 1)])?;
+        let guard = instance.eventpoll().lock(Wait::Killable)?;
+
+        assert!(gets(&instance, 5, 0, 0) == Err(EAGAIN));
+        assert!(gets(&instance, 5, 1, 1) == Err(EAGAIN));
+        assert!(gets(&instance, 6, 0, 0) == Err(EAGAIN));
+        drop(guard);
+        assert!(gets(&instance, 5, 1, 1) == Ok(true));
 
         Ok(())
     }

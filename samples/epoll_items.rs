@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lists the entries of an epoll set when it is loaded, as a sample of `kernel::epoll`.
+//! A sample of `kernel::epoll` that lists the epitems of an epoll instance when it is loaded.
 //!
-//! `insmod epoll_items.ko pid=PID efd=EFD` writes a line to the kernel log for each entry of the
-//! set that is descriptor `EFD` of task `PID`, and stays loaded without doing anything.
+//! `insmod epoll_items.ko pid=PID efd=EFD` logs a line for each epitem of the epoll instance that
+//! descriptor `EFD` of task `PID` refers to. Afterwards the module stays loaded and does nothing.
 
 use kernel::{
     epoll::{
@@ -19,38 +19,38 @@ module! {
     type: EpollItems,
     name: "epoll_items",
     authors: ["The rust-epoll developers"],
-    description: "Lists the entries of an epoll set",
+    description: "Lists the epitems of an epoll instance",
     license: "GPL",
     params: {
         pid: i32 {
             default: 0,
-            description: "Number of the task that has the epoll set",
+            description: "PID of a task that has the epoll instance open",
         },
         efd: u32 {
             default: 0,
-            description: "Descriptor of the epoll set",
+            description: "Descriptor of the epoll instance",
         },
     },
 }
 
-/// What is printed of an entry.
+/// The part of an epitem to print.
 #[derive(Clone, Copy, Default)]
 struct Item {
     tfd: i32,
     events: u32,
     data: u64,
     ready: bool,
-    /// Flags of the file, unless its last reference is gone.
+    /// The status flags of the file, unless its last reference is gone.
     flags: Option<u32>,
 }
 
-/// Copies the entries behind `cursor` into `items`, as many as fit.
+/// Copies epitems after `cursor` into `items`, as many as fit.
 ///
-/// Returns how many there were, and the place behind them. The log can be slow, so the entries are
-/// copied while the mutex is held and printed when it is not.
+/// Returns their number, and the position after the last one. Logging can be slow, so the epitems
+/// are copied while the mutex is held, and printed afterwards.
 fn copy_items(ep: &Eventpoll, cursor: Cursor, items: &mut [Item]) -> Result<(usize, Cursor)> {
     let guard = ep.lock_killable()?;
-    let mut behind = cursor;
+    let mut last = cursor;
     let mut count = 0;
 
     for (item, epi) in items.iter_mut().zip(guard.items_after(cursor)) {
@@ -61,11 +61,11 @@ fn copy_items(ep: &Eventpoll, cursor: Cursor, items: &mut [Item]) -> Result<(usi
             ready: epi.is_ready(),
             flags: epi.pin().map(|file| file.flags()),
         };
-        behind = epi.cursor();
+        last = epi.cursor();
         count += 1;
     }
 
-    Ok((count, behind))
+    Ok((count, last))
 }
 
 struct EpollItems;
@@ -81,7 +81,7 @@ impl kernel::Module for EpollItems {
         let mut total = 0;
 
         loop {
-            let (count, behind) = copy_items(ep, cursor, &mut items)?;
+            let (count, last) = copy_items(ep, cursor, &mut items)?;
             for item in &items[..count] {
                 pr_info!(
                     "tfd: {} events: {:x} data: {:x} ready: {} flags: {:x?}\n",
@@ -96,9 +96,9 @@ impl kernel::Module for EpollItems {
             if count < items.len() {
                 break;
             }
-            cursor = behind;
+            cursor = last;
         }
-        pr_info!("{total} entries\n");
+        pr_info!("{total} epitems\n");
 
         Ok(Self)
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `include/uapi/linux/epoll_cr.h` defines, as types that have no padding.
+//! The structs of `include/uapi/linux/epoll_cr.h`, as types without padding.
+//!
+//! Constants are used from `kernel::uapi` directly.
 
 use crate::user::Plain;
 use kernel::{
@@ -35,7 +37,7 @@ macro_rules! mirror {
                         core::mem::offset_of!($name, $field)
                             == core::mem::offset_of!(uapi::$uapi, $field)
                     );
-                    // Fails to build unless the type is the same.
+                    // Does not compile unless the types are the same.
                     let _: fn(uapi::$uapi) -> $type = |value| value.$field;
                 )*
             };
@@ -44,7 +46,7 @@ macro_rules! mirror {
 }
 
 mirror! {
-    /// An entry of a set.
+    /// An epitem.
     struct Item = epoll_cr_item, EPOLL_CR_ITEM_SIZE_VER0 {
         tfd: i32,
         toff: u32,
@@ -67,7 +69,7 @@ mirror! {
         reserved: u32,
     }
 
-    /// A descriptor.
+    /// An open descriptor.
     struct Fd = epoll_cr_fd, EPOLL_CR_FD_SIZE_VER0 {
         fd: u32,
         flags: u32,
@@ -140,7 +142,7 @@ mirror! {
         file: u64,
     }
 
-    /// An entry to add.
+    /// An epitem to add.
     struct Add = epoll_cr_add, EPOLL_CR_ADD_SIZE_VER0 {
         fd: i32,
         tfd: i32,
@@ -159,16 +161,3 @@ mirror! {
         bad: u64,
     }
 }
-
-pub(crate) const IOC_TYPE: u32 = uapi::EPOLL_CR_IOC_TYPE;
-
-pub(crate) const ITEM_READY: u32 = 1 << 0;
-
-pub(crate) const FD_CLOEXEC: u32 = 1 << 0;
-pub(crate) const FD_EPOLL: u32 = 1 << 1;
-
-pub(crate) const FILE_STAT: u32 = 1 << 0;
-pub(crate) const FILE_PATH: u32 = 1 << 1;
-pub(crate) const FILE_NAME: u32 = 1 << 2;
-pub(crate) const FILE_UNLINKED: u32 = 1 << 3;
-pub(crate) const FILE_UNREACHABLE: u32 = 1 << 4;

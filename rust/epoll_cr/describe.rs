@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the open files of another process are.
+//! `EPOLL_CR_DESCRIBE`: properties of the open files of a process.
 
 use crate::{
     defs::{
@@ -12,7 +12,10 @@ use crate::{
 };
 use kernel::{
     bindings,
-    epoll::Eventpoll,
+    epoll::{
+        pause_killable,
+        Eventpoll, //
+    },
     fs::{
         file_info::OpenedBy,
         identity::IdentityKey,
@@ -22,29 +25,30 @@ use kernel::{
     prelude::*,
     ptrace::Attach,
     sync::aref::ARef,
-    task::Task, //
+    task::Task,
+    uapi, //
 };
 
-/// How many files are described between two accesses to memory of the caller.
+/// The number of files to describe between two accesses to user memory.
 const BATCH: usize = 32;
 
-/// The memory for paths.
+/// The user memory for paths.
 struct Paths {
     area: Array<u8>,
-    /// How long all are so far.
+    /// The length of all paths so far, including those that did not fit.
     len: u64,
-    /// Those of a batch, which are not written yet.
+    /// The paths of the current batch, which have not been written yet.
     pending: KVVec<u8>,
-    /// Where they go.
+    /// The offset to write them at.
     pending_at: u64,
-    /// Whether the caller wants them at all.
+    /// Whether the caller has requested paths.
     is_wanted: bool,
 }
 
 impl Paths {
-    /// Puts a path and a NUL behind those that are there, if it fits.
+    /// Appends a path and a NUL if there is room for it.
     ///
-    /// Returns where it is.
+    /// Returns the offset of the path.
     fn push(&mut self, path: &[u8]) -> Result<Option<u64>> {
         let offset = self.len;
         self.len += path.len() as u64 + 1;
@@ -58,7 +62,7 @@ impl Paths {
         Ok(Some(offset))
     }
 
-    /// Writes those of the batch.
+    /// Writes the paths of the current batch.
     fn write(&mut self) -> Result {
         self.area.write(self.pending_at, &self.pending)?;
         self.pending_at += self.pending.len() as u64;
@@ -68,9 +72,9 @@ impl Paths {
     }
 }
 
-/// Describes a file in `to`, which is zero but for the number of the descriptor.
+/// Describes a file in `to`, which is zero except for the descriptor.
 ///
-/// Its path is in `buf`, of which the part that it is is returned.
+/// Returns the path, which is stored in `buf`.
 fn describe_one<'a>(
     key: &IdentityKey,
     file: &RemoteFile,
@@ -105,7 +109,7 @@ fn describe_one<'a>(
     }
 
     if let Ok(stat) = file.stat() {
-        to.mask |= defs::FILE_STAT;
+        to.mask |= uapi::EPOLL_CR_FILE_STAT;
         to.mode = u32::from(stat.mode);
         to.nlink = stat.nlink;
         to.dev_major = stat.dev.major;
@@ -118,21 +122,23 @@ fn describe_one<'a>(
 
     let path = file.path(buf).ok()?;
     if path.is_name {
-        to.mask |= defs::FILE_NAME;
+        to.mask |= uapi::EPOLL_CR_FILE_NAME;
     }
     if path.is_unlinked {
-        to.mask |= defs::FILE_UNLINKED;
+        to.mask |= uapi::EPOLL_CR_FILE_UNLINKED;
     }
     if path.is_unreachable {
-        to.mask |= defs::FILE_UNREACHABLE;
+        to.mask |= uapi::EPOLL_CR_FILE_UNREACHABLE;
     }
 
     path.path
 }
 
-/// Takes references to the files behind `fds`, as far as those are open.
+/// Takes references to the files that `fds` refer to, as far as they are open.
 fn get_files(task: &Task, fds: &[u32]) -> Result<[Option<ARef<RemoteFile>>; BATCH]> {
     let mut files = [const { None }; BATCH];
+
+    pause_killable()?;
     let attach = Attach::new(task)?;
 
     for (file, &fd) in files.iter_mut().zip(fds) {
@@ -148,7 +154,7 @@ fn get_files(task: &Task, fds: &[u32]) -> Result<[Option<ARef<RemoteFile>>; BATC
     Ok(files)
 }
 
-/// Describes the files behind `fds` in as many elements of `to`.
+/// Describes the files that `fds` refer to in the corresponding elements of `to`.
 fn describe_batch(
     key: &IdentityKey,
     task: &Task,
@@ -169,7 +175,7 @@ fn describe_batch(
             continue;
         };
 
-        // Most files of a process were opened with the same credentials.
+        // Most files of a process have been opened with the same credentials.
         let opened_by = match last {
             Some((other, opened_by)) if file.has_credentials_of(other) => opened_by,
             _ => file.opened_by(),
@@ -179,7 +185,7 @@ fn describe_batch(
         if let Some(path) = describe_one(key, file, &opened_by, to, path_buf) {
             to.path_len = path.len() as u32;
             if let Some(offset) = paths.push(path)? {
-                to.mask |= defs::FILE_PATH;
+                to.mask |= uapi::EPOLL_CR_FILE_PATH;
                 to.path_offset = offset;
             }
         }
@@ -218,9 +224,8 @@ pub(crate) fn describe(key: &IdentityKey, args: &mut defs::Describe) -> Result {
         }
         let files = &mut file_buf[..batch.len()];
 
-        // The references are put before memory of the caller is accessed, which can take as long as
-        // the caller likes, so that each file is held by those who have it only. If those close it,
-        // it is released when the caller returns to user mode.
+        // Drop the references before user memory is accessed, which can take arbitrarily long. If
+        // the process closes a file meanwhile, it is released when the caller returns to user mode.
         describe_batch(key, &task, batch, files, &mut paths, &mut path_buf)?;
 
         args.paths_len = paths.len;

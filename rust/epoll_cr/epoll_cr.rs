@@ -2,38 +2,38 @@
 
 //! The device `/dev/epoll_cr`, for programs that checkpoint and restore processes.
 //!
-//! It shows all entries of an epoll set and all descriptors of a process with the same identities
-//! of their files, opens descriptors for files that have none, and adds entries as they were. See
-//! `Documentation/epoll_cr.rst` and `include/uapi/linux/epoll_cr.h` for the interface.
+//! It returns the targets of an epoll instance and the descriptors of a process, with comparable
+//! identities of their files, opens descriptors for files that have none, and adds targets in a
+//! given state. See `Documentation/epoll_cr.rst` and `include/uapi/linux/epoll_cr.h` for the
+//! interface.
 //!
-//! - What a call needs of memory does not depend on how much there is to show or to restore: all of
-//!   them work in batches.
-//! - Permission to look at a process is asked for in each batch, and entries, descriptors and
-//!   references to files are taken while it is granted. Nothing is copied to or from a program
-//!   meanwhile.
-//! - No reference to anything of the other process is kept when a call returns, nor from one batch
-//!   to the next, nor while memory of a program is accessed.
+//! - All calls work in batches, so the memory that a call needs does not depend on the number of
+//!   targets or descriptors.
+//! - Access to the process is checked for each batch. Epitems, descriptors and references to files
+//!   are taken while it is granted, and no user memory is accessed meanwhile.
+//! - No reference to an object of another process is kept when a call returns, between two batches,
+//!   or while user memory is accessed.
 
 use kernel::{
     fs::{
         identity::IdentityKey,
         File, //
     },
-    ioctl::_IO,
     miscdevice::{
         MiscDevice,
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
     prelude::*,
-    uaccess::UserPtr, //
+    uaccess::UserPtr,
+    uapi, //
 };
 
 mod defs;
 mod describe;
 mod files;
+mod instance;
 mod restore;
-mod set;
 mod user;
 
 use user::{
@@ -45,7 +45,7 @@ module! {
     type: EpollCrModule,
     name: "epoll_cr",
     authors: ["The rust-epoll developers"],
-    description: "Checkpoint and restore of descriptors and epoll sets",
+    description: "Checkpoint and restore of descriptors and epoll instances",
     license: "GPL",
 }
 
@@ -60,27 +60,21 @@ impl kernel::InPlaceModule for EpollCrModule {
         try_pin_init!(Self {
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"epoll_cr",
-                // Who may do what is decided by call: there is nothing that pidfd_getfd(2) or
-                // epoll_ctl(2) would deny.
+                // Each call checks access itself. None gives more than pidfd_getfd(2) or
+                // epoll_ctl(2) do.
                 mode: 0o666,
             }),
         })
     }
 }
 
-/// An opening of the device.
+/// An open file description of the device.
 struct Opening {
-    /// What identities are made with.
+    /// The key of the identities that this open file description returns.
     key: IdentityKey,
 }
 
-const SNAPSHOT: u32 = _IO(defs::IOC_TYPE, 0x40);
-const FILES: u32 = _IO(defs::IOC_TYPE, 0x41);
-const DESCRIBE: u32 = _IO(defs::IOC_TYPE, 0x42);
-const FETCH: u32 = _IO(defs::IOC_TYPE, 0x43);
-const RESTORE: u32 = _IO(defs::IOC_TYPE, 0x44);
-
-/// Reads the argument of a call, makes the call, and writes the argument back, also if it fails.
+/// Reads the argument of a call, makes the call, and writes the argument back even if it fails.
 fn with_args<T: Plain>(ptr: UserPtr, call: impl FnOnce(&mut T) -> Result) -> Result<isize> {
     let (args, mut value) = Args::read(ptr)?;
     let result = call(&mut value);
@@ -105,11 +99,11 @@ impl MiscDevice for Opening {
         let ptr = UserPtr::from_addr(arg);
 
         match cmd {
-            SNAPSHOT => with_args(ptr, |args| set::snapshot(&me.key, args)),
-            FILES => with_args(ptr, |args| files::files(&me.key, args)),
-            DESCRIBE => with_args(ptr, |args| describe::describe(&me.key, args)),
-            FETCH => set::fetch(&me.key, &Args::read(ptr)?.1),
-            RESTORE => {
+            uapi::EPOLL_CR_SNAPSHOT => with_args(ptr, |args| instance::snapshot(&me.key, args)),
+            uapi::EPOLL_CR_FILES => with_args(ptr, |args| files::files(&me.key, args)),
+            uapi::EPOLL_CR_DESCRIBE => with_args(ptr, |args| describe::describe(&me.key, args)),
+            uapi::EPOLL_CR_FETCH => instance::fetch(&me.key, &Args::read(ptr)?.1),
+            uapi::EPOLL_CR_RESTORE => {
                 let (args, value) = Args::read(ptr)?;
 
                 restore::restore(&args, value)

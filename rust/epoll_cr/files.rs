@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The descriptor table of another process.
+//! `EPOLL_CR_FILES`: the descriptor table of a process.
 
 use crate::{
     defs::{
@@ -11,20 +11,24 @@ use crate::{
 };
 use core::ops::ControlFlow;
 use kernel::{
-    epoll::Eventpoll,
+    epoll::{
+        pause_killable,
+        Eventpoll, //
+    },
     fs::{
         fd_table::FdTable,
         identity::IdentityKey, //
     },
     pid::get_task_by_pidfd,
     prelude::*,
-    ptrace::Attach, //
+    ptrace::Attach,
+    uapi, //
 };
 
-/// How many descriptors are copied while a table is locked.
+/// The number of descriptors to copy while the table is locked.
 const BATCH: usize = 64;
 
-/// Says why a task does not have a descriptor.
+/// Returns why looking up a descriptor of a task has failed.
 pub(crate) fn no_such_fd(attach: &Attach<'_>) -> Error {
     match FdTable::lock(attach) {
         Some(_) => EBADF,
@@ -32,9 +36,9 @@ pub(crate) fn no_such_fd(attach: &Attach<'_>) -> Error {
     }
 }
 
-/// Copies descriptors of a table from `*from` on. Returns how many.
+/// Copies descriptors of a table, from `*from` on, and advances `*from`. Returns their number.
 ///
-/// If `count_only`, leaves `fds` as they are, but goes on as far.
+/// If `count_only` is set, does the same without writing to `fds`.
 fn copy(
     key: &IdentityKey,
     table: &FdTable<'_>,
@@ -47,19 +51,19 @@ fn copy(
     };
     let mut count = 0;
 
-    *from = table.visit(first, |entry| {
+    *from = table.visit(first, |open| {
         if !count_only {
             let mut flags = 0;
-            if entry.cloexec {
-                flags |= defs::FD_CLOEXEC;
+            if open.cloexec {
+                flags |= uapi::EPOLL_CR_FD_CLOEXEC;
             }
-            if Eventpoll::from_file(entry.file).is_ok() {
-                flags |= defs::FD_EPOLL;
+            if Eventpoll::from_file(open.file).is_ok() {
+                flags |= uapi::EPOLL_CR_FD_EPOLL;
             }
             fds[count] = Fd {
-                fd: entry.fd,
+                fd: open.fd,
                 flags,
-                file: key.file(entry.file.identity()),
+                file: key.file(open.file.identity()),
             };
         }
         count += 1;
@@ -87,6 +91,8 @@ pub(crate) fn files(key: &IdentityKey, args: &mut defs::Files) -> Result {
     let mut from = Some(0);
 
     while from.is_some() {
+        pause_killable()?;
+
         let count = {
             let attach = Attach::new(&task)?;
             let table = FdTable::lock(&attach).ok_or(ESRCH)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Adding entries to a set of the caller as they were.
+//! `EPOLL_CR_RESTORE`: adding targets to an epoll instance of the caller in a given state.
 
 use crate::{
     defs::{
@@ -14,8 +14,9 @@ use crate::{
 };
 use kernel::{
     epoll::{
+        pause_killable,
         restore::{
-            Entry,
+            EpitemState,
             Restore, //
         },
         Eventpoll, //
@@ -23,13 +24,13 @@ use kernel::{
     fs::RemoteFile,
     prelude::*,
     sync::aref::ARef,
-    task::Task, //
+    uapi, //
 };
 
-/// How many entries are read at once, and looked up while the mutex of the set is held.
+/// The number of elements to read at once, and to look up while the mutex of the instance is held.
 const BATCH: usize = 128;
 
-/// Why a call fails, and the index of the entry that it fails because of, if any.
+/// The error of a call, and the index of the element that has caused it, if any.
 struct Failure {
     error: Error,
     index: Option<u64>,
@@ -49,7 +50,7 @@ impl Failure {
         }
     }
 
-    /// That an element could not be read. If its memory is to blame, it is not the entry.
+    /// Reading an element has failed. `EFAULT` is not attributed to the element.
     fn of_read(index: u64) -> impl FnOnce(Error) -> Self {
         move |error| match error {
             EFAULT => error.into(),
@@ -58,17 +59,17 @@ impl Failure {
     }
 }
 
-/// What an element says is to be added.
-fn entry(add: &Add) -> Result<Entry> {
-    if add.flags & !defs::ITEM_READY != 0 {
+/// Returns the state that an element specifies.
+fn state(add: &Add) -> Result<EpitemState> {
+    if add.flags & !uapi::EPOLL_CR_ITEM_READY != 0 {
         return Err(EINVAL);
     }
 
-    Ok(Entry {
+    Ok(EpitemState {
         fd: add.tfd,
         events: add.events,
         data: add.data,
-        ready: add.flags & defs::ITEM_READY != 0,
+        ready: add.flags & uapi::EPOLL_CR_ITEM_READY != 0,
     })
 }
 
@@ -77,9 +78,9 @@ fn get_file(fd: i32) -> Result<ARef<RemoteFile>> {
     Ok(RemoteFile::fget(fd as u32)?)
 }
 
-/// Looks at all entries of a batch, the first of which has the index `first`.
+/// Checks all elements of a batch, the first of which has the index `first`.
 ///
-/// The references that this takes are in `files` when it returns.
+/// Stores the references that it takes in `files`.
 fn check_batch(
     ep: &Eventpoll,
     restore: &Restore<'_>,
@@ -90,9 +91,9 @@ fn check_batch(
     let mut result = Ok(());
 
     for (add, index) in batch.iter().zip(first..) {
-        let checked = entry(add).and_then(|entry| {
+        let checked = state(add).and_then(|state| {
             let file = get_file(add.fd)?;
-            restore.check(&file, &entry)?;
+            restore.check(&file, &state)?;
 
             Ok(file)
         });
@@ -105,7 +106,7 @@ fn check_batch(
         }
     }
 
-    // Those before the first that is refused can be there already.
+    // An element before the first that has been refused may exist in the instance already.
     let guard = ep.lock_killable()?;
     for ((add, file), index) in batch.iter().zip(files.iter()).zip(first..) {
         if guard.find(add.tfd, file.identity()).is_some() {
@@ -116,10 +117,11 @@ fn check_batch(
     result
 }
 
+/// Adds all elements of a batch, the first of which has the index `first`.
 fn add_batch(restore: &mut Restore<'_>, first: u64, batch: &[Add]) -> Result<(), Failure> {
     for (add, index) in batch.iter().zip(first..) {
-        entry(add)
-            .and_then(|entry| restore.add(&*get_file(add.fd)?, &entry))
+        state(add)
+            .and_then(|state| restore.add(&*get_file(add.fd)?, &state))
             .map_err(|error| match error {
                 EINTR | ENOMEM => error.into(),
                 _ => Failure::of(index)(error),
@@ -129,16 +131,16 @@ fn add_batch(restore: &mut Restore<'_>, first: u64, batch: &[Add]) -> Result<(),
     Ok(())
 }
 
-/// Adds all entries, and leaves it to the caller to commit that.
-fn restore_all<'a>(set: &'a RemoteFile, items: &Array<Add>) -> Result<Restore<'a>, Failure> {
-    let ep = Eventpoll::from_file(set).map_err(Error::from)?;
+/// Adds all elements. The caller is responsible for committing the result.
+fn restore_all<'a>(epoll_file: &'a RemoteFile, items: &Array<Add>) -> Result<Restore<'a>, Failure> {
+    let ep = Eventpoll::from_file(epoll_file).map_err(Error::from)?;
     let mut buf = KVec::from_elem(Add::default(), BATCH, GFP_KERNEL).map_err(Error::from)?;
     let mut files = KVec::with_capacity(BATCH, GFP_KERNEL).map_err(Error::from)?;
-    let mut restore = Restore::new(set, items.len())?;
+    let mut restore = Restore::new(epoll_file, items.len())?;
 
     let mut first = 0;
     while first < items.len() {
-        Task::pause_killable()?;
+        pause_killable()?;
 
         let (batch, read) = items.read(first, &mut buf);
         let checked = check_batch(ep, &restore, first, batch, &mut files);
@@ -149,10 +151,10 @@ fn restore_all<'a>(set: &'a RemoteFile, items: &Array<Add>) -> Result<Restore<'a
         read.map_err(Failure::of_read(first))?;
     }
 
-    // The array is read again: what it says now is what counts.
+    // Read the array again. The second read counts.
     let mut first = 0;
     while first < items.len() {
-        Task::pause_killable()?;
+        pause_killable()?;
 
         let (batch, read) = items.read(first, &mut buf);
         add_batch(&mut restore, first, batch)?;
@@ -165,7 +167,7 @@ fn restore_all<'a>(set: &'a RemoteFile, items: &Array<Add>) -> Result<Restore<'a
 }
 
 pub(crate) fn restore(args: &Args<defs::Restore>, mut value: defs::Restore) -> Result<isize> {
-    // Should it fail because of what is not an entry.
+    // The value for errors that are not caused by an element.
     value.bad = value.count;
     args.write(&value)?;
 
@@ -174,13 +176,13 @@ pub(crate) fn restore(args: &Args<defs::Restore>, mut value: defs::Restore) -> R
     }
 
     let items = Array::new(value.items, value.item_size, value.count)?;
-    let set = get_file(value.efd)?;
-    Eventpoll::from_file(&set).map_err(|_| EOPNOTSUPP)?;
+    let epoll_file = get_file(value.efd)?;
+    Eventpoll::from_file(&epoll_file).map_err(|_| EOPNOTSUPP)?;
     if value.count == 0 {
         return Ok(0);
     }
 
-    match restore_all(&set, &items) {
+    match restore_all(&epoll_file, &items) {
         Ok(restore) => restore.commit(),
         Err(Failure { error, index: None }) => return Err(error),
         Err(Failure {
@@ -188,7 +190,7 @@ pub(crate) fn restore(args: &Args<defs::Restore>, mut value: defs::Restore) -> R
             index: Some(index),
         }) => {
             value.bad = index;
-            // That the call fails is more important than why.
+            // The error of the call takes precedence over that of the write.
             let _ = args.write(&value);
 
             return Err(error);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Structs and arrays of structs in the memory of a program, of which it says how long they are.
+//! Extensible structs, and arrays of them, in user memory.
+//!
+//! The rules are those of `copy_struct_from_user()` and `copy_struct_to_user()`. The `kernel` crate
+//! has no counterpart of these, and [`UserSlice`] can be used without `unsafe`. Arrays need more
+//! anyway: their elements are copied in batches, and at once if both sides use the same size.
 
 use core::marker::PhantomData;
 use kernel::{
@@ -14,9 +18,9 @@ use kernel::{
 };
 use zerocopy::Immutable;
 
-/// What can be copied from and to programs.
+/// A type that can be copied from and to user memory.
 pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + Copy + Default {
-    /// How long the first version was. No program knows a shorter one.
+    /// The size of the first version, and thus the smallest that a program can specify.
     const FIRST_SIZE: usize;
 }
 
@@ -28,16 +32,16 @@ impl Plain for u32 {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
-/// Makes a pointer of what a program has given as one.
+/// Converts a user address from an argument to a pointer.
 fn user_ptr(address: u64) -> Result<UserPtr> {
     usize::try_from(address)
         .map(UserPtr::from_addr)
         .map_err(|_| EFAULT)
 }
 
-/// Checks a size that a program has given for a `T`.
+/// Checks the size that a program has specified for a `T`.
 ///
-/// Returns how much of it both sides know.
+/// Returns the size of the part that both sides know.
 fn known_size<T: Plain>(size: usize) -> Result<usize> {
     if size < T::FIRST_SIZE {
         return Err(EINVAL);
@@ -49,7 +53,7 @@ fn known_size<T: Plain>(size: usize) -> Result<usize> {
     Ok(size.min(size_of::<T>()))
 }
 
-/// Fails with [`E2BIG`] unless all the rest of what `reader` reads is zero.
+/// Fails with [`E2BIG`] unless all remaining bytes of `reader` are zero.
 fn check_rest(mut reader: UserSliceReader) -> Result {
     while !reader.is_empty() {
         let mut bytes = [0; 64];
@@ -63,7 +67,7 @@ fn check_rest(mut reader: UserSliceReader) -> Result {
     Ok(())
 }
 
-/// Reads a `T` that is `reader.len()` bytes long for the program. What it does not know is zero.
+/// Reads a `T` that has the size `reader.len()` for the program, and zeroes the rest.
 fn read_one<T: Plain>(mut reader: UserSliceReader) -> Result<T> {
     let mut value = T::default();
     let known = reader.len().min(size_of::<T>());
@@ -73,10 +77,10 @@ fn read_one<T: Plain>(mut reader: UserSliceReader) -> Result<T> {
     Ok(value)
 }
 
-/// The argument of a call: a struct that begins with its size.
+/// The argument of a call, a struct that begins with its size.
 pub(crate) struct Args<T> {
     ptr: UserPtr,
-    /// How many bytes of it both sides know.
+    /// The size of the part that both sides know.
     known: usize,
     _type: PhantomData<T>,
 }
@@ -101,7 +105,7 @@ impl<T: Plain> Args<T> {
         Ok((args, value))
     }
 
-    /// Writes it back. What the program knows beyond it stays zero.
+    /// Writes the struct back. Bytes beyond those that the kernel knows stay zero.
     pub(crate) fn write(&self, value: &T) -> Result {
         UserSlice::new(self.ptr, self.known)
             .writer()
@@ -109,12 +113,12 @@ impl<T: Plain> Args<T> {
     }
 }
 
-/// An array of `T` in the memory of a program.
+/// An array of `T` in user memory.
 pub(crate) struct Array<T> {
     ptr: UserPtr,
-    /// How many bytes the program takes for an element.
+    /// The size of an element for the program.
     stride: usize,
-    /// How many of them both sides know.
+    /// The size of the part of an element that both sides know.
     known: usize,
     len: u64,
     _type: PhantomData<T>,
@@ -137,7 +141,7 @@ impl<T: Plain> Array<T> {
         self.len
     }
 
-    /// Returns `count` elements from `first` on, which must be in the array.
+    /// Returns the memory of `count` elements from `first` on, which must be in the array.
     fn slice(&self, first: u64, count: usize) -> Result<UserSlice> {
         let bytes = |count| {
             usize::try_from(count)
@@ -152,9 +156,9 @@ impl<T: Plain> Array<T> {
         ))
     }
 
-    /// Reads elements from `first` on, as many as there are and fit into `buf`.
+    /// Reads elements from `first` on until the end of the array or of `buf`.
     ///
-    /// Returns those that could be read, and why the next one could not, if that is so.
+    /// Returns the elements that could be read, and the error for the next one, if any.
     pub(crate) fn read<'a>(&self, first: u64, buf: &'a mut [T]) -> (&'a [T], Result) {
         let left = usize::try_from(self.len.saturating_sub(first)).unwrap_or(usize::MAX);
         let count = buf.len().min(left);
@@ -169,7 +173,7 @@ impl<T: Plain> Array<T> {
             }
         }
 
-        // One by one, which tells where it fails.
+        // Read one by one, to find the element that cannot be read.
         let mut done = 0;
         while done < count {
             match self
@@ -185,7 +189,7 @@ impl<T: Plain> Array<T> {
         (buf, Ok(()))
     }
 
-    /// Writes those of `values` that fit in from `first` on.
+    /// Writes `values` from `first` on, as far as they fit into the array.
     pub(crate) fn write(&self, first: u64, values: &[T]) -> Result {
         let left = usize::try_from(self.len.saturating_sub(first)).unwrap_or(usize::MAX);
         let values = &values[..values.len().min(left)];
@@ -217,7 +221,7 @@ impl<T: Plain> Array<T> {
 mod tests {
     use super::*;
 
-    /// A struct that was shorter once.
+    /// A struct that has been extended.
     #[repr(C)]
     #[derive(Clone, Copy, Default, FromBytes, IntoBytes, zerocopy_derive::Immutable)]
     struct Grown {
@@ -234,7 +238,7 @@ mod tests {
         for size in [0, 8, 23] {
             assert_eq!(known_size::<Grown>(size), Err(EINVAL));
         }
-        // Programs that know the first version, something between, this one, and later ones.
+        // Programs that use the first version, one in between, this one, and later ones.
         assert_eq!(known_size::<Grown>(24), Ok(24));
         assert_eq!(known_size::<Grown>(28), Ok(28));
         assert_eq!(known_size::<Grown>(32), Ok(32));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The part of epoll_iter that has to be C, since BTF is made of it: what BPF
- * programs see, and the functions that they call. All that is done is done in
- * Rust.
+ * The C half of epoll_iter: the types that BPF programs see and the functions
+ * that they call, which BPF has to find in the BTF of the module. The functions
+ * are implemented in Rust.
  */
 #include <linux/bpf.h>
 #include <linux/btf.h>
@@ -13,11 +13,11 @@
 #include <linux/module.h>
 #include <linux/string.h>
 
-/* that of fs/ */
+/* fs/eventpoll.h */
 #include "eventpoll.h"
 #include "epoll_iter_bpf.h"
 
-/* The iterator target. The arguments are those that Rust runs programs with. */
+/* The iterator target. Rust runs programs with these arguments. */
 
 struct bpf_iter__epoll {
 	__bpf_md_ptr(struct bpf_iter_meta *, meta);
@@ -38,15 +38,15 @@ static_assert(offsetof(union bpf_epoll_item, data) == 0 &&
 __bpf_kfunc_start_defs();
 
 /**
- * bpf_iter_epoll_new - begin to iterate over the entries of an epoll set
+ * bpf_iter_epoll_new - begin to iterate over the epitems of an epoll instance
  * @it: the iterator
- * @task: a task that has the set
- * @efd: a descriptor of the set, in that task's table
+ * @task: a task that has the instance open
+ * @efd: a descriptor of the instance in that task
  *
- * What it returns, @it has to be ended by bpf_iter_epoll_destroy().
+ * Programs have to call bpf_iter_epoll_destroy() on @it even if this fails.
  *
- * Return: 0, -EBADF if @efd is not open, -EOPNOTSUPP if it is not an epoll set,
- * or -ENOMEM.
+ * Return: 0, -EBADF if @efd is not open, -EOPNOTSUPP if it does not refer to an
+ * epoll instance, or -ENOMEM.
  */
 __bpf_kfunc int bpf_iter_epoll_new(struct bpf_iter_epoll *it,
 				   struct task_struct *task, int efd)
@@ -55,14 +55,15 @@ __bpf_kfunc int bpf_iter_epoll_new(struct bpf_iter_epoll *it,
 }
 
 /**
- * bpf_iter_epoll_next - get the next entry
+ * bpf_iter_epoll_next - get the next epitem
  * @it: the iterator
  *
- * It does not sleep, and waits no longer than a moment for the mutex of the set.
+ * This does not sleep, and waits for the mutex of the instance for a millisecond
+ * at most.
  *
- * Return: a copy of the entry, which is there until the next call for @it, and
- * the address of the file that it watches, which is kept as long. NULL if there
- * are no more, and on errors, see bpf_iter_epoll_status().
+ * Return: a copy of the epitem, valid until the next call for @it, with the
+ * address of the watched file, which is pinned as long. NULL at the end, and on
+ * errors, see bpf_iter_epoll_status().
  */
 __bpf_kfunc union bpf_epoll_item *
 bpf_iter_epoll_next(struct bpf_iter_epoll *it)
@@ -71,12 +72,13 @@ bpf_iter_epoll_next(struct bpf_iter_epoll *it)
 }
 
 /**
- * bpf_iter_epoll_status - tell whether an iteration is complete
+ * bpf_iter_epoll_status - get the error that has ended an iteration, if any
  * @it__iter: the iterator
  *
- * Return: 0, what bpf_iter_epoll_new() has returned, or what has ended the
- * iteration before its time: -EBUSY if somebody held the mutex of the set for
- * more than a millisecond, or -EINTR if the current task was killed.
+ * Return: 0 if there was no error, the return value of bpf_iter_epoll_new(), or
+ * the error that has ended the iteration early: -EBUSY if another task has held
+ * the mutex of the instance for more than a millisecond, or -EINTR if the
+ * current task has been killed.
  */
 __bpf_kfunc int bpf_iter_epoll_status(struct bpf_iter_epoll *it__iter)
 {
@@ -102,13 +104,12 @@ BTF_ID_FLAGS(func, bpf_iter_epoll_destroy, KF_ITER_DESTROY | KF_SLEEPABLE)
 BTF_KFUNCS_END(epoll_iter_kfunc_ids)
 
 /*
- * They never wait long for the mutex of a set. A program that is run while that
- * mutex is held would only ever see its time be up: one for our own target, one
- * that traces a function of epoll. So they are for programs of which it is known
- * that they are run with no lock held.
+ * The kfuncs wait for the mutex of an instance only briefly. In a program that
+ * runs with that mutex held, as those for our own target or for tracing epoll
+ * do, they would always time out. So they are restricted to programs that are
+ * known to run without any lock.
  *
- * It is only asked about functions of this module, so it does not look which one
- * it is.
+ * The filter is called for kfuncs of this module only, so it ignores the id.
  */
 static int epoll_iter_kfunc_filter(const struct bpf_prog *prog, u32 kfunc_id)
 {
@@ -122,8 +123,8 @@ static int epoll_iter_kfunc_filter(const struct bpf_prog *prog, u32 kfunc_id)
 		return -EACCES;
 
 	/*
-	 * The verifier asks when it looks for calls, before it knows the target,
-	 * and again when it comes to each of them.
+	 * The verifier calls this when it collects calls, before the target is
+	 * known, and again when it verifies each of them.
 	 */
 	if (!prog->aux->attach_func_name)
 		return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the two parts of epoll_iter have of each other.
+ * Interface between the C and Rust halves of epoll_iter.
  */
 #ifndef EPOLL_ITER_BPF_H
 #define EPOLL_ITER_BPF_H
@@ -10,16 +10,15 @@
 struct file;
 struct task_struct;
 
-/* The iterator that a program has on its stack. */
+/* The iterator, on the stack of the program. */
 struct bpf_iter_epoll {
 	__u64 __opaque[2];
 } __aligned(8);
 
 /*
- * What it gets for each entry. The verifier believes that what a pointer to a
- * struct leads to remains there, and what a pointer in that leads to. Of a
- * pointer to a union it knows that it is memory of the iterator, and of what is
- * in there that it is numbers.
+ * A copy of an epitem. This is a union because the verifier assumes that memory
+ * behind a pointer to a struct stays valid, and follows pointers in it. Memory
+ * behind a pointer to a union belongs to the iterator, and contains scalars.
  */
 union bpf_epoll_item {
 	struct {
@@ -30,13 +29,13 @@ union bpf_epoll_item {
 	};
 };
 
-/* in Rust */
+/* implemented in Rust */
 int epoll_items_new(struct bpf_iter_epoll *it, struct task_struct *task, int efd);
 union bpf_epoll_item *epoll_items_next(struct bpf_iter_epoll *it);
 int epoll_items_status(struct bpf_iter_epoll *it);
 void epoll_items_destroy(struct bpf_iter_epoll *it);
 
-/* in C */
+/* implemented in C */
 int epoll_iter_register_kfuncs(void);
 
 #endif

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! BPF iterators over the entries of an epoll set.
+//! BPF iterators over the epitems of an epoll instance.
 //!
-//! - [`target`]: programs of the section `iter/epoll`, which whoever reads from the iterator runs on
-//!   each entry.
-//! - [`items`]: loops in other programs.
+//! - [`target`] is for programs in section `iter/epoll`. Reading from the iterator runs the program
+//!   on each epitem.
+//! - [`items`] is for loops in other programs.
 //!
-//! Their interface is described in `Documentation/bpf_iter_epoll.rst`. What BPF has to find in the
-//! BTF of this module is in `epoll_iter_bpf.c`.
+//! See `Documentation/bpf_iter_epoll.rst` for the interface. The declarations that BPF has to find
+//! in the BTF of this module are in `epoll_iter_bpf.c`.
 
 use kernel::{
     epoll::EpollFile,
@@ -25,11 +25,11 @@ kernel::module_bpf_iter! {
     kfuncs: epoll_iter_register_kfuncs,
     name: "epoll_iter",
     authors: ["The rust-epoll developers"],
-    description: "BPF iterators over the entries of an epoll set",
+    description: "BPF iterators over the epitems of an epoll instance",
     license: "GPL",
 }
 
-/// Takes a reference to the set that is descriptor `efd` of `task`.
+/// Takes a reference to the epoll instance that descriptor `efd` of `task` refers to.
 fn fget_epoll(task: &Task, efd: u32) -> Result<ARef<EpollFile>> {
     let file = RemoteFile::fget_task(task, efd)?;
 
@@ -42,29 +42,29 @@ mod tests {
     use kernel::{
         bpf::iter::Items,
         epoll::{
-            kunit::TestSet,
+            kunit::TestInstance,
             WALK_BATCH, //
         },
         prelude::*, //
     };
 
-    /// The data of the entry for `file` that was added as `fd`.
+    /// Returns the data of the epitem for `file` that was added under `fd`.
     fn data(fd: i32, file: usize) -> u64 {
         (u64::from(fd as u32) << 32) | file as u64
     }
 
-    /// A set whose entries have their [`data`].
-    fn set_of(entries: &[(i32, usize)]) -> Result<TestSet> {
-        let mut set = TestSet::new(entries)?;
-        for &(fd, file) in entries {
-            set.set_event(fd, file, 1, data(fd, file));
+    /// Creates an instance whose epitems have their [`data`].
+    fn instance_of(epitems: &[(i32, usize)]) -> Result<TestInstance> {
+        let mut instance = TestInstance::new(epitems)?;
+        for &(fd, file) in epitems {
+            instance.set_event(fd, file, 1, data(fd, file));
         }
 
-        Ok(set)
+        Ok(instance)
     }
 
-    /// What a program sees that runs on `count` entries, as one read does: what the last of them is
-    /// followed by is visited, too, but not shown.
+    /// Returns what a program sees in one read that shows `count` epitems. The epitem after the last
+    /// one is visited, too, but not shown.
     fn read(items: &mut EpollItems, count: usize) -> Result<KVec<u64>> {
         let mut seen = KVec::new();
         let mut visit = items.start()?;
@@ -83,20 +83,20 @@ mod tests {
 
     #[test]
     fn empty() -> Result {
-        let set = set_of(&[])?;
-        let mut items = EpollItems::new(set.epoll_file().into());
+        let instance = instance_of(&[])?;
+        let mut items = EpollItems::new(instance.epoll_file().into());
 
         assert!(items.start()?.is_none());
         assert!(items.args(None).1.is_none());
-        assert_eq!(items.args(None).0.id(), set.eventpoll().id());
+        assert_eq!(items.args(None).0.id(), instance.eventpoll().id());
 
         Ok(())
     }
 
     #[test]
     fn one_by_one() -> Result {
-        let set = set_of(&[(7, 0), (3, 1), (7, 1), (7, 2), (9, 0)])?;
-        let mut items = EpollItems::new(set.epoll_file().into());
+        let instance = instance_of(&[(7, 0), (3, 1), (7, 1), (7, 2), (9, 0)])?;
+        let mut items = EpollItems::new(instance.epoll_file().into());
 
         for (fd, file) in [(3, 1), (7, 0), (7, 1), (7, 2), (9, 0)] {
             assert_eq!(read(&mut items, 1)?[..], [data(fd, file)]);
@@ -108,10 +108,10 @@ mod tests {
 
     #[test]
     fn not_shown_yet() -> Result {
-        let set = set_of(&[(3, 0), (4, 0)])?;
-        let mut items = EpollItems::new(set.epoll_file().into());
+        let instance = instance_of(&[(3, 0), (4, 0)])?;
+        let mut items = EpollItems::new(instance.epoll_file().into());
 
-        // A read whose buffer was full before the first entry begins there again.
+        // If the buffer was full before the first epitem, the next read starts with it again.
         for _ in 0..3 {
             let visit = items.start()?.ok_or(EINVAL)?;
             assert_eq!(visit.epitem().fd(), 3);
@@ -123,17 +123,17 @@ mod tests {
 
     #[test]
     fn deleted_at_the_cursor() -> Result {
-        let mut set = set_of(&[(3, 0), (4, 0), (4, 1), (4, 2), (5, 0)])?;
-        let mut items = EpollItems::new(set.epoll_file().into());
+        let mut instance = instance_of(&[(3, 0), (4, 0), (4, 1), (4, 2), (5, 0)])?;
+        let mut items = EpollItems::new(instance.epoll_file().into());
 
-        // The last one shown, and the one that is to come.
+        // Remove the last one shown, and the next one.
         assert_eq!(read(&mut items, 2)?[..], [data(3, 0), data(4, 0)]);
-        assert!(set.remove(4, 0) && set.remove(4, 1));
+        assert!(instance.remove(4, 0) && instance.remove(4, 1));
         assert_eq!(read(&mut items, 1)?[..], [data(4, 2)]);
 
-        // Back again: behind the cursor there is only what was not shown.
-        set.insert(4, 0)?;
-        set.insert(4, 1)?;
+        // Add them again: only epitems that have not been shown are after the cursor.
+        instance.insert(4, 0)?;
+        instance.insert(4, 1)?;
         assert_eq!(read(&mut items, 9)?[..], [data(5, 0)]);
 
         Ok(())
@@ -141,11 +141,11 @@ mod tests {
 
     #[test]
     fn all_deleted() -> Result {
-        let mut set = set_of(&[(3, 0), (4, 0)])?;
-        let mut items = EpollItems::new(set.epoll_file().into());
+        let mut instance = instance_of(&[(3, 0), (4, 0)])?;
+        let mut items = EpollItems::new(instance.epoll_file().into());
 
         assert_eq!(read(&mut items, 1)?[..], [data(3, 0)]);
-        assert!(set.remove(3, 0) && set.remove(4, 0));
+        assert!(instance.remove(3, 0) && instance.remove(4, 0));
         assert!(items.start()?.is_none());
 
         Ok(())
@@ -153,13 +153,13 @@ mod tests {
 
     #[test]
     fn added_behind_the_cursor() -> Result {
-        let mut set = set_of(&[(3, 0), (9, 0)])?;
-        let mut items = EpollItems::new(set.epoll_file().into());
+        let mut instance = instance_of(&[(3, 0), (9, 0)])?;
+        let mut items = EpollItems::new(instance.epoll_file().into());
 
         assert_eq!(read(&mut items, 1)?[..], [data(3, 0)]);
-        set.insert(2, 0)?;
-        set.insert(5, 0)?;
-        set.set_event(5, 0, 1, data(5, 0));
+        instance.insert(2, 0)?;
+        instance.insert(5, 0)?;
+        instance.set_event(5, 0, 1, data(5, 0));
         assert_eq!(read(&mut items, 9)?[..], [data(5, 0), data(9, 0)]);
 
         Ok(())
@@ -167,10 +167,10 @@ mod tests {
 
     #[test]
     fn dying_files() -> Result {
-        let mut set = set_of(&[(3, 0), (4, 1), (5, 2), (6, 3)])?;
+        let mut instance = instance_of(&[(3, 0), (4, 1), (5, 2), (6, 3)])?;
 
-        assert!(set.release_file(0) && set.release_file(2) && set.release_file(3));
-        let mut items = EpollItems::new(set.epoll_file().into());
+        assert!(instance.release_file(0) && instance.release_file(2) && instance.release_file(3));
+        let mut items = EpollItems::new(instance.epoll_file().into());
         assert_eq!(read(&mut items, 9)?[..], [data(4, 1)]);
 
         Ok(())
@@ -178,39 +178,39 @@ mod tests {
 
     #[test]
     fn pinned_while_visited() -> Result {
-        let mut set = set_of(&[(3, 0)])?;
-        let mut items = EpollItems::new(set.epoll_file().into());
+        let mut instance = instance_of(&[(3, 0)])?;
+        let mut items = EpollItems::new(instance.epoll_file().into());
 
         let visit = items.start()?.ok_or(EINVAL)?;
-        let target = visit.target().identity() == set.file(0);
-        // To release a file takes the mutex, as that of an entry does.
+        let target = visit.target().identity() == instance.file(0);
+        // Releasing a file takes the mutex, which the visit holds.
         drop(visit);
         assert!(target);
-        assert!(set.release_file(0));
+        assert!(instance.release_file(0));
         assert!(items.start()?.is_none());
 
         Ok(())
     }
 
-    /// Every border of a batch, with entries of one number and files that are gone around it.
+    /// Covers each boundary of a batch, with epitems of one descriptor and released files around it.
     #[test]
     fn batches() -> Result {
         const COUNT: usize = 3 * WALK_BATCH + 2;
 
-        let mut set = TestSet::new(&[(7, COUNT - 1)])?;
+        let mut instance = TestInstance::new(&[(7, COUNT - 1)])?;
         for file in 0..COUNT {
             if file != COUNT - 1 {
-                set.insert(7, file)?;
+                instance.insert(7, file)?;
             }
-            set.set_event(7, file, 1, data(7, file));
+            instance.set_event(7, file, 1, data(7, file));
         }
         let gone = |file: usize| file % WALK_BATCH <= 1 || file % WALK_BATCH == WALK_BATCH - 1;
         for file in (0..COUNT).filter(|&file| gone(file)) {
-            assert!(set.release_file(file));
+            assert!(instance.release_file(file));
         }
 
         for count in [1, 2, WALK_BATCH - 1, WALK_BATCH, WALK_BATCH + 1, COUNT] {
-            let mut items = EpollItems::new(set.epoll_file().into());
+            let mut items = EpollItems::new(instance.epoll_file().into());
             let mut expected = (0..COUNT).filter(|&file| !gone(file));
             loop {
                 let seen = read(&mut items, count)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The iterator for loops in programs.
+//! The open-coded iterator.
 
 use crate::fget_epoll;
 use core::mem::offset_of;
@@ -17,9 +17,9 @@ use kernel::{
     task::Task, //
 };
 
-/// What a program gets for an entry, `union bpf_epoll_item` in C.
+/// A copy of an epitem, `union bpf_epoll_item` in C.
 ///
-/// `data` goes first so that no architecture has padding in between.
+/// `data` goes first to avoid padding on all architectures.
 #[repr(C)]
 pub(crate) struct Item {
     data: u64,
@@ -36,14 +36,14 @@ const _: () = assert!(
         && offset_of!(Item, events) == 12 + size_of::<usize>()
 );
 
-/// An iteration: a set, and a place in it.
+/// An iteration over an epoll instance.
 ///
-/// The mutex is not held between two entries, since a program may have several iterators, and do
-/// what it likes meanwhile. It gets a copy of the entry, with a reference to the file.
+/// The mutex is not held between two epitems, since a program may use several iterators and call
+/// arbitrary functions meanwhile. It gets a copy of the epitem, with a reference to the file.
 pub(crate) struct EpollLoop {
     file: ARef<EpollFile>,
     cursor: Cursor,
-    /// Why there are no more items, if so.
+    /// The status of the iteration, once it has ended.
     end: Option<Result>,
     item: Option<Item>,
 }
@@ -63,14 +63,14 @@ impl OpenCoded for EpollLoop {
     type Item = Item;
 
     fn next(&mut self) -> Option<&Item> {
-        // Its reference goes first: there is only ever one.
+        // Drop the previous reference first, so that there is at most one.
         self.item = None;
         if self.end.is_some() {
             return None;
         }
 
-        // Who calls this may be in a section that must not last as long as a stranger likes, and
-        // may hold a lock that the holder of the mutex waits for.
+        // The caller may be in a critical section that must be short, and may hold a lock that the
+        // holder of the mutex waits for.
         let visit = match Visit::try_first(self.file.clone(), self.cursor) {
             Ok(Some(visit)) => visit,
             end => {

@@ -51,13 +51,13 @@ impl Target for EpollTarget {
     }
 }
 
-/// An open iterator: a set, and a place in it.
+/// An open iterator over an epoll instance.
 ///
-/// There is no reference to a target in it, which could close a cycle: the target may be a socket in
-/// whose queue the iterator's own descriptor is.
+/// It holds no reference to a watched file, which could close a cycle: a watched socket may have the
+/// iterator's own descriptor in its queue.
 pub(crate) struct EpollItems {
     file: ARef<EpollFile>,
-    /// What the program has seen is before this place.
+    /// The position after the epitems that the program has seen.
     cursor: Cursor,
 }
 

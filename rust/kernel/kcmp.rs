@@ -2,9 +2,9 @@
 
 //! Handlers for `kcmp(2)`.
 //!
-//! kcmp finds the two tasks, checks that the caller may look at them, copies what it needs from
-//! userspace, and traces the answer. What `KCMP_EPOLL_TFD` compares is for a handler to find out,
-//! which a module may register.
+//! kcmp looks up the two tasks, checks the caller's access to them, copies the slot from userspace
+//! and traces the result. A module can register a handler that finds the files that
+//! `KCMP_EPOLL_TFD` compares.
 //!
 //! C header: [`include/linux/kcmp.h`](srctree/include/linux/kcmp.h)
 
@@ -22,16 +22,16 @@ use core::{
     marker::PhantomData, //
 };
 
-/// How two open files compare in the order of `KCMP_FILE`, as only [`file_order`] can tell.
+/// The order of two open files, as returned by [`file_order`].
 ///
 /// # Invariants
 ///
-/// It is what `kcmp_file` returned: 0, 1 or 2.
+/// This is a return value of `kcmp_file`: 0, 1 or 2.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FileOrder(c_int);
 
 impl FileOrder {
-    /// Whether the two files are the same.
+    /// Returns whether the two files are the same.
     #[inline]
     pub fn is_eq(self) -> bool {
         self.0 == 0
@@ -49,9 +49,9 @@ impl From<FileOrder> for Ordering {
     }
 }
 
-/// Compares two open files, in the order of `KCMP_FILE`.
+/// Compares two open files, as `KCMP_FILE` does.
 ///
-/// It is a total order that says nothing about addresses, fixed from boot to shutdown.
+/// This is a total order, fixed from boot to shutdown, that does not reveal the order of addresses.
 ///
 /// # Examples
 ///
@@ -67,7 +67,7 @@ impl From<FileOrder> for Ordering {
 /// # assert_eq!(same_file(current!(), u32::MAX, 0), Err(EBADF));
 /// ```
 ///
-/// An identity that has outlived what kept its file from being freed cannot be compared:
+/// An identity cannot be compared after the reference that kept its file from being freed is gone:
 ///
 /// ```ignore
 /// let identity = RemoteFile::fget_task(task, fd1)?.identity();
@@ -77,31 +77,33 @@ impl From<FileOrder> for Ordering {
 #[doc(alias = "kcmp_file")]
 #[inline]
 pub fn file_order(file1: FileIdentity<'_>, file2: FileIdentity<'_>) -> FileOrder {
-    // INVARIANT: It is what `kcmp_file` returns.
+    // INVARIANT: This is a return value of `kcmp_file`.
     //
-    // SAFETY: Neither file is freed as long as its identity exists. `kcmp_file` looks at nothing
-    // but their addresses.
+    // SAFETY: Neither file is freed as long as its identity exists. `kcmp_file` uses their addresses
+    // only.
     FileOrder(unsafe { bindings::kcmp_file(file1.as_ptr(), file2.as_ptr()) })
 }
 
-/// The question of `KCMP_EPOLL_TFD`: how does the file behind descriptor `fd` of `task1` compare to
-/// the `toff`-th entry numbered `tfd` of the epoll set `efd` of `task2`?
+/// A `KCMP_EPOLL_TFD` query.
 ///
-/// All numbers are the caller's, unchecked.
-pub struct EpollQuestion<'a> {
-    /// The task whose file is asked for.
+/// It compares the file of descriptor `fd` of `task1` with the file of the `toff`-th epitem of
+/// descriptor `tfd` in the epoll instance `efd` of `task2`.
+///
+/// The descriptors and the offset come from userspace and have not been checked.
+pub struct EpollQuery<'a> {
+    /// The task that has the file open.
     pub task1: &'a Task,
     /// The descriptor of that file.
     pub fd: u32,
-    /// The task that has the epoll set.
+    /// The task that has the epoll instance open.
     pub task2: &'a Task,
-    /// The descriptor of the epoll set.
+    /// The descriptor of the epoll instance.
     pub efd: u32,
-    /// The number that the entry was added by.
+    /// The descriptor that the epitem was added under.
     pub tfd: u32,
-    /// How many entries of that number to skip.
+    /// The number of epitems of that descriptor to skip.
     pub toff: u32,
-    /// Whether to wait for the set, see [`EpollHandler::compare`].
+    /// Whether to wait for the mutex of the instance, see [`EpollHandler::compare`].
     pub wait: Wait,
 }
 
@@ -110,55 +112,55 @@ pub struct EpollQuestion<'a> {
 /// # Examples
 ///
 /// ```
-/// use kernel::kcmp::{EpollHandler, EpollQuestion, EpollRegistration, FileOrder};
+/// use kernel::kcmp::{EpollHandler, EpollQuery, EpollRegistration, FileOrder};
 ///
 /// struct NothingThere;
 ///
 /// #[vtable]
 /// impl EpollHandler for NothingThere {
-///     fn compare(_question: &EpollQuestion<'_>) -> Result<FileOrder> {
+///     fn compare(_query: &EpollQuery<'_>) -> Result<FileOrder> {
 ///         Err(ENOENT)
 ///     }
 /// }
 ///
-/// // A module registers its handler by `module_epoll_handler!`.
+/// // A module registers its handler with `module_epoll_handler!`.
 /// //
-/// // SAFETY: The handler is of this crate. The registration is dropped below.
+/// // SAFETY: The handler is part of this crate. The registration is dropped below.
 /// let registration = unsafe { EpollRegistration::<NothingThere>::new()? };
 ///
-/// // There is only one at a time.
+/// // Only one handler can be registered at a time.
 /// //
-/// // SAFETY: As above, if there is one.
+/// // SAFETY: As above, should this succeed.
 /// assert_eq!(unsafe { EpollRegistration::<NothingThere>::new() }.err(), Some(EBUSY));
 ///
 /// drop(registration);
-/// // SAFETY: The registration is dropped at once.
+/// // SAFETY: As above; the registration is dropped immediately.
 /// drop(unsafe { EpollRegistration::<NothingThere>::new()? });
 /// # Ok::<(), Error>(())
 /// ```
 #[vtable]
 pub trait EpollHandler {
-    /// Answers a question: how does the file of `task1` compare to the entry?
+    /// Compares the file of `task1` with the one that the epoll instance of `task2` watches.
     ///
-    /// The errors have to be those of `kcmp(2)`.
+    /// Errors must be those documented for `kcmp(2)`.
     ///
-    /// A question is first asked with [`Wait::Never`], and the removal of the handler waits for the
-    /// answer. A handler that would have to wait for the set, which may be for as long as its owner
-    /// likes, fails with [`EAGAIN`]; then it is asked again with [`Wait::Killable`] and a reference
-    /// to its module, unless that is being loaded or unloaded. It must not fail so a second time.
+    /// The first call for a query has [`Wait::Never`]; unregistering the handler waits for it to
+    /// return. If the mutex of the instance is taken, which may last as long as its owner wants,
+    /// the handler must fail with [`EAGAIN`]. It is then called again with [`Wait::Killable`], while
+    /// a reference to its module is held, unless the module is being loaded or unloaded. The second
+    /// call must not fail with [`EAGAIN`].
     ///
-    /// Context: may sleep. The `exec_update_lock` of both tasks is held for reading: since
-    /// the caller's access was checked, neither of them has become another program by `execve(2)`,
-    /// and neither can as long as this runs.
-    fn compare(question: &EpollQuestion<'_>) -> Result<FileOrder>;
+    /// Context: may sleep. The `exec_update_lock` of both tasks is held for reading, so neither has
+    /// called `execve(2)` since the access check, and neither can until this returns.
+    fn compare(query: &EpollQuery<'_>) -> Result<FileOrder>;
 }
 
 /// The registration of an [`EpollHandler`], see [`module_epoll_handler!`].
 ///
 /// [`module_epoll_handler!`]: crate::module_epoll_handler
 ///
-/// Dropping it leaves the questions to the next handler that registers, or to the one in C. Calls
-/// that wait for a set go on, each with a reference to the handler's module.
+/// Dropping it leaves queries to the C handler until another one is registered. Calls that are
+/// waiting for a mutex continue, each with a reference to the handler's module.
 ///
 /// # Invariants
 ///
@@ -171,7 +173,7 @@ pub struct EpollRegistration<T: EpollHandler> {
 // SAFETY: `kcmp_unregister_epoll_ops` may be called by any task.
 unsafe impl<T: EpollHandler> Send for EpollRegistration<T> {}
 
-// SAFETY: There is nothing that can be done with a shared reference.
+// SAFETY: There are no operations on a shared reference.
 unsafe impl<T: EpollHandler> Sync for EpollRegistration<T> {}
 
 impl<T: EpollHandler> EpollRegistration<T> {
@@ -182,22 +184,22 @@ impl<T: EpollHandler> EpollRegistration<T> {
 
     /// Registers the handler.
     ///
-    /// It is called from then on, even before the init of its module has returned. Fails with
-    /// [`EBUSY`] if there is a handler already.
+    /// It may be called before this returns, and thus before the init function of its module does.
+    /// Fails with [`EBUSY`] if a handler is registered already.
     ///
     /// # Safety
     ///
-    /// `T::OwnerModule` must be the module that calls this. The registration must be dropped before
-    /// that module is unloaded, and must not be leaked.
+    /// - `T::OwnerModule` must be the calling module.
+    /// - The registration must be dropped before that module is unloaded, and must not be leaked.
     pub unsafe fn new() -> Result<Self> {
         let ops: &'static bindings::kcmp_epoll_ops = &Self::OPS;
 
-        // SAFETY: `ops` is valid as long as the module is loaded, which is longer than it is
-        // registered per the safety requirements. `target` is compiled into the module that calls
-        // this, which is `owner` per the same.
+        // SAFETY: `ops` is valid while the module is loaded. Per the safety requirements, it is
+        // unregistered before the module is unloaded, and `target`, which is compiled into the
+        // calling module, is part of `owner`.
         to_result(unsafe { bindings::kcmp_register_epoll_ops(ops) })?;
 
-        // INVARIANT: It has just been registered.
+        // INVARIANT: `ops` has just been registered.
         Ok(Self {
             ops,
             _handler: PhantomData,
@@ -216,7 +218,7 @@ impl<T: EpollHandler> EpollRegistration<T> {
     ) -> c_int {
         // SAFETY: The caller guarantees that `slot` is valid.
         let slot = unsafe { &*slot };
-        let question = EpollQuestion {
+        let query = EpollQuery {
             // SAFETY: The caller guarantees that the task is valid. The cast is okay because `Task`
             // is `repr(transparent)`.
             task1: unsafe { &*task1.cast() },
@@ -229,7 +231,7 @@ impl<T: EpollHandler> EpollRegistration<T> {
             wait: if wait { Wait::Killable } else { Wait::Never },
         };
 
-        match T::compare(&question) {
+        match T::compare(&query) {
             Ok(order) => order.0,
             Err(e) => e.to_errno(),
         }
@@ -243,7 +245,7 @@ impl<T: EpollHandler> Drop for EpollRegistration<T> {
     }
 }
 
-/// Declares a kernel module that answers `KCMP_EPOLL_TFD` as long as it is loaded.
+/// Declares a kernel module that handles `KCMP_EPOLL_TFD` while it is loaded.
 ///
 /// The `type` argument is a type that implements [`EpollHandler`]. The other arguments are those of
 /// [`module!`].
@@ -272,9 +274,9 @@ macro_rules! module_epoll_handler {
         {
             fn init(_module: &'static $crate::ThisModule) -> $crate::error::Result<Self> {
                 Ok(Self {
-                    // SAFETY: The handler is this module's, see above. The module owns the
-                    // registration, and is dropped when it is unloaded. Should it not get that far,
-                    // the registration is dropped here.
+                    // SAFETY: The `where` clause requires `OwnerModule` to be this module. The
+                    // module owns the registration and is dropped when it is unloaded. If init
+                    // fails, the registration is dropped here.
                     _registration: unsafe { $crate::kcmp::EpollRegistration::new() }?,
                 })
             }

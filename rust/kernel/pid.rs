@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finding tasks by their number, and when the current one is to stop.
+//! Looking up tasks by PID or pidfd.
 //!
 //! C header: [`include/linux/pid.h`](srctree/include/linux/pid.h).
 
@@ -19,7 +19,7 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// Takes a reference to the task that has the number `nr` in the PID namespace of the current task.
+/// Takes a reference to the task with the PID `nr` in the PID namespace of the current task.
 ///
 /// # Examples
 ///
@@ -39,22 +39,22 @@ pub fn find_get_task(nr: Pid) -> Option<ARef<Task>> {
     // to.
     let task = unsafe { bindings::get_pid_task(pid, bindings::pid_type_PIDTYPE_PID) };
 
-    // SAFETY: `pid` is `NULL`, which is allowed, or we give up the reference that `find_get_pid`
-    // took. It is not used after this.
+    // SAFETY: `pid` is `NULL`, which is allowed, or we drop the reference that `find_get_pid` took.
+    // It is not used afterwards.
     unsafe { bindings::put_pid(pid) };
 
-    // SAFETY: A task that `get_pid_task` returns comes with a reference, which the `ARef` owns from
-    // here on. The cast is okay because `Task` is `repr(transparent)`.
+    // SAFETY: `get_pid_task` took a reference to the task that it returned, and we pass ownership of
+    // it to the `ARef`. The cast is okay because `Task` is `repr(transparent)`.
     NonNull::new(task).map(|task| unsafe { ARef::from_raw(task.cast()) })
 }
 
-/// Takes a reference to the task that a pidfd of the current task names.
+/// Takes a reference to the task that a pidfd of the current task refers to.
 ///
-/// `PIDFD_SELF` and `PIDFD_SELF_PROCESS` name the current task and the leader of its group. A pidfd
-/// of a process names the leader of it, one with `PIDFD_THREAD` a thread.
+/// `PIDFD_SELF` refers to the current task and `PIDFD_SELF_PROCESS` to its thread-group leader. A
+/// pidfd refers to a thread-group leader, or to any thread if it was opened with `PIDFD_THREAD`.
 ///
-/// Fails with [`EBADF`] if `pidfd` is not open or not a pidfd, and with [`ESRCH`] if the task is
-/// gone.
+/// Fails with [`EBADF`] if `pidfd` is not open or not a pidfd, and with [`ESRCH`] if the task has
+/// been reaped.
 ///
 /// Context: may sleep.
 #[doc(alias = "pidfd_get_pid")]
@@ -69,7 +69,7 @@ pub fn get_task_by_pidfd(pidfd: i32) -> Result<ARef<Task>> {
         _ => {
             let mut flags = 0;
 
-            // SAFETY: There are no requirements on the descriptor, and `flags` can be written to.
+            // SAFETY: There are no requirements on the descriptor, and `flags` is valid for writes.
             from_err_ptr(unsafe { bindings::pidfd_get_pid(pidfd as u32, &mut flags) })
         }
     }?;
@@ -77,32 +77,11 @@ pub fn get_task_by_pidfd(pidfd: i32) -> Result<ARef<Task>> {
     // SAFETY: `pid` is a valid `struct pid` that we own a reference to.
     let task = unsafe { bindings::get_pid_task(pid, bindings::pid_type_PIDTYPE_PID) };
 
-    // SAFETY: We give up that reference, and do not use `pid` after this.
+    // SAFETY: We drop that reference, and do not use `pid` afterwards.
     unsafe { bindings::put_pid(pid) };
 
+    let task = NonNull::new(task).ok_or(ESRCH)?;
+
     // SAFETY: As in `find_get_task`.
-    NonNull::new(task)
-        .map(|task| unsafe { ARef::from_raw(task.cast()) })
-        .ok_or(ESRCH)
-}
-
-impl Task {
-    /// What the current task does between two batches of something that it was asked for: lets
-    /// others run.
-    ///
-    /// Fails with [`EINTR`] if it is killed. Not all that waits looks at that: to lock a mutex that
-    /// is free does not.
-    ///
-    /// Context: may sleep.
-    pub fn pause_killable() -> Result {
-        // SAFETY: The current task is valid.
-        if unsafe { bindings::fatal_signal_pending(Task::current_raw()) } != 0 {
-            return Err(EINTR);
-        }
-
-        // SAFETY: This may sleep, as the documentation says.
-        unsafe { bindings::cond_resched() };
-
-        Ok(())
-    }
+    Ok(unsafe { ARef::from_raw(task.cast()) })
 }

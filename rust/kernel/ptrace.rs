@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Permission to look at other tasks.
+//! Permission to inspect other tasks.
 //!
 //! C header: [`include/linux/ptrace.h`](srctree/include/linux/ptrace.h).
 
@@ -15,44 +15,41 @@ use crate::{
     types::NotThreadSafe, //
 };
 
-/// Evidence that the current task may attach to another one.
+/// Proof that the current task may attach to another one.
 ///
-/// That a task executes a program, and gets its privileges, waits for this to be dropped: what is
-/// taken from the task meanwhile belongs to the program that permission was given for. So it should
-/// not be held for long, and not while memory of a program is accessed.
+/// While it exists, the task cannot change its privileges by executing another program: whatever is
+/// taken from the task belongs to the program that access was granted to. Since `execve(2)` waits
+/// for it to be dropped, do not keep it for long, nor while user memory is accessed.
 ///
 /// # Invariants
 ///
-/// The current task holds the `exec_update_lock` of `task` for reading, and this value is what lets
-/// go of it. Since then, `ptrace_may_access` has granted access.
+/// The current task holds the `exec_update_lock` of `task` for reading, and this value is what
+/// releases it. `ptrace_may_access` has granted access since the lock was taken.
 #[must_use = "permission ends as soon as this is dropped"]
 pub struct Attach<'a> {
     task: &'a Task,
-    /// A lock has to be let go of by the task that took it.
+    /// A lock has to be released by the task that took it.
     _not_send: NotThreadSafe,
 }
 
 impl<'a> Attach<'a> {
-    /// Asks for permission to attach to `task`, by the real credentials of the current task.
+    /// Checks whether the current task may attach to `task`, using its real credentials.
     ///
-    /// That is what `pidfd_getfd(2)` asks for. Fails with [`EPERM`] if it is denied, with [`ESRCH`]
-    /// if the task is exiting, and with [`EINTR`] if the current task is killed, before or while it
-    /// waits.
+    /// This is the check of `pidfd_getfd(2)`. Fails with [`EPERM`] if access is denied, with
+    /// [`ESRCH`] if the task is exiting, and with [`EINTR`] if the current task is killed while it
+    /// waits for the lock.
     ///
-    /// Context: may sleep, and lets others run.
+    /// Context: may sleep.
     #[doc(alias = "ptrace_may_access")]
     pub fn new(task: &'a Task) -> Result<Self> {
-        // Who asks again and again is not to go on when killed.
-        Task::pause_killable()?;
-
-        // SAFETY: `task` is valid since we have a reference to it. Its `signal` is set before it is
-        // published, and lives as long as the task. The lock in it is initialized.
+        // SAFETY: `task` is valid since we have a reference to it. Its `signal` is set before the
+        // task is published, lives as long as the task, and contains an initialized lock.
         to_result(unsafe {
             bindings::down_read_killable(&raw mut (*(*task.as_ptr()).signal).exec_update_lock)
         })?;
 
-        // INVARIANT: We have just taken the lock, and leave it to this value to let go of it. It is
-        // dropped below if access is not granted.
+        // INVARIANT: We have just taken the lock, and leave it to this value to release it. If
+        // access is not granted, the value is dropped below.
         let attach = Self {
             task,
             _not_send: NotThreadSafe,
@@ -65,8 +62,8 @@ impl<'a> Attach<'a> {
             return Err(EPERM);
         }
 
-        // This `read_volatile` is intended to correspond to the plain read in `__pidfd_fget`: the
-        // task may be about to set it.
+        // This `read_volatile` is intended to correspond to the plain read in `__pidfd_fget`. The
+        // task may set the flag concurrently.
         //
         // SAFETY: As above.
         let flags = unsafe { (&raw const (*task.as_ptr()).flags).read_volatile() };
@@ -77,7 +74,7 @@ impl<'a> Attach<'a> {
         Ok(attach)
     }
 
-    /// Returns the task that this is about.
+    /// Returns the task that may be attached to.
     #[inline]
     pub fn task(&self) -> &'a Task {
         self.task
@@ -86,8 +83,8 @@ impl<'a> Attach<'a> {
 
 impl Drop for Attach<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, the current task holds the lock for reading, and it is
-        // for us to let go of it.
+        // SAFETY: By the type invariants, the current task holds the lock for reading, and we are
+        // responsible for releasing it.
         unsafe { bindings::up_read(&raw mut (*(*self.task.as_ptr()).signal).exec_update_lock) };
     }
 }

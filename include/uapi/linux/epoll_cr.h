@@ -8,64 +8,74 @@
 /**
  * DOC: /dev/epoll_cr
  *
- * What programs that checkpoint and restore processes need to know of
- * descriptors and epoll sets, and cannot do with them otherwise. See
- * Documentation/epoll_cr.rst for how the calls go together.
+ * Provides programs that checkpoint and restore processes with information
+ * about descriptors and epoll instances that no other interface offers. See
+ * Documentation/epoll_cr.rst for how the calls are used together.
  *
- * Each ioctl takes a pointer to a struct that begins with its size as the
- * caller knows it. A kernel that knows a shorter one refuses a rest that is not
- * zero, one that knows a longer one takes the rest for zero. The same holds for
- * the elements of the arrays that the structs point to: their size is in the
- * struct, of those that are read the kernel refuses an unknown rest that is not
- * zero, of those that it writes it sets an unknown rest to zero. Members that
- * are marked 'out' are written, also if a call fails, unless it fails before
- * all arguments are read; what they were before is not looked at. All layouts
- * are the same for 32-bit and 64-bit programs.
+ * The argument of each ioctl is a pointer to a struct that begins with its size
+ * as known to the caller. If the kernel knows a shorter struct, the rest has to
+ * be zero; if it knows a longer one, it takes the missing part as zero. The same
+ * holds for the elements of arrays, the size of which is a member of the struct:
+ * of elements that are read, the unknown rest has to be zero; of elements that
+ * are written, the unknown rest is set to zero. Members marked 'out' are written
+ * even if a call fails, unless it fails before all arguments have been read.
+ * Their previous values are ignored. All layouts are the same for 32-bit and
+ * 64-bit programs.
  *
- * These are common to all calls:
+ * These errors are common to all calls:
  *
- * ENOTTY: there is no such ioctl.
- * EINVAL: a size is shorter than in the first version of the struct
- *	(EPOLL_CR_*_SIZE_VER0), or a flag is unknown.
+ * ENOTTY: unknown ioctl.
+ * EINVAL: a size is smaller than that of the first version of the struct
+ *	(EPOLL_CR_*_SIZE_VER0), or an unknown flag is set.
  * E2BIG: a size is larger than a page, or an unknown rest is not zero.
- * EFAULT: some memory of the caller cannot be read or written.
- * EINTR: the caller was killed.
- * ENOMEM: no memory for a buffer, the size of which does not depend on how
- *	many elements there are.
+ * EFAULT: memory of the caller cannot be read or written.
+ * EINTR: the caller has been killed.
+ * ENOMEM: no memory for a buffer, the size of which does not depend on the
+ *	number of elements.
  *
- * These are common to the calls that look at another process. It is named by
- * a pidfd, or PIDFD_SELF or PIDFD_SELF_THREAD; one that was opened with
- * PIDFD_THREAD names that thread.
+ * Some calls inspect another process. It is specified by a pidfd, PIDFD_SELF or
+ * PIDFD_SELF_THREAD. A pidfd that was opened with PIDFD_THREAD specifies that
+ * thread. These errors are common to such calls:
  *
  * EBADF: the pidfd is not open, or not a pidfd.
- * ESRCH: the process is gone, or is exiting.
+ * ESRCH: the process does not exist any more, or is exiting.
  * EPERM: the caller may not attach to the process (PTRACE_MODE_ATTACH_REALCREDS),
  *	as for pidfd_getfd(2).
  *
- * Both are looked at anew every few elements, so they can happen in the middle
- * of a call.
+ * The last two are checked again every few elements, so they can occur in the
+ * middle of a call.
  *
- * An identity is a number that says which open file something is. All calls on
- * one opening of the device, by whichever task, give the same file the same
- * identity, and different files different ones. Another opening gives others.
- * It is never 0. When a file is closed for good, one that is opened later may
- * be given its identity: compare only what was there at the same time, which
- * is so if the processes were stopped. Identities of descriptor tables are
- * numbers of another kind, and say nothing beside those of files.
+ * An identity is a number that identifies an open file description. It is never
+ * 0. All calls on one open file description of the device, by any task, return
+ * the same identity for the same file and different identities for different
+ * files. Another open file description of the device returns other identities.
+ * After the last reference to a file is gone, its identity may be reused, so
+ * compare only identities of files that existed at the same time, which holds if
+ * the processes were stopped. Identities of descriptor tables are unrelated to
+ * those of files.
  */
 
 #define EPOLL_CR_IOC_TYPE	0xEC
 
+/* an enum so that bindgen can evaluate them */
+enum {
+	EPOLL_CR_SNAPSHOT	= _IO(EPOLL_CR_IOC_TYPE, 0x40),
+	EPOLL_CR_FILES		= _IO(EPOLL_CR_IOC_TYPE, 0x41),
+	EPOLL_CR_DESCRIBE	= _IO(EPOLL_CR_IOC_TYPE, 0x42),
+	EPOLL_CR_FETCH		= _IO(EPOLL_CR_IOC_TYPE, 0x43),
+	EPOLL_CR_RESTORE	= _IO(EPOLL_CR_IOC_TYPE, 0x44),
+};
+
 /**
- * struct epoll_cr_item - an entry of an epoll set, as EPOLL_CR_SNAPSHOT shows it
- * @tfd: number of the descriptor that the file was added by
- * @toff: how many entries with this number are before this one, as in
+ * struct epoll_cr_item - a target of an epoll instance, for EPOLL_CR_SNAPSHOT
+ * @tfd: descriptor that the file was added under
+ * @toff: number of targets of this descriptor before this one, as in
  *	struct kcmp_epoll_slot
- * @events: events that are waited for, with flags, as last added or modified.
- *	EPOLLERR and EPOLLHUP are always among them, except that nothing but
- *	flags is left of an EPOLLONESHOT entry that has fired.
+ * @events: events and flags, as last added or modified. EPOLLERR and EPOLLHUP
+ *	are always included, except that only flags are left of an EPOLLONESHOT
+ *	target that has fired.
  * @flags: EPOLL_CR_ITEM_*
- * @data: as last added or modified
+ * @data: user data, as last added or modified
  * @file: identity of the file
  */
 struct epoll_cr_item {
@@ -80,35 +90,36 @@ struct epoll_cr_item {
 #define EPOLL_CR_ITEM_SIZE_VER0	32	/* of the first version */
 
 /*
- * The entry is on the list of those that are ready: the next epoll_wait(2) asks
- * its file, and returns the entry if one of @events is there.
+ * The target is on the ready list: the next epoll_wait(2) polls its file, and
+ * returns the target if one of @events is pending.
  */
 #define EPOLL_CR_ITEM_READY	0x01
 
 /**
- * struct epoll_cr_snapshot - ioctl(EPOLL_CR_SNAPSHOT)
+ * struct epoll_cr_snapshot - argument of EPOLL_CR_SNAPSHOT
  * @size: sizeof(struct epoll_cr_snapshot)
  * @flags: must be 0
  * @pidfd: process
- * @efd: descriptor of the process for an epoll set
+ * @efd: descriptor of the process for an epoll instance
  * @items: array of struct epoll_cr_item, written
- * @capacity: how many elements @items has room for
- * @count: out: how many entries the set has
- * @epoll_id: out: number of the set, as 'epoll-id' in /proc/PID/fdinfo/EFD
+ * @capacity: number of elements that @items has room for
+ * @count: out: number of targets of the instance
+ * @epoll_id: out: id of the instance, as 'epoll-id' in /proc/PID/fdinfo/EFD
  * @item_size: sizeof(struct epoll_cr_item)
  * @reserved: must be 0
  *
- * Shows all entries of a set, ordered by number, then by @toff. Entries can
- * come and go meanwhile unless those who have the set are stopped: each entry
- * that is there throughout is shown exactly once, others once or not at all.
+ * Returns the targets of an epoll instance, ordered by @tfd, then by @toff.
+ * Unless all processes that use the instance are stopped, targets can be added
+ * and removed meanwhile. A target that is present throughout is returned exactly
+ * once, others at most once.
  *
  * Return: 0, or
  *
- * ENOSPC: @items is too small for @count entries. What it has room for has
- *	been written. The set is as it was: make room and call again.
+ * ENOSPC: @items has no room for @count targets. Those that fit have been
+ *	written. Call again with more room; the instance has not been changed.
  * EBADF: @efd is not open.
- * EOPNOTSUPP: @efd is not an epoll file.
- * ESTALE: @efd was closed meanwhile, or refers to another set by now.
+ * EOPNOTSUPP: @efd does not refer to an epoll instance.
+ * ESTALE: @efd has been closed meanwhile, or refers to another instance.
  */
 struct epoll_cr_snapshot {
 	__u32 size;
@@ -125,11 +136,9 @@ struct epoll_cr_snapshot {
 
 #define EPOLL_CR_SNAPSHOT_SIZE_VER0	56	/* of the first version */
 
-#define EPOLL_CR_SNAPSHOT	_IO(EPOLL_CR_IOC_TYPE, 0x40)
-
 /**
- * struct epoll_cr_fd - a descriptor, as EPOLL_CR_FILES shows it
- * @fd: number of the descriptor
+ * struct epoll_cr_fd - an open descriptor, for EPOLL_CR_FILES
+ * @fd: descriptor
  * @flags: EPOLL_CR_FD_*
  * @file: identity of the file
  */
@@ -141,31 +150,31 @@ struct epoll_cr_fd {
 
 #define EPOLL_CR_FD_SIZE_VER0	16	/* of the first version */
 
-#define EPOLL_CR_FD_CLOEXEC	0x01	/* is closed by execve(2) */
-#define EPOLL_CR_FD_EPOLL	0x02	/* is an epoll set */
+#define EPOLL_CR_FD_CLOEXEC	0x01	/* closed by execve(2) */
+#define EPOLL_CR_FD_EPOLL	0x02	/* refers to an epoll instance */
 
 /**
- * struct epoll_cr_files - ioctl(EPOLL_CR_FILES)
+ * struct epoll_cr_files - argument of EPOLL_CR_FILES
  * @size: sizeof(struct epoll_cr_files)
  * @flags: must be 0
  * @pidfd: process
  * @fd_size: sizeof(struct epoll_cr_fd)
  * @fds: array of struct epoll_cr_fd, written
- * @capacity: how many elements @fds has room for
- * @count: out: how many descriptors are open
+ * @capacity: number of elements that @fds has room for
+ * @count: out: number of open descriptors
  * @table: out: identity of the descriptor table. It is the same for tasks that
- *	share one (CLONE_FILES, as threads do). It is not to be compared with
- *	that of a file.
+ *	share a table (CLONE_FILES, as threads do). It cannot be compared with
+ *	the identity of a file.
  *
- * Shows all open descriptors, ordered by number, those with O_PATH included.
- * If some are opened and closed meanwhile, then each that is open throughout is
- * shown exactly once.
+ * Returns all open descriptors in ascending order, including those with O_PATH.
+ * If descriptors are opened and closed meanwhile, each that is open throughout
+ * is returned exactly once.
  *
  * Return: 0, or
  *
- * ENOSPC: @fds is too small for @count descriptors. What it has room for has
- *	been written. Make room and call again.
- * ESTALE: the process has another table by now (execve(2), unshare(2)).
+ * ENOSPC: @fds has no room for @count descriptors. Those that fit have been
+ *	written. Call again with more room.
+ * ESTALE: the process has switched to another table (execve(2), unshare(2)).
  */
 struct epoll_cr_files {
 	__u32 size;
@@ -180,39 +189,38 @@ struct epoll_cr_files {
 
 #define EPOLL_CR_FILES_SIZE_VER0	48	/* of the first version */
 
-#define EPOLL_CR_FILES		_IO(EPOLL_CR_IOC_TYPE, 0x41)
-
 /**
- * struct epoll_cr_file - an open file, as EPOLL_CR_DESCRIBE shows it
- * @fd: the descriptor that was asked for
- * @mask: EPOLL_CR_FILE_*: what else is valid; members that are not are 0
+ * struct epoll_cr_file - an open file, for EPOLL_CR_DESCRIBE
+ * @fd: the requested descriptor
+ * @mask: EPOLL_CR_FILE_*: optional members that are valid; others are 0
  * @file: identity of the file, or 0 if the descriptor is not open
- * @pos: position, as in fdinfo
- * @epoll_id: number of the epoll set, 0 if it is none
- * @mode: type and permissions of the inode, as in struct stat
- * @f_flags: O_*, as F_GETFL returns them, and O_PATH, but never O_CLOEXEC
- * @uid: real user of who opened the file, as is the rest in the namespace of
- *	the caller, see @f_cred of struct file in the kernel
- * @gid: real group
- * @euid: effective user
- * @egid: effective group
- * @fsuid: user for permissions
- * @fsgid: group for permissions
+ * @pos: file position, as in fdinfo
+ * @epoll_id: id of the epoll instance, or 0 if the file is not an epoll file
+ * @mode: file type and permissions, as in struct stat
+ * @f_flags: file status flags, as returned by F_GETFL, and O_PATH. Never
+ *	contains O_CLOEXEC.
+ * @uid: real user ID of the opener. This and the other IDs are in the user
+ *	namespace of the caller, see @f_cred of struct file in the kernel.
+ * @gid: real group ID of the opener
+ * @euid: effective user ID of the opener
+ * @egid: effective group ID of the opener
+ * @fsuid: filesystem user ID of the opener
+ * @fsgid: filesystem group ID of the opener
  * @owner_type: F_OWNER_*, if @owner_pid is not 0
- * @owner_pid: whom SIGIO is sent to, in the pid namespace of the caller; 0 if
- *	nobody, or nobody that the caller can see
- * @owner_uid: real user of who set that
- * @owner_euid: effective user of who set that
- * @owner_signal: what is sent instead of SIGIO (F_SETSIG), or 0
- * @nlink: links of the inode, as in struct stat
- * @dev_major: device of the inode
- * @dev_minor: device of the inode
- * @rdev_major: the device that it is, if it is one
- * @rdev_minor: the device that it is, if it is one
- * @ino: number of the inode
+ * @owner_pid: recipient of SIGIO, in the pid namespace of the caller; 0 if there
+ *	is none, or if it is not visible there
+ * @owner_uid: real user ID of the task that has set @owner_pid
+ * @owner_euid: effective user ID of the task that has set @owner_pid
+ * @owner_signal: signal to send instead of SIGIO (F_SETSIG), or 0
+ * @nlink: number of hard links
+ * @dev_major: device that contains the inode
+ * @dev_minor: device that contains the inode
+ * @rdev_major: device that the file represents, if it is a device file
+ * @rdev_minor: device that the file represents, if it is a device file
+ * @ino: inode number
  * @length: length of a regular file, as st_size in struct stat
- * @path_offset: where in @paths the path begins
- * @path_len: its length, without the NUL that follows it
+ * @path_offset: offset of the path in @paths
+ * @path_len: length of the path, without the NUL that follows it
  */
 struct epoll_cr_file {
 	__u32 fd;
@@ -247,51 +255,51 @@ struct epoll_cr_file {
 
 #define EPOLL_CR_FILE_SIZE_VER0	136	/* of the first version */
 
-/* @nlink, @dev_*, @rdev_*, @ino, @length: the file system told */
+/* @nlink, @dev_*, @rdev_*, @ino, @length: reported by the filesystem */
 #define EPOLL_CR_FILE_STAT	0x01
 /*
- * @path_offset, @path_len: what the link in /proc/PID/fd shows, as the caller
- * sees it, without ' (deleted)'. It is missing if there was no room for it in
- * @paths, or if all that the link shows, and a NUL, is longer than PATH_MAX. The
- * flags below are there in either case.
+ * @path_offset, @path_len: the target of the link in /proc/PID/fd, as the caller
+ * sees it, without ' (deleted)'. Not set if @paths has no room for the path, or
+ * if the target of the link, including a NUL, is longer than PATH_MAX. The flags
+ * below are valid in either case.
  */
 #define EPOLL_CR_FILE_PATH	0x02
-/* the path is a name that leads nowhere, as 'pipe:[1]' or 'anon_inode:[eventfd]' */
+/* the path is a name that does not resolve, as 'pipe:[1]' or 'anon_inode:[eventfd]' */
 #define EPOLL_CR_FILE_NAME	0x04
-/* the path does not lead to the file any more: it was unlinked there */
+/* the file has been unlinked, so that the path does not resolve to it any more */
 #define EPOLL_CR_FILE_UNLINKED	0x08
-/* the path begins outside of the caller's root, and leads nowhere for it */
+/* the file is outside of the root directory of the caller */
 #define EPOLL_CR_FILE_UNREACHABLE 0x10
 
 /**
- * struct epoll_cr_describe - ioctl(EPOLL_CR_DESCRIBE)
+ * struct epoll_cr_describe - argument of EPOLL_CR_DESCRIBE
  * @size: sizeof(struct epoll_cr_describe)
  * @flags: must be 0
  * @pidfd: process
  * @file_size: sizeof(struct epoll_cr_file)
- * @fds: array of __u32: the descriptors to describe, each in 0..INT_MAX
- * @files: array of struct epoll_cr_file, written, for each of @fds in its place
- * @count: how many elements both have
- * @paths: memory for the paths, written, or 0 if they are not wanted
- * @paths_size: how many bytes @paths has room for
- * @paths_len: out: how many bytes all paths take, with a NUL behind each
+ * @fds: array of __u32: descriptors to describe, each in 0..INT_MAX
+ * @files: array of struct epoll_cr_file, written, one element for each of @fds
+ * @count: number of elements of both arrays
+ * @paths: memory for paths, written, or 0 to omit them
+ * @paths_size: number of bytes that @paths has room for
+ * @paths_len: out: total length of all paths, each including a NUL
  *
- * Describes open files by one descriptor for each. It is looked at what the
- * process has as this number then, with permission to do so; what that file is
- * like is read right after, as who got it by pidfd_getfd(2) would. As with that,
- * a file that everybody else closes meanwhile is released when the call ends.
+ * Describes the open files that descriptors refer to. Each descriptor is looked
+ * up under the access check; the attributes are read afterwards, as after
+ * pidfd_getfd(2). As with that, if the process closes a file meanwhile, the file
+ * is released when the call returns.
  *
- * Those that EPOLL_CR_FILES has shown with the same identity are the same file,
- * so that it is enough to ask for one of them, and look whether the identity is
- * still the same.
+ * Descriptors for which EPOLL_CR_FILES has returned the same identity refer to
+ * the same file. It is sufficient to describe one of them, and to check that the
+ * identity is still the same.
  *
- * A descriptor that is not open is no error: its @file is 0.
+ * A descriptor that is not open is not an error: its @file is 0.
  *
  * Return: 0, or
  *
- * ENOSPC: @paths is not 0, and too small for @paths_len bytes. All but the
- *	paths that did not fit any more has been written; such a path has a
- *	@path_len, but not EPOLL_CR_FILE_PATH.
+ * ENOSPC: @paths is not 0, and smaller than @paths_len bytes. Everything except
+ *	the paths that did not fit has been written. Such a path has a
+ *	@path_len, but EPOLL_CR_FILE_PATH is not set.
  * EINVAL: also: one of @fds is larger than INT_MAX.
  */
 struct epoll_cr_describe {
@@ -309,42 +317,43 @@ struct epoll_cr_describe {
 
 #define EPOLL_CR_DESCRIBE_SIZE_VER0	64	/* of the first version */
 
-#define EPOLL_CR_DESCRIBE	_IO(EPOLL_CR_IOC_TYPE, 0x42)
-
 /**
- * struct epoll_cr_fetch - ioctl(EPOLL_CR_FETCH)
+ * struct epoll_cr_fetch - argument of EPOLL_CR_FETCH
  * @size: sizeof(struct epoll_cr_fetch)
  * @flags: must be 0
  * @pidfd: process
- * @efd: descriptor of the process for an epoll set
- * @tfd: number of the entry
- * @toff: which of the entries with this number, as in struct epoll_cr_item
- * @file: identity that the file must have, or 0 for any
+ * @efd: descriptor of the process for an epoll instance
+ * @tfd: descriptor that the target was added under
+ * @toff: number of targets of this descriptor to skip, as in
+ *	struct epoll_cr_item
+ * @file: required identity of the file, or 0 for any
  *
- * Opens a descriptor of the caller, close-on-exec, for the file that an entry
- * is about, as pidfd_getfd(2) does for one that has a descriptor.
+ * Opens a close-on-exec descriptor of the caller for the file of a target, as
+ * pidfd_getfd(2) does for a file that has a descriptor.
  *
- * A set can be handed on without what it watches. So to be allowed to attach to
- * the process, which may be the caller itself, is not enough: it must have
- * opened the file itself since it was created, executed a program or last had
- * its credentials changed, if only for equal ones (so has each thread by
- * itself: what counts is the one that @pidfd names); or the caller must have
- * CAP_SYS_PTRACE in the user namespace of whoever opened it. As that one may be
- * gone, security modules are asked about @pidfd and about the file, not about
- * the opener.
+ * An epoll instance can be passed to another process without the files that it
+ * watches. So permission to attach to the process, which may be the caller
+ * itself, is not sufficient. In addition, the process must have opened the file
+ * itself, after it was created, executed a program or last changed its
+ * credentials (even to equal ones); of a process with several threads, this
+ * applies to the thread that @pidfd specifies. Otherwise, the caller needs
+ * CAP_SYS_PTRACE in the user namespace of the opener. As the opener may not
+ * exist any more, security modules check access to the process and to the file,
+ * but not to the opener.
  *
  * Return: the descriptor, or
  *
  * EBADF: @efd is not open.
- * EOPNOTSUPP: @efd is not an epoll file.
- * ENOENT: there is no such entry, or its file is just being closed for good, or
- *	a unix socket that is only in messages which nobody can receive.
- * ESTALE: it is about another file than @file, or @efd was closed meanwhile, or
- *	refers to another set by now.
- * EPERM: also: somebody else opened the file, see above.
- * EMFILE: the caller may not open more descriptors.
+ * EOPNOTSUPP: @efd does not refer to an epoll instance.
+ * ENOENT: there is no such target, or the last reference to its file is gone, or
+ *	the file is a unix socket that is referred to only by messages that
+ *	nobody can receive.
+ * ESTALE: the identity of the file is not @file, or @efd has been closed
+ *	meanwhile, or refers to another instance.
+ * EPERM: also: the process has not opened the file, see above.
+ * EMFILE: the caller has reached the limit on open descriptors.
  *
- * and what a security module returns when a file is received.
+ * or the error of a security module that denies receiving the file.
  */
 struct epoll_cr_fetch {
 	__u32 size;
@@ -358,12 +367,10 @@ struct epoll_cr_fetch {
 
 #define EPOLL_CR_FETCH_SIZE_VER0	32	/* of the first version */
 
-#define EPOLL_CR_FETCH		_IO(EPOLL_CR_IOC_TYPE, 0x43)
-
 /**
- * struct epoll_cr_add - an entry for EPOLL_CR_RESTORE to add
+ * struct epoll_cr_add - a target to add, for EPOLL_CR_RESTORE
  * @fd: descriptor of the caller for the file
- * @tfd: number that the file is added under, 0..INT_MAX, which is not looked up
+ * @tfd: descriptor to add the file under, 0..INT_MAX. It need not be open.
  * @events: as in struct epoll_cr_item
  * @flags: EPOLL_CR_ITEM_*, as in struct epoll_cr_item
  * @data: as in struct epoll_cr_item
@@ -379,55 +386,57 @@ struct epoll_cr_add {
 #define EPOLL_CR_ADD_SIZE_VER0	24	/* of the first version */
 
 /**
- * struct epoll_cr_restore - ioctl(EPOLL_CR_RESTORE)
+ * struct epoll_cr_restore - argument of EPOLL_CR_RESTORE
  * @size: sizeof(struct epoll_cr_restore)
  * @flags: must be 0
- * @efd: descriptor of the caller for the epoll set
+ * @efd: descriptor of the caller for the epoll instance
  * @item_size: sizeof(struct epoll_cr_add)
  * @items: array of struct epoll_cr_add
- * @count: how many elements @items has
- * @bad: out: index of the entry that the call failed because of, which is the
- *	first of those that can be seen before any is added; @count if it is
- *	none of them, as for EFAULT, EINTR and ENOMEM
+ * @count: number of elements of @items
+ * @bad: out: index of the element that has caused the error. Of errors that can
+ *	be detected before anything is added, this is the first. @count if the
+ *	error was not caused by an element, as for EFAULT, EINTR and ENOMEM.
  *
- * Adds entries as they were when EPOLL_CR_SNAPSHOT was called: all of them, or
- * none. Other entries of the set stay as they are.
+ * Adds targets in the state that EPOLL_CR_SNAPSHOT has returned, either all of
+ * them or none. Other targets of the instance are not changed.
  *
- * One that has EPOLL_CR_ITEM_READY is returned by the next epoll_wait(2), if
- * one of its events is there. One that has not, and has EPOLLET or
- * EPOLLEXCLUSIVE, is not returned for what is there already, but for what comes:
- * that was reported before, or to another set. If something can have come for
- * the file since it was made for the process that is restored, set the flag: to
- * return an entry for nothing is harmless. Without both that makes no difference.
+ * A target with EPOLL_CR_ITEM_READY is returned by the next epoll_wait(2) if one
+ * of its events is pending. A target without it, and with EPOLLET or
+ * EPOLLEXCLUSIVE, is not returned for events that are pending already, since
+ * these have been reported before, or to another instance. If new events may
+ * have occurred since the file was created for the restored process, set the
+ * flag: an additional wakeup is harmless. For other targets, the flag makes no
+ * difference.
  *
- * Nothing but flags in @events, with EPOLLONESHOT among them, is an entry that
- * has fired: it is not returned until it is modified.
+ * If @events contains only flags, including EPOLLONESHOT, the target has fired:
+ * it is not returned until it is modified.
  *
- * First all entries are looked at, and nothing is added if one is refused: @bad
- * is the first such. What can only be seen as they are added is seen then, and
- * what was added is removed again: that an entry is twice in @items (EEXIST,
- * @bad is the second), ELOOP, EINVAL for too many paths, ENOMEM and EINTR.
- * Those who wait for the set can see that an entry was there for a moment then.
- * What others add, delete or modify meanwhile stays as they have left it, but for
- * what they have done to an entry that is removed again.
+ * All targets are checked before any is added, and @bad is the first that has
+ * been refused. Some errors can only be detected when a target is added: a
+ * duplicate in @items (EEXIST, @bad is the second), ELOOP, EINVAL for too many
+ * paths, ENOMEM and EINTR. In this case, the targets added so far are removed
+ * again; a program that waits for the instance may notice that they existed for
+ * a moment. Changes that other programs make to the instance meanwhile are kept,
+ * except those to targets that are removed again.
  *
  * Return: 0, or
  *
  * E2BIG: also: the unknown rest of an element is not zero.
- * EBADF: @efd or @fd is not open, or has O_PATH.
- * EOPNOTSUPP: @efd is not an epoll file.
- * EINVAL: a flag of an entry is unknown; @tfd is negative; @events are such
- *	as no entry has: neither both of EPOLLERR and EPOLLHUP, nor of an entry
- *	that has fired; EPOLLEXCLUSIVE with what epoll_ctl(2) refuses beside it;
- *	@fd is the set itself; adding it makes too many paths.
- * EPERM: the file cannot be polled; EPOLLWAKEUP without CAP_BLOCK_SUSPEND, or
- *	on a system that does not suspend.
- * EEXIST: the set has an entry for this file and number.
- * ELOOP: sets would contain each other, or be nested too deep.
- * ENOSPC: /proc/sys/fs/epoll/max_user_watches would be exceeded. @bad is
- *	@count, unless it was another program that came first.
- * EOVERFLOW: this call was made on the set too many times (2^32 - 1) with a
- *	@count that is not 0.
+ * EBADF: @efd or @fd is not open, or was opened with O_PATH.
+ * EOPNOTSUPP: @efd does not refer to an epoll instance.
+ * EINVAL: an unknown flag of a target is set; @tfd is negative; no target can
+ *	have @events: they lack EPOLLERR or EPOLLHUP without being those of a
+ *	target that has fired, or contain EPOLLEXCLUSIVE and an event that
+ *	epoll_ctl(2) does not allow with it; @fd refers to the instance itself;
+ *	or adding @fd would create too many paths.
+ * EPERM: the file cannot be polled; or EPOLLWAKEUP is set without
+ *	CAP_BLOCK_SUSPEND, or on a system that does not suspend.
+ * EEXIST: the instance has a target for this file and descriptor.
+ * ELOOP: instances would contain each other or be nested too deeply.
+ * ENOSPC: /proc/sys/fs/epoll/max_user_watches would be exceeded. @bad is @count,
+ *	unless another program has reached the limit first.
+ * EOVERFLOW: this call has been made too often (2^32 - 1 times) for the
+ *	instance, with a @count that is not 0.
  */
 struct epoll_cr_restore {
 	__u32 size;
@@ -440,7 +449,5 @@ struct epoll_cr_restore {
 };
 
 #define EPOLL_CR_RESTORE_SIZE_VER0	40	/* of the first version */
-
-#define EPOLL_CR_RESTORE	_IO(EPOLL_CR_IOC_TYPE, 0x44)
 
 #endif /* _UAPI_LINUX_EPOLL_CR_H */

@@ -2,39 +2,42 @@
 
 //! BPF iterators.
 //!
-//! There are two kinds of them. Both are used by programs, which run in the kernel and see its
-//! structures, and provided by the kernel or a module.
+//! There are two kinds of them. Both are provided by the kernel or a module, and used by BPF
+//! programs, which run in the kernel and can access its structures.
 //!
-//! - A [`Target`] is what a program can be attached to: whoever reads from the iterator's file gets
-//!   what the program writes, which is run on each item. See [`module_bpf_iter!`].
-//! - An [`OpenCoded`] iterator is a loop within a program that itself was started by something
-//!   else. See [`bpf_open_coded_iter!`].
+//! - A [`Target`] is what an iterator program attaches to. Reading from the file of the iterator
+//!   runs the program on each item and returns what the program writes. See [`module_bpf_iter!`].
+//! - An [`OpenCoded`] iterator is a loop within a program of any kind. See
+//!   [`bpf_open_coded_iter!`].
 //!
-//! What BPF has to know about types it takes from the BTF of the module, which is made of what the
-//! module has in C. Hence each has a part in C, with nothing but declarations and functions of one
-//! line.
+//! BPF takes type information from the BTF of the module, which describes the C code of the module.
+//! Hence each iterator has a C part, which contains only declarations and one-line functions.
 //!
 //! [`module_bpf_iter!`]: crate::module_bpf_iter
 //! [`bpf_open_coded_iter!`]: crate::bpf_open_coded_iter
 //!
 //! C header: [`include/linux/bpf.h`](srctree/include/linux/bpf.h)
 
+mod args;
 mod open_coded;
+mod registration;
 mod target;
 
 pub use self::{
+    args::{
+        Arg,
+        Args,
+        Struct, //
+    },
     open_coded::{
         OpenCoded,
         State, //
     },
+    registration::Registration,
     target::{
-        Arg,
-        Args,
         Items,
         LinkConfig,
         LinkInfo,
-        Registration,
-        Struct,
         Target, //
-    },
+    }, //
 };

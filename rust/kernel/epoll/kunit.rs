@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Epoll sets made of plain memory, for KUnit tests.
+//! Epoll instances in plain memory, for KUnit tests.
 //!
-//! What epoll itself does to a set takes descriptors, which a KUnit test does not have. These sets
-//! have what [`Eventpoll`] looks at, and nothing else: a mutex, a tree, entries, and files that
-//! cannot be opened, read or closed.
+//! Epoll's own operations take descriptors, which a KUnit test does not have. A [`TestInstance`]
+//! has only what [`Eventpoll`] looks at: a mutex, a tree, epitems, and files that cannot be opened,
+//! read or closed.
 
 use super::{
     EpollFile,
@@ -35,40 +35,40 @@ use core::{
     },
 };
 
-/// An epoll set for tests, together with the files that it watches.
+/// An epoll instance for tests, together with the files that it watches.
 ///
-/// Files are called by their index. Within a number they are in the order of the indices.
+/// Files are referred to by index. Epitems of one descriptor are in the order of the indices.
 ///
 /// # Invariants
 ///
-/// - The mutex, the tree and the list of ready entries of `ep` are initialized.
-/// - All entries of the tree are in `items`, and watch a file in `files`.
-/// - Each file has one reference that is never put, or has none and never gets one again.
-/// - `epoll_file` is an epoll file, of `ep`, with one reference that is never put.
-pub struct TestSet {
+/// - The mutex, the tree and the ready list of `ep` are initialized.
+/// - All epitems in the tree are in `items` and watch a file in `files`.
+/// - Each file either has one reference that is never dropped, or has none and never gets one.
+/// - `epoll_file` is an epoll file of `ep`, with one reference that is never dropped.
+pub struct TestInstance {
     ep: ManuallyDrop<KBox<Opaque<bindings::eventpoll>>>,
     epoll_file: ManuallyDrop<KBox<Opaque<bindings::file>>>,
     items: KVec<KBox<Opaque<bindings::epitem>>>,
     files: KVec<Opaque<bindings::file>>,
 }
 
-impl TestSet {
-    /// Creates a set with the entries `(fd, file)`.
-    pub fn new(entries: &[(i32, usize)]) -> Result<Self, AllocError> {
-        let count = entries.iter().map(|&(_, file)| file + 1).max().unwrap_or(0);
+impl TestInstance {
+    /// Creates an instance with the epitems `(fd, file)`.
+    pub fn new(epitems: &[(i32, usize)]) -> Result<Self, AllocError> {
+        let count = epitems.iter().map(|&(_, file)| file + 1).max().unwrap_or(0);
         let mut files = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
-            // All zeroes is a file with one reference, which is the one that `files` holds.
+            // All zeroes is a file with one reference, which `files` holds.
             files.push(Opaque::zeroed(), GFP_KERNEL)?;
         }
 
         let ep = KBox::new(Opaque::<bindings::eventpoll>::zeroed(), GFP_KERNEL)?;
-        // SAFETY: `ep` is memory for a `struct eventpoll`, where it stays until it is freed. The
-        // class is static.
+        // SAFETY: `ep` is memory for a `struct eventpoll`, which stays in place until it is freed.
+        // The class is static.
         unsafe {
             bindings::__mutex_init(
                 &raw mut (*ep.get()).mtx,
-                c"TestSet::ep".as_char_ptr(),
+                c"TestInstance::ep".as_char_ptr(),
                 static_lock_class!().as_ptr(),
             );
             bindings::INIT_LIST_HEAD(&raw mut (*ep.get()).rdllist);
@@ -82,37 +82,47 @@ impl TestSet {
         };
 
         // INVARIANT: The mutex and the list are initialized, and all zeroes is an empty tree. The
-        // file has the operations of an epoll file and its set, which is freed together with it.
-        let mut set = Self {
+        // file has the operations of an epoll file and refers to `ep`, which is freed with it.
+        let mut instance = Self {
             ep: ManuallyDrop::new(ep),
             epoll_file: ManuallyDrop::new(epoll_file),
             items: KVec::new(),
             files,
         };
-        for &(fd, file) in entries {
-            set.insert(fd, file)?;
+        for &(fd, file) in epitems {
+            instance.insert(fd, file)?;
         }
 
-        Ok(set)
+        Ok(instance)
     }
 
-    /// Returns the set itself.
+    /// Creates an instance with `count` epitems of one descriptor, for as many files.
+    pub fn with_duplicates(fd: i32, count: usize) -> Result<Self, AllocError> {
+        let mut instance = Self::new(&[(fd, count - 1)])?;
+        for file in 0..count - 1 {
+            instance.insert(fd, file)?;
+        }
+
+        Ok(instance)
+    }
+
+    /// Returns the epoll instance itself.
     pub fn eventpoll(&self) -> &Eventpoll {
         // SAFETY: By the type invariants, the mutex and the tree are initialized. The cast is okay
         // because `Eventpoll` is `repr(transparent)`.
         unsafe { &*self.ep.get().cast() }
     }
 
-    /// Returns the file of the set.
+    /// Returns the epoll file.
     ///
-    /// The set is not freed if there are references to it in the end.
+    /// The instance is leaked if there are still references to this file when it is dropped.
     pub fn epoll_file(&self) -> &EpollFile {
-        // SAFETY: By the type invariants, it is an epoll file with a reference. The cast is okay
+        // SAFETY: By the type invariants, this is an epoll file with a reference. The cast is okay
         // because `EpollFile` is `repr(transparent)`.
         unsafe { &*self.epoll_file.get().cast() }
     }
 
-    /// Returns the identity of a file.
+    /// Returns the identity of a watched file.
     ///
     /// # Panics
     ///
@@ -122,7 +132,7 @@ impl TestSet {
         unsafe { FileIdentity::from_raw(NonNull::from(&self.files[file]).cast()) }
     }
 
-    /// Adds an entry.
+    /// Adds an epitem.
     ///
     /// # Panics
     ///
@@ -137,8 +147,8 @@ impl TestSet {
         // As in `ep_rbtree_insert`.
         //
         // SAFETY: By the type invariants, all nodes that can be reached from the root are in
-        // `items`, which is not shrunk, and nobody else uses them since we hold the mutex. The new
-        // item is initialized before it is linked. The packed fields are copied.
+        // `items`, which never shrinks, and nobody else uses them since we hold the mutex. The new
+        // epitem is initialized before it is linked. The packed fields are copied.
         unsafe {
             (*item).ffd = bindings::epoll_key { file, fd };
             bindings::INIT_LIST_HEAD(&raw mut (*item).rdllink);
@@ -164,7 +174,7 @@ impl TestSet {
         Ok(())
     }
 
-    /// Removes an entry. Returns whether there was one.
+    /// Removes an epitem. Returns whether it existed.
     ///
     /// # Panics
     ///
@@ -175,8 +185,8 @@ impl TestSet {
             return false;
         };
 
-        // SAFETY: `item` is in the tree, which nobody else uses since we hold the mutex. It stays in
-        // memory, in `items`.
+        // SAFETY: `item` is in the tree, which nobody else uses since we hold the mutex. Its memory
+        // stays in `items`.
         unsafe {
             bindings::rb_erase(
                 &raw mut (*item.as_ptr()).__bindgen_anon_1.rbn,
@@ -187,7 +197,7 @@ impl TestSet {
         true
     }
 
-    /// Sets the event of an entry. Returns whether there is one.
+    /// Sets the events and the data of an epitem. Returns whether it exists.
     ///
     /// # Panics
     ///
@@ -204,7 +214,7 @@ impl TestSet {
         true
     }
 
-    /// Puts an entry on the list of those that are ready. Returns whether it was not there yet.
+    /// Puts an epitem on the ready list. Returns false if it does not exist or is already there.
     ///
     /// # Panics
     ///
@@ -215,8 +225,8 @@ impl TestSet {
             return false;
         };
 
-        // SAFETY: `item` and `ep` are valid with initialized lists, and nobody else writes to them
-        // since we hold the mutex. Who looks whether an entry is ready holds it, too.
+        // SAFETY: `item` and `ep` are valid with initialized lists. Nobody else accesses the lists
+        // since we hold the mutex, which `Epitem::is_ready` needs as well.
         unsafe {
             let rdllink = &raw mut (*item.as_ptr()).rdllink;
             if (*rdllink).next != rdllink {
@@ -228,8 +238,8 @@ impl TestSet {
         true
     }
 
-    /// Lets go of the last reference to a file, as if it was about to be closed. Returns whether it
-    /// was the last.
+    /// Drops the last reference to a file, as if it was about to be closed. Returns false, and does
+    /// nothing, if there are other references.
     ///
     /// # Panics
     ///
@@ -244,7 +254,7 @@ impl TestSet {
         #[expect(clippy::as_underscore)]
         let dead = bindings::FILE_REF_DEAD as _;
 
-        // INVARIANT: There is no reference but ours, and `file_ref_get` gives out no more.
+        // INVARIANT: Ours was the only reference, and `file_ref_get` fails from here on.
         //
         // SAFETY: The file is valid memory, which nobody else uses: there are no references, and
         // new ones cannot be taken without the mutex.
@@ -253,20 +263,22 @@ impl TestSet {
         true
     }
 
-    /// Whether there is a reference to a file besides the one that is never put.
+    /// Returns whether a file has references besides the one that is never dropped.
     fn is_pinned(&self, file: usize) -> bool {
         Self::has_more_references(&self.files[file])
     }
 
     fn has_more_references(file: &Opaque<bindings::file>) -> bool {
-        // The count is that of the other references, or negative if there are none at all.
+        // The count excludes the first reference and is negative if there is none.
         //
-        // SAFETY: The file is valid memory. Others may put their references meanwhile, which is
-        // atomic, as this `read_volatile` is, which is intended to correspond to an atomic_read.
+        // This `read_volatile` is intended to correspond to an atomic_read.
+        //
+        // SAFETY: The file is valid memory. Others may drop their references meanwhile, which is
+        // atomic.
         unsafe { (&raw const (*file.get()).f_ref.refcnt.counter).read_volatile() > 0 }
     }
 
-    /// Locks the mutex, which a reference to the set's file lets others do as well.
+    /// Locks the mutex, which others may contend for if they have a reference to the epoll file.
     fn lock(&self) -> Guard<'_> {
         // SAFETY: By the type invariants, the mutex is initialized.
         unsafe { bindings::mutex_lock(&raw mut (*self.ep.get()).mtx) };
@@ -285,9 +297,9 @@ impl TestSet {
     }
 }
 
-impl Drop for TestSet {
+impl Drop for TestInstance {
     fn drop(&mut self) {
-        // What a test has pinned may be used for as long as the test likes.
+        // What a test still has a reference to may be used at any time: leak it.
         if Self::has_more_references(&self.epoll_file) {
             forget(take(&mut self.items));
             forget(take(&mut self.files));
@@ -297,10 +309,125 @@ impl Drop for TestSet {
             forget(take(&mut self.files));
         }
 
-        // SAFETY: They are dropped here only, and not used any more.
+        // SAFETY: These fields are dropped here only, and not used afterwards.
         unsafe {
             ManuallyDrop::drop(&mut self.epoll_file);
             ManuallyDrop::drop(&mut self.ep);
         }
+    }
+}
+
+#[macros::kunit_tests(rust_epoll)]
+mod tests {
+    use super::*;
+    use crate::epoll::{
+        Cursor,
+        Wait,
+        WALK_BATCH, //
+    };
+    use core::ops::ControlFlow;
+
+    #[test]
+    fn exact_entry() -> Result {
+        let instance = TestInstance::new(&[(3, 0), (3, 2), (4, 1)])?;
+        let guard = instance.eventpoll().lock_killable()?;
+
+        assert!(guard.find(3, instance.file(0)).is_some());
+        assert!(guard.find(3, instance.file(1)).is_none());
+        assert!(guard
+            .find(3, instance.file(2))
+            .is_some_and(|epi| epi.file() == instance.file(2)));
+        assert!(guard.find(4, instance.file(1)).is_some());
+        assert!(guard.find(4, instance.file(2)).is_none());
+
+        Ok(())
+    }
+
+    #[test]
+    fn resume_at_a_key_that_is_gone() -> Result {
+        let mut instance = TestInstance::new(&[(1, 0), (2, 0), (2, 1), (2, 2), (9, 0)])?;
+        let cursor = instance
+            .eventpoll()
+            .lock_killable()?
+            .find(2, instance.file(1))
+            .ok_or(ENOENT)?
+            .cursor();
+        let next = |instance: &TestInstance, fd, file| -> Result<bool> {
+            let guard = instance.eventpoll().lock_killable()?;
+            let epi = guard.items_after(cursor).next().ok_or(ENOENT)?;
+
+            Ok(epi.fd() == fd && epi.file() == instance.file(file))
+        };
+
+        // Remove the epitem itself, the one after it, and those before it.
+        assert!(next(&instance, 2, 2)?);
+        assert!(instance.remove(2, 1));
+        assert!(next(&instance, 2, 2)?);
+        assert!(instance.remove(2, 2));
+        assert!(next(&instance, 9, 0)?);
+        assert!(instance.remove(2, 0));
+        assert!(instance.remove(1, 0));
+        assert!(next(&instance, 9, 0)?);
+
+        // Add it again, with one on either side.
+        instance.insert(2, 0)?;
+        instance.insert(2, 1)?;
+        instance.insert(2, 2)?;
+        assert!(next(&instance, 2, 2)?);
+
+        // Leave nothing after it.
+        assert!(instance.remove(2, 2));
+        assert!(instance.remove(9, 0));
+        let guard = instance.eventpoll().lock_killable()?;
+        assert!(guard.items_after(cursor).next().is_none());
+
+        Ok(())
+    }
+
+    #[test]
+    fn walk_visits_each_entry_once() -> Result {
+        for count in [
+            1,
+            WALK_BATCH - 1,
+            WALK_BATCH,
+            WALK_BATCH + 1,
+            2 * WALK_BATCH,
+        ] {
+            let instance = TestInstance::with_duplicates(3, count)?;
+            let mut visited = 0;
+            let stopped = instance
+                .eventpoll()
+                .walk(Wait::Never, Cursor::START, |epi| {
+                    if epi.file() != instance.file(visited) {
+                        return ControlFlow::Break(());
+                    }
+                    visited += 1;
+
+                    ControlFlow::Continue(())
+                })?;
+
+            assert!(stopped.is_none());
+            assert!(visited == count);
+        }
+
+        Ok(())
+    }
+
+    #[test]
+    fn contents_of_an_entry() -> Result {
+        let mut instance = TestInstance::new(&[(3, 0), (4, 0)])?;
+        assert!(instance.set_event(4, 0, 0x8000_0001, u64::MAX - 1));
+        assert!(instance.set_ready(4, 0));
+        let guard = instance.eventpoll().lock_killable()?;
+        let epitem = |fd| guard.find(fd, instance.file(0)).ok_or(ENOENT);
+
+        assert!(epitem(3)?.events() == 0);
+        assert!(epitem(3)?.data() == 0);
+        assert!(!epitem(3)?.is_ready());
+        assert!(epitem(4)?.events() == 0x8000_0001);
+        assert!(epitem(4)?.data() == u64::MAX - 1);
+        assert!(epitem(4)?.is_ready());
+
+        Ok(())
     }
 }

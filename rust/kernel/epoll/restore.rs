@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Adding entries to an epoll set as they were in another one.
+//! Adding epitems in the state that they had in another epoll instance.
 //!
-//! `epoll_ctl(2)` adds entries that wait for something, and reports what is there already. An entry
-//! of a program that is restored may have fired (`EPOLLONESHOT`), or may have reported before what
-//! is there (`EPOLLET`).
+//! `epoll_ctl(2)` adds epitems that wait for an event, and reports events that are already pending.
+//! An epitem of a program that is being restored may have fired (`EPOLLONESHOT`), or may already
+//! have reported the pending events (`EPOLLET`).
 
 use super::{
+    pause_killable,
     Cursor,
     Epitem,
     Eventpoll,
@@ -21,20 +22,19 @@ use crate::{
         Result, //
     },
     fs::RemoteFile,
-    task::Task,
     types::NotThreadSafe, //
 };
 use core::num::NonZeroU32;
 
-/// What is left of the events of an entry that has fired.
+/// The flags, which are all that is left of the events of an epitem that has fired.
 #[doc(alias = "EP_PRIVATE_BITS")]
 const FLAGS: u32 =
     bindings::EPOLLWAKEUP | bindings::EPOLLONESHOT | bindings::EPOLLET | bindings::EPOLLEXCLUSIVE;
 
-/// What every entry that has not fired waits for.
+/// The events that every epitem waits for unless it has fired.
 const ALWAYS: u32 = bindings::EPOLLERR | bindings::EPOLLHUP;
 
-/// What may be asked for together with `EPOLLEXCLUSIVE`.
+/// The events and flags that can be combined with `EPOLLEXCLUSIVE`.
 #[doc(alias = "EPOLLEXCLUSIVE_OK_BITS")]
 const EXCLUSIVE_OK: u32 = ALWAYS
     | bindings::EPOLLIN
@@ -43,7 +43,7 @@ const EXCLUSIVE_OK: u32 = ALWAYS
     | bindings::EPOLLET
     | bindings::EPOLLEXCLUSIVE;
 
-/// Returns whether an entry can have these events, as [`Epitem::events`] returns them.
+/// Returns whether [`Epitem::events`] can return these events.
 pub const fn are_valid_events(events: u32) -> bool {
     if events & bindings::EPOLLEXCLUSIVE != 0 && events & !EXCLUSIVE_OK != 0 {
         return false;
@@ -55,63 +55,67 @@ pub const fn are_valid_events(events: u32) -> bool {
     events & ALWAYS == ALWAYS
 }
 
-/// An entry as it was.
+/// The state of an epitem.
 #[derive(Clone, Copy)]
-pub struct Entry {
-    /// The number that the file had.
+pub struct EpitemState {
+    /// The descriptor that the file was added under.
     pub fd: i32,
-    /// The events as [`Epitem::events`] returned them.
+    /// The events, as [`Epitem::events`] returned them.
     pub events: u32,
-    /// The data that the owner of the set gave to it.
+    /// The user data.
     pub data: u64,
-    /// Whether it was on the list of those that are ready.
+    /// Whether the epitem was on the ready list.
     pub ready: bool,
 }
 
-impl Entry {
-    /// Returns whether what is there when the entry is added is to be left unseen.
+impl EpitemState {
+    /// Returns whether events that are pending when the epitem is added must not be reported.
     ///
-    /// With `EPOLLET` it has been reported before, and with `EPOLLEXCLUSIVE` it was another set that
-    /// was told. Without both, an entry is on the list as long as something is there, and would not
-    /// be put there again if it was left out.
+    /// With `EPOLLET` they have been reported before, and with `EPOLLEXCLUSIVE` to another instance.
+    /// Without either flag, an epitem stays on the ready list while events are pending, and would
+    /// never be put there again if they were skipped.
     fn is_quiet(&self) -> bool {
         self.events & (bindings::EPOLLET | bindings::EPOLLEXCLUSIVE) != 0 && !self.ready
     }
 }
 
-/// A number of entries that are added to a set: all of them, or none.
+/// A transaction that adds epitems to an epoll instance.
 ///
-/// What was added is removed when this is dropped, unless it was [committed](Restore::commit).
-/// Nothing is kept of the entries for that: they are marked.
+/// Unless it is [committed](Restore::commit), dropping it removes the epitems that it has added.
+/// They are found by a mark, so no list of them is kept.
 ///
 /// # Invariants
 ///
-/// - `ep` is the set of `file`.
-/// - No entry of `ep` that was not added by [`Restore::add`] on this value has `mark`.
-#[must_use = "what was added is removed when this is dropped"]
+/// - `ep` is the epoll instance of `file`.
+/// - No epitem of `ep` has `mark` unless [`Restore::add`] on this value has added it.
+#[must_use = "the added epitems are removed when this is dropped"]
 pub struct Restore<'a> {
     file: &'a RemoteFile,
     ep: &'a Eventpoll,
     mark: NonZeroU32,
-    /// Whether there is anything to remove when this is dropped.
+    /// Whether any epitems have to be removed on drop.
     has_added: bool,
     _not_send: NotThreadSafe,
 }
 
 impl<'a> Restore<'a> {
-    /// Prepares to add `count` entries to the set that is behind `file`. That uses up one of the
-    /// 2^32 - 1 times that a set can be restored, also if nothing is added then.
+    /// Prepares to add `count` epitems to the epoll instance of `file`.
     ///
-    /// Fails with [`EINVAL`] if `file` is not an epoll file, with [`ENOSPC`] if the user who has
-    /// made the set would watch too many files then, with [`EOVERFLOW`] if the set was restored too
-    /// often, and with [`EINTR`] if the current task is killed while it waits for the set.
+    /// An instance can be restored 2^32 - 1 times, and this counts even if nothing is added.
     ///
-    /// Context: may sleep, and takes the mutex of the set, as all that is done with the result.
+    /// Fails with
+    ///
+    /// - [`EINVAL`] if `file` is not an epoll file,
+    /// - [`ENOSPC`] if the user who created the instance would exceed the limit on watches,
+    /// - [`EOVERFLOW`] if the instance has been restored too often, and
+    /// - [`EINTR`] if the current task is killed while it waits for the mutex.
+    ///
+    /// Context: may sleep, and takes the mutex of the instance, as all operations on the result do.
     #[doc(alias = "eventpoll_may_watch")]
     pub fn new(file: &'a RemoteFile, count: u64) -> Result<Self> {
         let ep = Eventpoll::from_file(file)?;
 
-        // SAFETY: By the type invariants of `Eventpoll`, this is a valid set.
+        // SAFETY: By the type invariants of `Eventpoll`, this is a valid epoll instance.
         if !unsafe { bindings::eventpoll_may_watch(ep.0.get(), count) } {
             return Err(ENOSPC);
         }
@@ -126,7 +130,7 @@ impl<'a> Restore<'a> {
             NonZeroU32::new(*restores).ok_or(EOVERFLOW)?
         };
 
-        // INVARIANT: The mark was not given to anybody before, as `restores` only grows.
+        // INVARIANT: The mark has never been used before, since `restores` only grows.
         Ok(Self {
             file,
             ep,
@@ -136,15 +140,18 @@ impl<'a> Restore<'a> {
         })
     }
 
-    /// Looks whether an entry could be added for `target`, as far as that can be seen.
+    /// Checks whether an epitem for `target` can be added, as far as this can be known in advance.
     ///
-    /// Fails with [`EPERM`] if `target` cannot be polled, or the entry would keep the system awake
-    /// and the current task must not do that, and with [`EINVAL`] if no entry is like this.
-    pub fn check(&self, target: &RemoteFile, entry: &Entry) -> Result {
-        let is_exclusive = entry.events & bindings::EPOLLEXCLUSIVE != 0;
+    /// Fails with
+    ///
+    /// - [`EINVAL`] if no epitem can be in this state, and
+    /// - [`EPERM`] if `target` cannot be polled, or the epitem would block suspend and the current
+    ///   task may not do that.
+    pub fn check(&self, target: &RemoteFile, state: &EpitemState) -> Result {
+        let is_exclusive = state.events & bindings::EPOLLEXCLUSIVE != 0;
 
-        if entry.fd < 0
-            || !are_valid_events(entry.events)
+        if state.fd < 0
+            || !are_valid_events(state.events)
             || target.identity() == self.file.identity()
             || (is_exclusive && Eventpoll::from_file(target).is_ok())
         {
@@ -153,10 +160,10 @@ impl<'a> Restore<'a> {
         if !target.can_poll() {
             return Err(EPERM);
         }
-        // As `eventpoll_restore` does.
-        if entry.events & bindings::EPOLLWAKEUP != 0
+        // As in `eventpoll_restore`.
+        if state.events & bindings::EPOLLWAKEUP != 0
             && !(cfg!(CONFIG_PM_SLEEP)
-                // SAFETY: This can be asked about any capability.
+                // SAFETY: `capable` can be called for any capability.
                 && unsafe { bindings::capable(bindings::CAP_BLOCK_SUSPEND as i32) })
         {
             return Err(EPERM);
@@ -165,36 +172,42 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    /// Adds an entry for `target`.
+    /// Adds an epitem for `target`.
     ///
-    /// Fails as [`Restore::check`] does, with [`EEXIST`] if there is an entry for this file and
-    /// number, with [`ELOOP`] and [`EINVAL`] if `target` is an epoll file and sets would contain
-    /// each other or be nested in too many ways, with [`ENOSPC`] as [`Restore::new`] does, with
-    /// [`ENOMEM`], and with [`EINTR`] if the current task was killed before. It waits for the mutex
-    /// of the set as `epoll_ctl(2)` does, even if killed.
+    /// Fails as [`Restore::check`] does, and with
+    ///
+    /// - [`EEXIST`] if there is an epitem for this file and descriptor,
+    /// - [`ELOOP`] or [`EINVAL`] if `target` is an epoll file and adding it would create a cycle, or
+    ///   too deep or too many nested paths,
+    /// - [`ENOSPC`] as [`Restore::new`] does,
+    /// - [`ENOMEM`], and
+    /// - [`EINTR`] if the current task has already been killed.
+    ///
+    /// Once it waits for the mutex of the instance, it does so uninterruptibly, as `epoll_ctl(2)`
+    /// does.
     #[doc(alias = "eventpoll_restore")]
-    pub fn add(&mut self, target: &RemoteFile, entry: &Entry) -> Result {
-        self.check(target, entry)?;
+    pub fn add(&mut self, target: &RemoteFile, state: &EpitemState) -> Result {
+        self.check(target, state)?;
 
-        Task::pause_killable()?;
+        pause_killable()?;
 
         let mut key = bindings::epoll_key {
             file: target.as_ptr(),
-            fd: entry.fd,
+            fd: state.fd,
         };
         let mut event = bindings::epoll_event {
-            events: entry.events,
-            data: entry.data,
+            events: state.events,
+            data: state.data,
         };
 
-        // SAFETY: Both files are valid since there are references to them. That the first is an
-        // epoll file is looked at by `eventpoll_restore`, as by our invariants.
+        // SAFETY: Both files are valid since there are references to them. By the type invariants,
+        // the first is an epoll file.
         to_result(unsafe {
             bindings::eventpoll_restore(
                 self.file.as_ptr(),
                 &mut key,
                 &mut event,
-                entry.is_quiet(),
+                state.is_quiet(),
                 self.mark.get(),
             )
         })?;
@@ -203,14 +216,14 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    /// Leaves what was added where it is.
+    /// Keeps the added epitems.
     pub fn commit(mut self) {
         self.has_added = false;
     }
 
-    /// Removes what was added.
+    /// Removes the added epitems.
     ///
-    /// This waits for the set even if the current task is killed, as to close a file does.
+    /// This waits for the mutex even if the current task has been killed, as closing a file does.
     #[cold]
     fn undo(&self) {
         let mut cursor = Some(Cursor::START);
@@ -218,14 +231,14 @@ impl<'a> Restore<'a> {
         while let Some(from) = cursor {
             cursor = self.undo_batch(from);
 
-            // SAFETY: This may sleep, as the documentation of `new` says.
+            // SAFETY: This may sleep, as documented at `new`.
             unsafe { bindings::cond_resched() };
         }
     }
 
-    /// Removes what was added and is among some entries behind a place in the order.
+    /// Removes the added epitems among the next [`WALK_BATCH`] after `cursor`.
     ///
-    /// Returns the place to go on from, if there may be more.
+    /// Returns the position to continue from, or `None` at the end of the interest list.
     #[doc(alias = "eventpoll_unrestore")]
     fn undo_batch(&self, mut cursor: Cursor) -> Option<Cursor> {
         // SAFETY: By the type invariants, the mutex is initialized.
@@ -237,8 +250,7 @@ impl<'a> Restore<'a> {
         };
 
         for _ in 0..WALK_BATCH {
-            // The tree changes when one is removed. So each is looked for anew, behind the place of
-            // the one before it.
+            // Removing an epitem modifies the tree, so look up the next one by its position.
             let epi = guard.items_after(cursor).next()?;
             cursor = epi.cursor();
             if epi.restored_by() != self.mark.get() {
@@ -246,13 +258,13 @@ impl<'a> Restore<'a> {
             }
             let epi = epi.0.get();
 
-            // Nobody else can have taken the entry away and put another one in its place, as the
-            // mutex is held since its mark was looked at.
+            // The mutex has been held since the mark was read, so nobody can have replaced the
+            // epitem.
             //
-            // SAFETY: The set is valid by its type invariants, and `self.file` is a reference to it
-            // for as long as this runs. `epi` is an entry of it, and the mutex of the set is held
-            // by `guard`. There is no reference to the entry, or to anything else in the tree, that
-            // is used after this: `epi` is a raw pointer, and `cursor` a value.
+            // SAFETY: The instance is valid by its type invariants, and `self.file` is a reference
+            // to it for as long as this runs. `epi` is one of its epitems, and `guard` holds its
+            // mutex. No reference to the epitem or to anything else in the tree is used afterwards:
+            // `epi` is a raw pointer and `cursor` a value.
             unsafe { bindings::eventpoll_unrestore(self.ep.0.get(), epi) };
         }
 
@@ -269,9 +281,9 @@ impl Drop for Restore<'_> {
 }
 
 impl Epitem {
-    /// Returns the mark that the entry was added with, or 0.
+    /// Returns the mark that the epitem was added with, or 0.
     fn restored_by(&self) -> u32 {
-        // SAFETY: By the type invariants, this is a valid entry; its mark never changes.
+        // SAFETY: By the type invariants, this is a valid epitem; its mark never changes.
         unsafe { (&raw const (*self.0.get()).restore).read() }
     }
 }
@@ -340,18 +352,18 @@ mod tests {
 
     #[test]
     fn what_was_reported_stays_unseen() {
-        let entry = |events, ready| Entry {
+        let state = |events, ready| EpitemState {
             fd: 0,
             events,
             data: 0,
             ready,
         };
 
-        assert!(entry(ALWAYS | EPOLLIN | EPOLLET, false).is_quiet());
-        assert!(!entry(ALWAYS | EPOLLIN | EPOLLET, true).is_quiet());
-        assert!(entry(ALWAYS | EPOLLIN | EPOLLEXCLUSIVE, false).is_quiet());
-        assert!(!entry(ALWAYS | EPOLLIN | EPOLLEXCLUSIVE, true).is_quiet());
-        assert!(!entry(ALWAYS | EPOLLIN, false).is_quiet());
-        assert!(!entry(ALWAYS | EPOLLIN, true).is_quiet());
+        assert!(state(ALWAYS | EPOLLIN | EPOLLET, false).is_quiet());
+        assert!(!state(ALWAYS | EPOLLIN | EPOLLET, true).is_quiet());
+        assert!(state(ALWAYS | EPOLLIN | EPOLLEXCLUSIVE, false).is_quiet());
+        assert!(!state(ALWAYS | EPOLLIN | EPOLLEXCLUSIVE, true).is_quiet());
+        assert!(!state(ALWAYS | EPOLLIN, false).is_quiet());
+        assert!(!state(ALWAYS | EPOLLIN, true).is_quiet());
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a file of another task is.
+//! Properties of files of other tasks.
 //!
 //! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h),
 //! [`include/linux/stat.h`](srctree/include/linux/stat.h) and
@@ -32,58 +32,58 @@ use core::{
     }, //
 };
 
-/// Who opened a file, in the user namespace of the current task.
+/// The credentials that a file was opened with, in the user namespace of the current task.
 #[derive(Clone, Copy)]
 pub struct OpenedBy {
-    /// Real user.
+    /// Real user ID.
     pub uid: u32,
-    /// Real group.
+    /// Real group ID.
     pub gid: u32,
-    /// Effective user.
+    /// Effective user ID.
     pub euid: u32,
-    /// Effective group.
+    /// Effective group ID.
     pub egid: u32,
-    /// User for permissions.
+    /// Filesystem user ID.
     pub fsuid: u32,
-    /// Group for permissions.
+    /// Filesystem group ID.
     pub fsgid: u32,
 }
 
-/// Who is sent a signal when a file is ready, as `F_SETOWN_EX` and `F_SETSIG` set it.
+/// The recipient of signals for a file, as set by `F_SETOWN_EX` and `F_SETSIG`.
 pub struct FileOwner {
-    /// What `pid` is: `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    /// The type of `pid`: `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
     pub owner_type: u32,
-    /// The number in the PID namespace of the current task, 0 if there is none.
+    /// The ID in the PID namespace of the current task, or 0 if it has none there.
     pub pid: i32,
-    /// Real user of who set it, in the user namespace of the current task.
+    /// The real user ID of the task that set it, in the user namespace of the current task.
     pub uid: u32,
-    /// Effective user of who set it.
+    /// The effective user ID of the task that set it.
     pub euid: u32,
-    /// What is sent instead of `SIGIO`, or 0.
+    /// The signal that is sent instead of `SIGIO`, or 0.
     pub signal: i32,
 }
 
-/// What a file system says about a file.
+/// The attributes that a filesystem reports for a file.
 pub struct FileStat {
-    /// Type and permissions.
+    /// File type and permissions.
     pub mode: u16,
-    /// Number of links.
+    /// Number of hard links.
     pub nlink: u32,
-    /// Device of the inode.
+    /// The device that contains the inode.
     pub dev: Device,
-    /// The device that the file is, if it is one.
+    /// The device that the file represents, if it is a device file.
     pub rdev: Device,
-    /// Number of the inode.
+    /// Inode number.
     pub ino: u64,
-    /// Length.
+    /// Length in bytes.
     pub size: i64,
 }
 
-/// Number of a device.
+/// A device number.
 pub struct Device {
-    /// Which driver.
+    /// Identifies the driver.
     pub major: u32,
-    /// Which of its devices.
+    /// Identifies the device among those of the driver.
     pub minor: u32,
 }
 
@@ -96,26 +96,26 @@ impl From<bindings::dev_t> for Device {
     }
 }
 
-/// What `/proc/PID/fd` shows of a file.
+/// The path of a file, as shown in `/proc/PID/fd`.
 pub struct FilePath<'a> {
-    /// The path, as the current task sees it, unless it is too long.
+    /// The path as seen by the current task, or `None` if it is too long.
     pub path: Option<&'a [u8]>,
-    /// Whether it leads nowhere, but is the name of something that has no path.
+    /// Whether this is a name that does not resolve to anything, as `pipe:[1]`.
     pub is_name: bool,
-    /// Whether what the path leads to, if anything, is not this file any more.
+    /// Whether the file has been unlinked, so that the path no longer resolves to it.
     pub is_unlinked: bool,
-    /// Whether the path begins outside of the root of the current task.
+    /// Whether the file is outside of the root directory of the current task.
     pub is_unreachable: bool,
 }
 
 const DELETED: &[u8] = b" (deleted)";
 
 impl RemoteFile {
-    /// Takes a reference to the file behind descriptor `fd` of the current task.
+    /// Takes a reference to the file that descriptor `fd` of the current task refers to.
     ///
     /// `O_PATH` descriptors do not count as open.
     ///
-    /// Context: does not sleep, but has to be a task's.
+    /// Context: does not sleep, but requires task context.
     #[inline]
     pub fn fget(fd: u32) -> Result<ARef<RemoteFile>, BadFdError> {
         // SAFETY: There are no requirements on `fd`.
@@ -126,28 +126,28 @@ impl RemoteFile {
         Ok(unsafe { ARef::from_raw(file.cast()) })
     }
 
-    /// Returns the position, without any lock: whoever has the file may be about to change it.
+    /// Returns the file position without taking a lock. It may be changing concurrently.
     #[inline]
     pub fn position(&self) -> i64 {
         // This `read_volatile` is intended to correspond to the read in `seq_show` of
-        // `fs/proc/fd.c`: who may use the position without a lock is not disturbed by it.
+        // `fs/proc/fd.c`. Reading does not disturb a task that uses the position without a lock.
         //
         // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount.
         unsafe { (&raw const (*self.as_ptr()).f_pos).read_volatile() }
     }
 
-    /// Returns type and permissions of the inode.
+    /// Returns the file type and permissions of the inode.
     #[inline]
     pub fn mode(&self) -> u16 {
-        // SAFETY: As above; an open file has an inode, which does not change.
+        // SAFETY: As above. An open file has an inode, which does not change.
         unsafe { (&raw const (*(*self.as_ptr()).f_inode).i_mode).read_volatile() }
     }
 
     /// Returns whether the file can be polled.
     #[inline]
     pub fn can_poll(&self) -> bool {
-        // SAFETY: As above. `f_op` is never `NULL` for an open file, and points to what does not
-        // change.
+        // SAFETY: As above. The `f_op` of an open file is never `NULL` and points to operations that
+        // do not change.
         unsafe {
             (*(&raw const (*self.as_ptr()).f_op).read_volatile())
                 .poll
@@ -155,10 +155,10 @@ impl RemoteFile {
         }
     }
 
-    /// Returns who opened the file.
+    /// Returns the credentials that the file was opened with.
     pub fn opened_by(&self) -> OpenedBy {
-        // SAFETY: As above; a file has credentials, which do not change. The current task has a
-        // user namespace as long as it runs.
+        // SAFETY: As above. A file has credentials, which do not change. The current task has a user
+        // namespace as long as it runs.
         unsafe {
             let cred = (*self.as_ptr()).f_cred;
             let ns = bindings::current_user_ns();
@@ -174,15 +174,15 @@ impl RemoteFile {
         }
     }
 
-    /// Returns whether `other` was opened with the very same credentials, so that
-    /// [`opened_by`](Self::opened_by) is the same, too.
+    /// Returns whether `other` was opened with the same `struct cred`, so that
+    /// [`opened_by`](Self::opened_by) returns the same for both.
     #[inline]
     pub fn has_credentials_of(&self, other: &RemoteFile) -> bool {
         // SAFETY: As above, for both files. The pointers are only compared.
         unsafe { ptr::eq((*self.as_ptr()).f_cred, (*other.as_ptr()).f_cred) }
     }
 
-    /// Returns who is sent a signal when the file is ready, if that was ever set.
+    /// Returns the recipient of signals for the file, if one has ever been set.
     #[doc(alias = "f_getown")]
     pub fn owner(&self) -> Option<FileOwner> {
         // This `read_volatile` is intended to correspond to the READ_ONCE in `file_f_owner`.
@@ -193,8 +193,8 @@ impl RemoteFile {
             return None;
         }
 
-        // SAFETY: Once a file has one, it has it until it is freed. Its lock is initialized, and
-        // protects all that is read here; `pid` holds a reference to what it points to, and
+        // SAFETY: Once set, `f_owner` stays set until the file is freed. Its lock is initialized and
+        // protects all fields that are read here. `pid` holds a reference to the `struct pid`, and
         // `pid_task` is called under RCU.
         unsafe {
             bindings::read_lock_irq(&raw mut (*owner).lock);
@@ -227,16 +227,16 @@ impl RemoteFile {
         }
     }
 
-    /// Asks the file system about the file, which is told to be content with what it knows.
+    /// Returns the attributes that the filesystem reports, without synchronizing them.
     ///
-    /// Most are; some ask a server or the other nodes of a cluster all the same.
+    /// Most filesystems honor this. Some query a server or the other nodes of a cluster anyway.
     ///
     /// Context: may sleep.
     #[doc(alias = "vfs_getattr")]
     pub fn stat(&self) -> Result<FileStat> {
         let mut stat = MaybeUninit::uninit();
 
-        // SAFETY: The file is valid as above, so its path is; `stat` can be written to.
+        // SAFETY: The file is valid as above, and so is its path. `stat` is valid for writes.
         to_result(unsafe {
             bindings::vfs_getattr(
                 &raw const (*self.as_ptr()).__bindgen_anon_1.f_path,
@@ -246,7 +246,7 @@ impl RemoteFile {
             )
         })?;
 
-        // SAFETY: `vfs_getattr` succeeded, so it has cleared all of it before it filled it in.
+        // SAFETY: `vfs_getattr` has succeeded, so it has zeroed `stat` before filling it in.
         let stat: bindings::kstat = unsafe { stat.assume_init() };
 
         Ok(FileStat {
@@ -259,24 +259,24 @@ impl RemoteFile {
         })
     }
 
-    /// Returns what `/proc/PID/fd` would show, without what it adds if the file is unlinked.
+    /// Returns the path shown in `/proc/PID/fd`, without ' (deleted)' if the file is unlinked.
     ///
-    /// There is no path in the result if `buf` is too small for it, and for what would be added.
+    /// The result has no path if `buf` is too small for it, including ' (deleted)'.
     ///
     /// Context: may sleep.
     #[doc(alias = "d_path")]
     pub fn path<'a>(&self, buf: &'a mut [u8]) -> Result<FilePath<'a>> {
-        // SAFETY: The file is valid as above, so its path is, and both parts of it.
+        // SAFETY: The file is valid as above, and so are its path and both parts of it.
         let (path, dentry, mnt) = unsafe {
             let path = &raw const (*self.as_ptr()).__bindgen_anon_1.f_path;
 
             (path, (*path).dentry, (*path).mnt)
         };
 
-        // As `d_path` decides it.
+        // The condition under which `d_path` calls `d_dname`.
         //
-        // SAFETY: `dentry` and `mnt` are valid, and these members of them do not change, nor does
-        // `d_op`, except for `d_parent`, which is not dereferenced.
+        // SAFETY: `dentry` and `mnt` are valid. The fields that are read do not change, except for
+        // `d_parent`, which is not dereferenced.
         let is_name = unsafe {
             let d_op = (*dentry).d_op;
 
@@ -291,21 +291,22 @@ impl RemoteFile {
         let (start, is_unlinked) = loop {
             let is_unlinked = unlinked();
 
-            // SAFETY: `path` is valid, and `buf` can be written to for that length.
+            // SAFETY: `path` is valid, and `buf` is valid for writes of that length.
             let name = from_err_ptr(unsafe {
                 let len = i32::try_from(buf.len()).unwrap_or(i32::MAX);
 
                 bindings::d_path(path, buf.as_mut_ptr().cast(), len)
             });
             let start = match name {
-                // What `d_path` returns is a part of `buf`.
+                // `d_path` returns a pointer into `buf`.
                 Ok(name) => Some(name.addr() - buf.as_ptr().addr()),
                 Err(ENAMETOOLONG) => None,
                 Err(error) => return Err(error),
             };
 
-            // Whether the name says so is what it was when `d_path` looked, which is not known if
-            // it changed around that. A name can end like this by itself.
+            // `d_path` has appended ' (deleted)' if the file was unlinked when it checked, which is
+            // known only if this has not changed. The suffix alone does not tell: it may be part of
+            // the name.
             if unlinked() == is_unlinked {
                 break (start, is_unlinked);
             }
@@ -325,19 +326,19 @@ impl RemoteFile {
         })
     }
 
-    /// Returns whether the current task may have the file, which it has found in an epoll set of the
-    /// task that it may attach to.
+    /// Returns whether the current task may receive the file, which is watched by an epoll instance
+    /// of a task that it may attach to.
     ///
-    /// That permission is one for what the task has opened itself, with the credentials that it has
-    /// now. What somebody else opened may have come with a set that was passed on, which gives
-    /// nobody the files in it: that takes the right to attach to anybody of the opener's user
-    /// namespace.
+    /// Permission to attach covers files that the task has opened itself with its current
+    /// credentials. Other files may be watched by an instance that the task has received from
+    /// another program. Receiving an instance does not give access to the files it watches, so these
+    /// require `CAP_SYS_PTRACE` in the user namespace of the opener.
     pub fn may_be_taken(&self, attach: &Attach<'_>) -> bool {
-        // This `read_volatile` is intended to correspond to the one of RCU in `__task_cred`. What is
-        // read is only compared: `cred` of another task can be exchanged at any time.
+        // This `read_volatile` is intended to correspond to the `rcu_dereference` in `__task_cred`.
+        // The pointer is only compared, since the credentials may be replaced at any time.
         //
         // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount, and
-        // has credentials, which do not change. The task is valid as long as `attach` is.
+        // has credentials, which do not change. The task is valid as long as `attach` is borrowed.
         let (opener, cred) = unsafe {
             let opener = (*self.as_ptr()).f_cred;
             let cred = (&raw const (*attach.task().as_ptr()).real_cred).read_volatile();
@@ -345,23 +346,25 @@ impl RemoteFile {
             (opener, cred)
         };
 
-        // A process that is made gets credentials of its own. Its threads share them until something
-        // of a thread's changes, which gets other ones then. The file holds those that it was opened
-        // with, so their memory was not used again.
-        //
-        // SAFETY: The credentials of the file are valid as above, and hold a reference to their
-        // namespace. This can be asked about any capability.
-        ptr::eq(opener, cred)
-            || unsafe { bindings::ns_capable((*opener).user_ns, bindings::CAP_SYS_PTRACE as i32) }
+        // A new process gets its own `struct cred`, which its threads share until they change their
+        // credentials. The file holds a reference to the one that it was opened with, so that one
+        // cannot have been freed and reused.
+        if ptr::eq(opener, cred) {
+            return true;
+        }
+
+        // SAFETY: The credentials of the file are valid as above, and hold a reference to their user
+        // namespace. `ns_capable` can be called for any capability.
+        unsafe { bindings::ns_capable((*opener).user_ns, bindings::CAP_SYS_PTRACE as i32) }
     }
 
-    /// Opens a descriptor of the current task for the file, as if it was received over a socket.
+    /// Installs the file under a new descriptor of the current task, as if it had been received over
+    /// a unix socket.
     ///
-    /// `flags` may have `O_CLOEXEC`. Security modules can refuse.
-    ///
-    /// Fails with [`ENOENT`] if it is a unix socket that was garbage: only messages had it, of which
-    /// nobody could receive it, when the reference was taken from an epoll set. Nobody else may read
-    /// from it, as its queue is emptied without any lock that a reader takes.
+    /// `flags` may contain `O_CLOEXEC`. Fails if a security module denies it, and with [`ENOENT`] if
+    /// the file is a unix socket that the garbage collector has purged: only messages that nobody
+    /// could receive referred to it when the reference was taken from an epitem. Such a socket must
+    /// not be used, since its queue is purged without any lock that a reader takes.
     ///
     /// Context: may sleep.
     #[doc(alias = "unix_is_collected")]
@@ -371,7 +374,7 @@ impl RemoteFile {
             return Err(ENOENT);
         }
 
-        // SAFETY: The file is valid as above. `NULL` is for those who want only the result.
+        // SAFETY: The file is valid as above. `NULL` is allowed for callers that use only the result.
         let fd = unsafe { bindings::receive_fd(self.as_ptr(), ptr::null_mut(), flags) };
 
         if fd < 0 {
@@ -381,11 +384,12 @@ impl RemoteFile {
         Ok(fd)
     }
 
+    /// Returns whether the file is below the root directory of the current task.
     fn is_under_root(&self) -> bool {
         let mut root = bindings::path::default();
 
-        // SAFETY: The current task has a `fs` as long as it runs. Its root comes with references,
-        // which are put here. The path of the file is valid as above.
+        // SAFETY: The current task has an `fs` as long as it runs. `get_fs_root` takes references to
+        // the root, which are dropped here. The path of the file is valid as above.
         unsafe {
             bindings::get_fs_root((*Task::current_raw()).fs, &mut root);
             let is_under =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers that tell objects apart and say nothing else about them.
+//! Opaque identities of kernel objects.
 
 use super::{
     fd_table::FdTable,
@@ -8,21 +8,20 @@ use super::{
 };
 use crate::bindings;
 
-/// A key that makes numbers of objects of the kernel.
+/// A key for mapping kernel objects to opaque identities.
 ///
-/// The number of an object is its address, put through a permutation of all numbers but zero that
-/// the key selects. So two objects that exist at the same time have the same number under one key
-/// exactly if they are the same, which a hash could only make likely, and nothing has to be kept
-/// for that. Each kind of object has a permutation of its own, so that numbers of different kinds
-/// say nothing of each other.
+/// The identity of an object is its address under a keyed permutation of all nonzero 64-bit values.
+/// Two objects that exist at the same time thus have the same identity under one key exactly if they
+/// are the same object, which a hash could not guarantee, and no state is needed. Each kind of
+/// object has its own permutation, so identities of different kinds are unrelated.
 ///
-/// Without the key a number does not tell the address, nor can it be recognised among those of
-/// another key. But what is equal stays so: who sees that a number is used again, for an object
-/// that was made later, knows that it got the memory of the former one.
+/// Without the key, an identity reveals neither the address nor whether it corresponds to one under
+/// another key. Equality is preserved, however: an identity that reappears for an object that was
+/// created later reveals that the memory of the old object has been reused.
 ///
-/// The permutation is a Feistel network with SipHash as the round function. Four rounds of a
-/// pseudorandom function make a pseudorandom permutation, as long as it is used for much fewer
-/// inputs than half of the bits can tell apart. Two more are for more inputs than that.
+/// The permutation is a Feistel network with SipHash as its round function. Four rounds of a
+/// pseudorandom function yield a pseudorandom permutation for far fewer than 2^16 inputs. Six rounds
+/// raise this bound to 2^32.
 pub struct IdentityKey(bindings::siphash_key_t);
 
 impl IdentityKey {
@@ -31,49 +30,49 @@ impl IdentityKey {
     const FILE: u64 = 0;
     const TABLE: u64 = 1;
 
-    /// Makes a new key.
+    /// Creates a random key.
     pub fn random() -> Self {
         let mut key = bindings::siphash_key_t::default();
 
-        // SAFETY: `key` can be written to, and any bytes are a key.
+        // SAFETY: `key` is valid for writes, and any bytes are a valid key.
         unsafe { bindings::get_random_bytes((&raw mut key).cast(), size_of_val(&key)) };
 
         Self(key)
     }
 
-    /// Returns the number of an open file, which is not 0.
+    /// Returns the identity of an open file, which is not 0.
     ///
-    /// This is one file as long as `file` borrows, and the number can be that of another one later.
+    /// It is unique as long as `file` is valid. Afterwards it may become that of another file.
     #[inline]
     pub fn file(&self, file: FileIdentity<'_>) -> u64 {
-        self.number(Self::FILE, file.as_ptr().addr() as u64)
+        self.identity(Self::FILE, file.as_ptr().addr() as u64)
     }
 
-    /// Returns the number of a descriptor table, which is not 0.
+    /// Returns the identity of a descriptor table, which is not 0.
     ///
-    /// As with files, it can be that of another table later. It is not comparable with that of a
-    /// file.
+    /// As with files, it may become that of another table later. It cannot be compared with the
+    /// identity of a file.
     #[inline]
     pub fn table(&self, table: &FdTable<'_>) -> u64 {
-        self.number(Self::TABLE, table.as_ptr().addr() as u64)
+        self.identity(Self::TABLE, table.as_ptr().addr() as u64)
     }
 
-    /// Permutes the numbers but zero.
-    fn number(&self, kind: u64, value: u64) -> u64 {
+    /// Permutes the nonzero values.
+    fn identity(&self, kind: u64, value: u64) -> u64 {
         match self.permute(kind, value) {
-            // Nothing has the address 0, so the place that it would take is free.
+            // No object has address 0, so the value that 0 is mapped to is unused.
             0 => self.permute(kind, 0),
-            number => number,
+            identity => identity,
         }
     }
 
-    /// Puts `value` through the permutation of a `kind`, which is below 2^16.
+    /// Applies the permutation of a `kind` of objects, which is below 2^16.
     fn permute(&self, kind: u64, value: u64) -> u64 {
         let mut left = value >> 32;
         let mut right = value & u64::from(u32::MAX);
 
         for round in 0..Self::ROUNDS {
-            // SAFETY: The key can be read.
+            // SAFETY: The key is valid for reads.
             let hash = unsafe { bindings::siphash_1u64(kind << 48 | round << 32 | right, &self.0) };
 
             (left, right) = (right, left ^ (hash & u64::from(u32::MAX)));
@@ -91,13 +90,13 @@ mod tests {
         IdentityKey(bindings::siphash_key_t { key: [a, b] })
     }
 
-    /// The inverse of [`IdentityKey::permute`]. That there is one makes it a permutation.
-    fn invert(key: &IdentityKey, kind: u64, number: u64) -> u64 {
-        let mut left = number >> 32;
-        let mut right = number & u64::from(u32::MAX);
+    /// The inverse of [`IdentityKey::permute`], which proves that it is a permutation.
+    fn invert(key: &IdentityKey, kind: u64, value: u64) -> u64 {
+        let mut left = value >> 32;
+        let mut right = value & u64::from(u32::MAX);
 
         for round in (0..IdentityKey::ROUNDS).rev() {
-            // SAFETY: The key can be read.
+            // SAFETY: The key is valid for reads.
             let hash = unsafe { bindings::siphash_1u64(kind << 48 | round << 32 | left, &key.0) };
 
             (left, right) = (right ^ (hash & u64::from(u32::MAX)), left);
@@ -106,7 +105,7 @@ mod tests {
         left << 32 | right
     }
 
-    /// Addresses of a slab, and what could go wrong.
+    /// Addresses in a slab, and corner cases.
     fn values() -> impl Iterator<Item = u64> {
         [
             0,
@@ -138,9 +137,9 @@ mod tests {
                 let value = invert(&key, kind, 0);
 
                 assert_eq!(key.permute(kind, value), 0);
-                assert_ne!(key.number(kind, value), 0);
-                // That one was no number of anything else.
-                assert_eq!(key.number(kind, value), key.permute(kind, 0));
+                assert_ne!(key.identity(kind, value), 0);
+                // No other value has this identity.
+                assert_eq!(key.identity(kind, value), key.permute(kind, 0));
             }
         }
     }
@@ -159,11 +158,11 @@ mod tests {
 
     #[test]
     fn each_bit_of_the_key_counts() {
-        let number = |key: IdentityKey| key.number(IdentityKey::FILE, 0xffff_8881_0423_4000);
+        let identity = |key: IdentityKey| key.identity(IdentityKey::FILE, 0xffff_8881_0423_4000);
 
         for bit in 0..64 {
-            assert_ne!(number(key(1 << bit, 0)), number(key(0, 0)));
-            assert_ne!(number(key(0, 1 << bit)), number(key(0, 0)));
+            assert_ne!(identity(key(1 << bit, 0)), identity(key(0, 0)));
+            assert_ne!(identity(key(0, 1 << bit)), identity(key(0, 0)));
         }
     }
 
@@ -172,7 +171,7 @@ mod tests {
         let key = key(5, 6);
         let mut flips = [0u32; 64];
 
-        // Each bit of the number flips in about half of the cases.
+        // Each bit of the result flips in about half of the cases.
         for value in values() {
             let permute = |value| key.permute(IdentityKey::FILE, value);
             let change = permute(value) ^ permute(value ^ 64);

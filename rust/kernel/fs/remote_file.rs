@@ -20,14 +20,14 @@ use core::{
     ptr::NonNull, //
 };
 
-/// Wraps the kernel's `struct file`. Makes no assumption about who uses its position.
+/// Wraps the kernel's `struct file`. Makes no assumption about the use of the file position.
 ///
-/// This is what one gets from the descriptor table of another task, or from a kernel object that
-/// such a task has put the file into. That task may be inside an `fdget_pos` that did not take the
-/// `f_pos_lock`, because the file was not shared when it looked. So this is neither a [`File`],
-/// which has no such call, nor a [`LocalFile`], where it could only be on the current thread, and
-/// there is no way to turn it into one of them: nothing here writes the position or relies on it,
-/// and nothing that is added here may do so. To look at it, as fdinfo does, disturbs nobody.
+/// This type is for files that come from the descriptor table of another task, or from a kernel
+/// object that another task has added them to. That task may be in an `fdget_pos` section that did
+/// not take the `f_pos_lock`, because the file was not shared when the section began. Hence the file
+/// is neither a [`File`], for which no such section exists, nor a [`LocalFile`], for which it can
+/// only be on the current thread, and cannot be converted into one. No method may write the file
+/// position or rely on its value. Reading it, as fdinfo does, is fine.
 ///
 /// [`File`]: crate::fs::File
 /// [`LocalFile`]: crate::fs::LocalFile
@@ -40,11 +40,11 @@ pub struct RemoteFile {
     inner: Opaque<bindings::file>,
 }
 
-// SAFETY: A reference to a file can be put by any thread.
+// SAFETY: A reference to a file can be dropped by any thread.
 unsafe impl Send for RemoteFile {}
 
-// SAFETY: Nothing that can be done with a shared reference depends on the thread: taking and
-// putting references is atomic, and so are the reads.
+// SAFETY: No operation on a shared reference depends on the thread: taking and dropping references
+// is atomic, and so are the reads.
 unsafe impl Sync for RemoteFile {}
 
 // SAFETY: The type invariants guarantee that `RemoteFile` is always ref-counted. This
@@ -66,11 +66,11 @@ unsafe impl AlwaysRefCounted for RemoteFile {
 }
 
 impl RemoteFile {
-    /// Takes a reference to the file behind descriptor `fd` of `task`.
+    /// Takes a reference to the file that descriptor `fd` of `task` refers to.
     ///
-    /// `O_PATH` descriptors count as open. A task that is exiting has no descriptors any more.
+    /// `O_PATH` descriptors count as open. An exiting task may have no descriptors left.
     ///
-    /// Whether the caller may know about the files of `task` is for the caller to have checked.
+    /// The caller is responsible for access checks.
     ///
     /// Context: takes `task_lock` of `task`; does not sleep.
     #[inline]
@@ -112,16 +112,16 @@ impl RemoteFile {
     }
 }
 
-/// Which open file something is.
+/// The identity of an open file.
 ///
-/// Two identities are equal exactly if they are of the same open file. The memory of a `struct
-/// file` is reused as soon as the file is freed, so its address says this only while both files
-/// exist. That is what the lifetime is for: an identity borrows from whatever keeps its file from
-/// being freed (a reference to it, or the lock of a structure that it is removed from before), and
-/// two identities can only be compared while both borrows last. To compare files one after the
-/// other, as an address that is kept past its reference invites to, does not compile.
+/// Two identities are equal exactly if they belong to the same open file. Since the memory of a
+/// `struct file` may be reused as soon as the file is freed, comparing addresses is meaningful only
+/// while both files exist. The lifetime ensures this: an identity borrows from whatever keeps its
+/// file from being freed, be it a reference to the file or the lock of a structure that the file is
+/// removed from before. Comparing the address of a file whose reference has already been dropped
+/// does not compile.
 ///
-/// The last reference to the file may be gone already: an identity is no permission to use the
+/// The last reference to the file may be gone already, so an identity does not give access to the
 /// file.
 ///
 /// # Invariants
@@ -142,16 +142,17 @@ impl FileIdentity<'_> {
     /// lifetime of the returned value. Its refcount may be zero.
     #[inline]
     pub unsafe fn from_raw(file: NonNull<bindings::file>) -> Self {
-        // INVARIANT: This is what the caller guarantees.
+        // INVARIANT: Guaranteed by the caller.
         Self {
             file,
             _not_freed: PhantomData,
         }
     }
 
-    /// Returns the raw pointer, for C functions that look at nothing but the address.
+    /// Returns the raw pointer, for C functions that use the address only.
     ///
-    /// Whoever could print it, or keep it, would undo what this type is for.
+    /// This is private to the crate because code that prints or keeps the address defeats the purpose
+    /// of this type.
     #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::file {
         self.file.as_ptr()

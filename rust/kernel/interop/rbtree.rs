@@ -2,8 +2,8 @@
 
 //! Rust interface for C red-black trees.
 //!
-//! This module lets Rust code search and iterate a tree of [`struct rb_node`] that C code owns and
-//! modifies. The order is the owner's: each search is given a predicate that agrees with it.
+//! This module lets Rust code search and iterate over a tree of [`struct rb_node`] that C code owns
+//! and modifies. The owner defines the order; the predicate passed to a search must agree with it.
 //!
 //! Note: This *must not* be used by Rust components that just need an ordered map. Use
 //! [`kernel::rbtree::RBTree`] instead.
@@ -29,7 +29,7 @@
 //! #     pub node: bindings::rb_node,
 //! # }
 //! #
-//! # // Build a tree with the keys 0, 10, .., 60, as C code would.
+//! # // Build a tree with the keys 0, 10, ..., 60, as C code would.
 //! # let mut root: bindings::rb_root = pin_init::zeroed();
 //! # let mut items: [SampleItemC; 7] = core::array::from_fn(|i| SampleItemC {
 //! #     key: i as i32 * 10,
@@ -72,34 +72,34 @@
 //!
 //! impl Item {
 //!     fn key(&self) -> i32 {
-//!         // SAFETY: `Item` has the same layout as `SampleItemC`, and nobody writes to `key`.
+//!         // SAFETY: `Item` has the same layout as `SampleItemC`, and `key` is never written.
 //!         unsafe { (*self.0.get()).key }
 //!     }
 //! }
 //!
-//! // SAFETY: `root` is the root of a tree of `SampleItemC`, linked by their field `node`, that is
-//! // not modified while `tree` is in use, and `Item` is `#[repr(transparent)]` over `SampleItemC`.
+//! // SAFETY: `root` is the root of a tree of `SampleItemC`, linked by their field `node`, which is
+//! // not modified while `tree` is in use. `Item` is `#[repr(transparent)]` over `SampleItemC`.
 //! let tree = unsafe { crbtree_create!(&raw const root, Item, SampleItemC, node) };
 //!
 //! // All items, in order.
 //! assert!(tree.iter().map(Item::key).eq([0, 10, 20, 30, 40, 50, 60]));
 //!
-//! // From the first that is not less than a key, whether the key is there or not.
+//! // The items from a key on, whether an item with this key exists or not.
 //! assert!(tree.lower_bound(|item| item.key() < 50).map(Item::key).eq([50, 60]));
 //! assert!(tree.lower_bound(|item| item.key() < 41).map(Item::key).eq([50, 60]));
 //! assert!(tree.lower_bound(|item| item.key() < 0).count() == 7);
 //! assert!(tree.lower_bound(|item| item.key() < 61).next().is_none());
 //!
-//! // No more of them are looked at than the tree is high.
-//! let mut looked_at = 0;
-//! let mut behind = tree.lower_bound(|item| {
-//!     looked_at += 1;
+//! // The number of items that are inspected is bounded by the height of the tree.
+//! let mut inspected = 0;
+//! let mut rest = tree.lower_bound(|item| {
+//!     inspected += 1;
 //!     item.key() < 50
 //! });
-//! assert!(behind.next().is_some_and(|item| item.key() == 50));
-//! assert!(looked_at <= 3);
+//! assert!(rest.next().is_some_and(|item| item.key() == 50));
+//! assert!(inspected <= 3);
 //!
-//! // One item.
+//! // A single item.
 //! assert!(tree.find(|item| item.key().cmp(&30)).is_some_and(|item| item.key() == 30));
 //! assert!(tree.find(|item| item.key().cmp(&31)).is_none());
 //! # Ok::<(), Error>(())
@@ -117,14 +117,14 @@ use crate::{
     types::Opaque, //
 };
 
-/// A typed red-black tree that C code owns, for reading.
+/// A typed, read-only view of a red-black tree that C code owns.
 ///
 /// The const generic `OFFSET` specifies the byte offset of the `rb_node` field within the struct
 /// that `T` wraps.
 ///
 /// # Invariants
 ///
-/// - The `rb_root` is the root of a well-formed tree, which is not modified as long as there is a
+/// - The `rb_root` is the root of a well-formed tree, which is not modified while there is a
 ///   reference to this.
 /// - Each node of the tree is at byte offset `OFFSET` of a struct that `T` wraps.
 #[repr(transparent)]
@@ -143,7 +143,7 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
     ///   allowed for the lifetime `'a`.
     #[inline]
     pub unsafe fn from_raw<'a>(root: *const bindings::rb_root) -> &'a Self {
-        // INVARIANT: All that is asked for is required of the caller.
+        // INVARIANT: Guaranteed by the caller.
         //
         // SAFETY: `CRbTree` has the same layout as `rb_root`, which is valid for `'a` per the
         // safety requirements.
@@ -164,7 +164,7 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
 
     #[inline]
     fn root(&self) -> Option<NonNull<bindings::rb_node>> {
-        // SAFETY: By the type invariants, the root is initialized and nobody writes to it.
+        // SAFETY: By the type invariants, the root is initialized and not modified.
         NonNull::new(unsafe { (*self.0.get()).rb_node })
     }
 
@@ -174,13 +174,13 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
         self.lower_bound(|_| false)
     }
 
-    /// Iterates over the items from the first that does not come before a position.
+    /// Iterates over the items from a position on.
     ///
-    /// `is_before` says whether an item comes before that position. All items for which it is true
-    /// must precede, in the order of the tree, all items for which it is false; otherwise the
-    /// iterator starts at an unspecified item.
+    /// `is_before` returns whether an item is before that position. In the order of the tree, all
+    /// items for which it returns true must precede all items for which it returns false; otherwise
+    /// the iterator starts at an unspecified item.
     ///
-    /// Takes time O(log n).
+    /// Finding the first item takes O(log n).
     #[inline]
     pub fn lower_bound(&self, mut is_before: impl FnMut(&T) -> bool) -> CRbTreeIter<'_, T, OFFSET> {
         let mut first = None;
@@ -190,7 +190,7 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
             // SAFETY: `node` is the root of this tree or the child of a node of it.
             let before = is_before(unsafe { self.item(node) });
 
-            // SAFETY: As above, so the node is valid, and nobody writes to it.
+            // SAFETY: As above, so the node is valid and not modified.
             cursor = NonNull::new(unsafe {
                 if before {
                     (*node.as_ptr()).rb_right
@@ -203,7 +203,7 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
             }
         }
 
-        // INVARIANT: `first` is a node of this tree, if it is one at all.
+        // INVARIANT: `first` is a node of this tree or `None`.
         CRbTreeIter {
             tree: self,
             node: first,
@@ -213,10 +213,10 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
 
     /// Returns the item for which `order` is [`Ordering::Equal`].
     ///
-    /// `order` says how an item compares to the one that is wanted, in the order of the tree;
-    /// otherwise it is unspecified whether the item is found.
+    /// `order` returns how an item compares to the wanted one. It must agree with the order of the
+    /// tree; otherwise it is unspecified whether the item is found.
     ///
-    /// Takes time O(log n).
+    /// Takes O(log n).
     #[inline]
     pub fn find(&self, mut order: impl FnMut(&T) -> Ordering) -> Option<&T> {
         let mut cursor = self.root();
@@ -225,7 +225,7 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
             // SAFETY: `node` is the root of this tree or the child of a node of it.
             let item = unsafe { self.item(node) };
 
-            // SAFETY: As above, so the node is valid, and nobody writes to it.
+            // SAFETY: As above, so the node is valid and not modified.
             cursor = NonNull::new(unsafe {
                 match order(item) {
                     Ordering::Less => (*node.as_ptr()).rb_right,
@@ -247,8 +247,8 @@ impl<T, const OFFSET: usize> CRbTree<T, OFFSET> {
 pub struct CRbTreeIter<'a, T, const OFFSET: usize> {
     tree: &'a CRbTree<T, OFFSET>,
     node: Option<NonNull<bindings::rb_node>>,
-    /// Whether `node` was returned already. To look for what follows it only when that is asked
-    /// for saves those who want one item a cache miss.
+    /// Whether `node` has been returned already. Looking up its successor lazily saves callers that
+    /// need only one item a cache miss.
     is_past: bool,
 }
 
@@ -260,10 +260,10 @@ impl<'a, T, const OFFSET: usize> Iterator for CRbTreeIter<'a, T, OFFSET> {
         let mut node = self.node?;
 
         if self.is_past {
-            // INVARIANT: What follows a node of a tree is a node of it or `NULL`.
+            // INVARIANT: The successor of a node is a node of the same tree or `NULL`.
             //
-            // SAFETY: By the type invariants, `node` is a node of a well-formed tree that is not
-            // modified as long as `tree` is borrowed.
+            // SAFETY: By the type invariants, `node` is a node of a well-formed tree, which is not
+            // modified while `tree` is borrowed.
             self.node = NonNull::new(unsafe { bindings::rb_next(node.as_ptr()) });
             node = self.node?;
         }
@@ -287,7 +287,7 @@ impl<T, const OFFSET: usize> FusedIterator for CRbTreeIter<'_, T, OFFSET> {}
 ///
 /// # Safety
 ///
-/// As for [`CRbTree::from_raw`], for the lifetime that the result is used with.
+/// As for [`CRbTree::from_raw`], for the lifetime that is inferred for the result.
 ///
 /// # Examples
 ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Iterators for loops within programs.
+//! Open-coded iterators, for loops within programs.
 
 use crate::{
     error::Result,
@@ -10,32 +10,32 @@ use core::ptr;
 
 /// An iterator for a loop within a program.
 ///
-/// [`bpf_open_coded_iter!`] makes the functions of it that programs call.
+/// [`bpf_open_coded_iter!`] defines the functions that its kfuncs call.
 ///
-/// The program can do anything between two items that it can do otherwise, and it may have several
-/// iterators at once. So no lock can be held from one item to the next.
+/// The body of the loop is not restricted in what it calls, and a program may use several iterators
+/// at once. Hence no lock can be held between two items.
 ///
 /// [`bpf_open_coded_iter!`]: crate::bpf_open_coded_iter
 pub trait OpenCoded: Sized {
-    /// What the program gets.
+    /// The type of the items.
     type Item;
 
-    /// Returns the next item, until there is none.
+    /// Returns the next item, or `None` at the end.
     ///
-    /// It may be called again then, and has to return `None` again.
+    /// If it is called again after the end, it has to return `None` again.
     fn next(&mut self) -> Option<&Self::Item>;
 
-    /// Returns what has ended the iteration before its time, if anything.
+    /// Returns the error that has ended the iteration early, if any.
     fn status(&self) -> Result;
 }
 
-/// What is in the iterator that a program has on its stack.
+/// The state of an iterator, which is on the stack of the program.
 ///
-/// In C, it is a struct of two opaque `u64`.
+/// In C, this is a struct of two opaque `u64`.
 ///
 /// # Examples
 ///
-/// What a program does, by way of the functions that [`bpf_open_coded_iter!`] makes:
+/// The calls that a program makes by way of the functions that [`bpf_open_coded_iter!`] defines:
 ///
 /// ```
 /// use core::mem::MaybeUninit;
@@ -58,7 +58,7 @@ pub trait OpenCoded: Sized {
 ///
 /// let mut it = MaybeUninit::<State<Countdown>>::uninit();
 ///
-/// // SAFETY: `it` is begun, used until it is ended, and not moved meanwhile.
+/// // SAFETY: `it` is initialized before it is used, then destroyed, and not moved meanwhile.
 /// unsafe {
 ///     assert_eq!(State::init(it.as_mut_ptr(), || Ok(Countdown(2))), 0);
 ///     assert_eq!(*State::next(it.as_mut_ptr()), 1);
@@ -69,7 +69,7 @@ pub trait OpenCoded: Sized {
 ///     State::destroy(it.as_mut_ptr());
 /// }
 ///
-/// // One that could not begin has no items, and is to be ended, too.
+/// // If `init` fails, there are no items, but the state has to be destroyed as well.
 /// //
 /// // SAFETY: As above.
 /// unsafe {
@@ -84,16 +84,16 @@ pub trait OpenCoded: Sized {
 #[repr(C, align(8))]
 pub struct State<T> {
     iter: Option<KBox<T>>,
-    /// What it could not begin because of, an errno, or 0.
+    /// The negative errno that `init` has failed with, or 0.
     error: c_int,
 }
 
 impl<T: OpenCoded> State<T> {
     const LAYOUT: () = assert!(size_of::<Self>() <= 16 && align_of::<Self>() == 8);
 
-    /// Begins an iteration, with what `init` returns.
+    /// Initializes the state with the iterator that `init` returns.
     ///
-    /// Returns 0 or an errno. There is a state even then.
+    /// Returns 0 or a negative errno. The state is initialized in either case.
     ///
     /// # Safety
     ///
@@ -117,8 +117,8 @@ impl<T: OpenCoded> State<T> {
     ///
     /// # Safety
     ///
-    /// `it` must be a state that nobody else uses until this returns. The item must not be used
-    /// once the iteration is ended, and may be another one once this is called again.
+    /// `it` must be an initialized state that nobody else uses until this returns. The item must not
+    /// be used after the state has been destroyed, and may be overwritten when this is called again.
     #[inline]
     pub unsafe fn next(it: *mut Self) -> *const T::Item {
         // SAFETY: Per the safety requirements.
@@ -130,11 +130,12 @@ impl<T: OpenCoded> State<T> {
         }
     }
 
-    /// Returns why the iteration did not begin, or ended before its time: an errno, or 0.
+    /// Returns the negative errno that `init` has failed with or that has ended the iteration early,
+    /// or 0.
     ///
     /// # Safety
     ///
-    /// `it` must be a state that nobody else uses until this returns.
+    /// `it` must be an initialized state that nobody else uses until this returns.
     #[inline]
     pub unsafe fn status(it: *const Self) -> c_int {
         // SAFETY: Per the safety requirements.
@@ -147,11 +148,11 @@ impl<T: OpenCoded> State<T> {
         }
     }
 
-    /// Ends the iteration.
+    /// Destroys the state.
     ///
     /// # Safety
     ///
-    /// `it` must be a state. It is none any more once this is called.
+    /// `it` must be an initialized state. It must not be used afterwards.
     #[inline]
     pub unsafe fn destroy(it: *mut Self) {
         // SAFETY: Per the safety requirements.
@@ -159,14 +160,14 @@ impl<T: OpenCoded> State<T> {
     }
 }
 
-/// Makes the functions that begin, continue and end an [`OpenCoded`] iterator.
+/// Defines the functions that initialize, advance, query and destroy an [`OpenCoded`] iterator.
 ///
-/// The `type` argument is a type that implements [`OpenCoded`]. It has a function `new`, which is
-/// called with the arguments that are listed after the name of the first function.
+/// The `type` argument is a type that implements [`OpenCoded`]. It must have a function `new` that
+/// takes the arguments listed after the name of the first function.
 ///
-/// They are to be called by the kfuncs in the C part of the module, which has to declare them with
-/// the same arguments, and with a type that has the layout of that of the items. If that is not a
-/// struct, then the verifier does not let programs use an item once they have ended the iteration.
+/// The functions are called by kfuncs in the C part of the module, which has to declare them with
+/// the same arguments, and with an item type of the same layout. If the item type is not a struct,
+/// the verifier does not let programs use an item after they have destroyed the iterator.
 ///
 /// # Examples
 ///
@@ -206,14 +207,14 @@ macro_rules! bpf_open_coded_iter {
     ) => {
         /// # Safety
         ///
-        /// `it` must be valid for writes, and the other arguments valid until this returns.
+        /// `it` must be valid for writes, and the other arguments must be valid until this returns.
         #[no_mangle]
         unsafe extern "C" fn $new(
             it: *mut $crate::bpf::iter::State<$type>,
             $($arg: $arg_type),*
         ) -> $crate::ffi::c_int {
-            // SAFETY: Per the safety requirements. A kfunc calls this, with memory for a state on
-            // the stack of the program.
+            // SAFETY: Per the safety requirements. The kfunc that calls this passes a pointer to
+            // memory for a state on the stack of the program.
             unsafe { $crate::bpf::iter::State::init(it, || <$type>::new($($arg),*)) }
         }
 
@@ -226,7 +227,7 @@ macro_rules! bpf_open_coded_iter {
         unsafe extern "C" fn $next(
             it: *mut $crate::bpf::iter::State<$type>,
         ) -> *const <$type as $crate::bpf::iter::OpenCoded>::Item {
-            // SAFETY: Per the safety requirements. The verifier sees to it that programs begin an
+            // SAFETY: Per the safety requirements. The verifier ensures that programs initialize an
             // iterator before they call the kfunc, and do not use it elsewhere meanwhile.
             unsafe { $crate::bpf::iter::State::next(it) }
         }
@@ -240,7 +241,7 @@ macro_rules! bpf_open_coded_iter {
         unsafe extern "C" fn $status(
             it: *const $crate::bpf::iter::State<$type>,
         ) -> $crate::ffi::c_int {
-            // SAFETY: Per the safety requirements, which the verifier sees to as for `next`.
+            // SAFETY: Per the safety requirements, which the verifier ensures as for `next`.
             unsafe { $crate::bpf::iter::State::status(it) }
         }
 
@@ -251,8 +252,8 @@ macro_rules! bpf_open_coded_iter {
         /// [`State::destroy`]: $crate::bpf::iter::State::destroy
         #[no_mangle]
         unsafe extern "C" fn $destroy(it: *mut $crate::bpf::iter::State<$type>) {
-            // SAFETY: Per the safety requirements. The verifier sees to it that programs end each
-            // iterator that they begin, exactly once.
+            // SAFETY: Per the safety requirements. The verifier ensures that programs destroy each
+            // iterator that they initialize, exactly once.
             unsafe { $crate::bpf::iter::State::destroy(it) }
         }
     };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a set of another process has in it.
+//! `EPOLL_CR_SNAPSHOT` and `EPOLL_CR_FETCH`: the targets of an epoll instance of a process.
 
 use crate::{
     defs::{
@@ -13,6 +13,7 @@ use crate::{
 use kernel::{
     bindings,
     epoll::{
+        pause_killable,
         Cursor,
         Epitem,
         Eventpoll,
@@ -25,18 +26,20 @@ use kernel::{
     pid::get_task_by_pidfd,
     prelude::*,
     ptrace::Attach,
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    uapi, //
 };
 
-/// How many entries are copied while the mutex of a set is held.
+/// The number of epitems to copy while the mutex of the instance is held.
 const BATCH: usize = 128;
 const _: () = assert!(BATCH <= WALK_BATCH);
 
-/// How far a snapshot is.
+/// The progress of a snapshot.
 struct Place {
     cursor: Cursor,
-    /// Number of the last entry, and how many there were with it.
+    /// The descriptor of the last epitem.
     tfd: i32,
+    /// The number of epitems of that descriptor so far.
     count: u32,
 }
 
@@ -47,7 +50,7 @@ impl Place {
         count: 0,
     };
 
-    /// Goes past an entry, and returns how many there were with its number.
+    /// Advances past an epitem, and returns its `toff`.
     fn pass(&mut self, epi: &Epitem) -> u32 {
         if epi.fd() != self.tfd {
             self.tfd = epi.fd();
@@ -65,14 +68,18 @@ fn item(key: &IdentityKey, epi: &Epitem, toff: u32) -> Item {
         tfd: epi.fd(),
         toff,
         events: epi.events(),
-        flags: if epi.is_ready() { defs::ITEM_READY } else { 0 },
+        flags: if epi.is_ready() {
+            uapi::EPOLL_CR_ITEM_READY
+        } else {
+            0
+        },
         data: epi.data(),
         file: key.file(epi.file()),
     }
 }
 
-/// Takes a reference to a file that is to be an epoll file.
-fn get_set(attach: &Attach<'_>, efd: u32) -> Result<ARef<RemoteFile>> {
+/// Takes a reference to the epoll file that a descriptor of the task refers to.
+fn get_instance(attach: &Attach<'_>, efd: u32) -> Result<ARef<RemoteFile>> {
     let file = RemoteFile::fget_task(attach.task(), efd).map_err(|_| no_such_fd(attach))?;
     if Eventpoll::from_file(&file).is_err() {
         return Err(EOPNOTSUPP);
@@ -81,11 +88,11 @@ fn get_set(attach: &Attach<'_>, efd: u32) -> Result<ARef<RemoteFile>> {
     Ok(file)
 }
 
-/// The same, for one who looks at the same set each time.
+/// Like [`get_instance`], but ensures that the descriptor refers to the same instance each time.
 ///
-/// `id` is 0 at the first time, and the number of the set from then on.
-fn get_same_set(attach: &Attach<'_>, efd: u32, id: &mut u64) -> Result<ARef<RemoteFile>> {
-    let file = match get_set(attach, efd) {
+/// `id` must be 0 for the first call, and is the id of the instance afterwards.
+fn get_same_instance(attach: &Attach<'_>, efd: u32, id: &mut u64) -> Result<ARef<RemoteFile>> {
+    let file = match get_instance(attach, efd) {
         Err(EBADF | EOPNOTSUPP) if *id != 0 => return Err(ESTALE),
         result => result?,
     };
@@ -99,9 +106,10 @@ fn get_same_set(attach: &Attach<'_>, efd: u32, id: &mut u64) -> Result<ARef<Remo
     Ok(file)
 }
 
-/// Copies entries of a set behind `place`. Returns how many, and whether that are all.
+/// Copies epitems, from `place` on, and advances `place`. Returns their number, and whether the end
+/// has been reached.
 ///
-/// If `count_only`, leaves `items` as they are, but goes on as far.
+/// If `count_only` is set, does the same without writing to `items`.
 fn copy(
     key: &IdentityKey,
     ep: &Eventpoll,
@@ -110,10 +118,10 @@ fn copy(
     count_only: bool,
 ) -> Result<(usize, bool)> {
     let guard = ep.lock_killable()?;
-    let mut entries = guard.items_after(place.cursor);
+    let mut epitems = guard.items_after(place.cursor);
     let mut count = 0;
 
-    for (to, epi) in items.iter_mut().zip(entries.by_ref()) {
+    for (to, epi) in items.iter_mut().zip(epitems.by_ref()) {
         let toff = place.pass(epi);
         if !count_only {
             *to = item(key, epi, toff);
@@ -121,8 +129,8 @@ fn copy(
         count += 1;
     }
 
-    // Who comes to the end of `items` has not asked for the next.
-    Ok((count, count < items.len() || entries.next().is_none()))
+    // If `items` is full, the loop has ended before advancing `epitems`.
+    Ok((count, count < items.len() || epitems.next().is_none()))
 }
 
 pub(crate) fn snapshot(key: &IdentityKey, args: &mut defs::Snapshot) -> Result {
@@ -138,9 +146,11 @@ pub(crate) fn snapshot(key: &IdentityKey, args: &mut defs::Snapshot) -> Result {
     let mut place = Place::START;
 
     loop {
+        pause_killable()?;
+
         let (count, is_end) = {
             let attach = Attach::new(&task)?;
-            let file = get_same_set(&attach, args.efd, &mut args.epoll_id)?;
+            let file = get_same_instance(&attach, args.efd, &mut args.epoll_id)?;
 
             copy(
                 key,
@@ -166,13 +176,13 @@ pub(crate) fn snapshot(key: &IdentityKey, args: &mut defs::Snapshot) -> Result {
     Ok(())
 }
 
-/// A search for the entry that has a number, and so many of the same number before it.
+/// A search for an epitem by `tfd` and `toff`.
 struct Search {
     cursor: Cursor,
     tfd: i32,
-    /// How many more are before it.
+    /// The number of epitems of `tfd` that remain to be skipped.
     toff: u32,
-    /// The identity that its file must have, or 0.
+    /// The required identity of the file, or 0.
     identity: u64,
 }
 
@@ -186,10 +196,10 @@ impl Search {
         }
     }
 
-    /// Looks at `count` further entries. Returns a reference to the file of the one that is looked
-    /// for, if it is among them.
+    /// Examines the next `count` epitems. If the wanted one is among them, returns a reference to its
+    /// file.
     ///
-    /// Fails with [`ENOENT`] if there is no such entry in the set.
+    /// Fails with [`ENOENT`] if the instance has no such epitem.
     fn go_on(
         &mut self,
         key: &IdentityKey,
@@ -197,10 +207,10 @@ impl Search {
         count: usize,
     ) -> Result<Option<ARef<RemoteFile>>> {
         let guard = ep.lock_killable()?;
-        let mut entries = guard.items_after(self.cursor);
+        let mut epitems = guard.items_after(self.cursor);
 
         for _ in 0..count {
-            let epi = entries
+            let epi = epitems
                 .next()
                 .filter(|epi| epi.fd() == self.tfd)
                 .ok_or(ENOENT)?;
@@ -230,8 +240,10 @@ pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
     let mut id = 0;
 
     let target = loop {
+        pause_killable()?;
+
         let attach = Attach::new(&task)?;
-        let file = get_same_set(&attach, args.efd, &mut id)?;
+        let file = get_same_instance(&attach, args.efd, &mut id)?;
 
         if let Some(target) = search.go_on(key, Eventpoll::from_file(&file)?, WALK_BATCH)? {
             if !target.may_be_taken(&attach) {
@@ -247,15 +259,15 @@ pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
 #[kernel::macros::kunit_tests(epoll_cr_set)]
 mod tests {
     use super::*;
-    use kernel::epoll::kunit::TestSet;
+    use kernel::epoll::kunit::TestInstance;
 
-    fn all(set: &TestSet, key: &IdentityKey, batch: usize) -> Result<KVec<Item>> {
+    fn all(instance: &TestInstance, key: &IdentityKey, batch: usize) -> Result<KVec<Item>> {
         let mut items = KVec::from_elem(Item::default(), batch, GFP_KERNEL)?;
         let mut place = Place::START;
         let mut result = KVec::new();
 
         loop {
-            let (count, is_end) = copy(key, set.eventpoll(), &mut place, &mut items, false)?;
+            let (count, is_end) = copy(key, instance.eventpoll(), &mut place, &mut items, false)?;
             result.extend_from_slice(&items[..count], GFP_KERNEL)?;
             if is_end {
                 return Ok(result);
@@ -266,10 +278,10 @@ mod tests {
     #[test]
     fn batches_join_without_a_seam() -> Result {
         let key = IdentityKey::random();
-        let set = TestSet::new(&[(3, 0), (4, 0), (4, 1), (4, 2), (4, 3), (9, 1)])?;
+        let instance = TestInstance::new(&[(3, 0), (4, 0), (4, 1), (4, 2), (4, 3), (9, 1)])?;
 
         for batch in 1..8 {
-            let items = all(&set, &key, batch)?;
+            let items = all(&instance, &key, batch)?;
 
             assert!(items.iter().map(|item| (item.tfd, item.toff)).eq([
                 (3, 0),
@@ -289,22 +301,22 @@ mod tests {
 
     #[test]
     fn empty() -> Result {
-        let set = TestSet::new(&[])?;
+        let instance = TestInstance::new(&[])?;
 
-        assert!(all(&set, &IdentityKey::random(), 1)?.is_empty());
+        assert!(all(&instance, &IdentityKey::random(), 1)?.is_empty());
 
         Ok(())
     }
 
     #[test]
     fn contents() -> Result {
-        let mut set = TestSet::new(&[(3, 0), (4, 0)])?;
-        assert!(set.set_event(4, 0, 0x8000_0001, u64::MAX - 1));
-        assert!(set.set_ready(4, 0));
-        let items = all(&set, &IdentityKey::random(), 2)?;
+        let mut instance = TestInstance::new(&[(3, 0), (4, 0)])?;
+        assert!(instance.set_event(4, 0, 0x8000_0001, u64::MAX - 1));
+        assert!(instance.set_ready(4, 0));
+        let items = all(&instance, &IdentityKey::random(), 2)?;
 
         assert_eq!(items[0].flags, 0);
-        assert_eq!(items[1].flags, defs::ITEM_READY);
+        assert_eq!(items[1].flags, uapi::EPOLL_CR_ITEM_READY);
         assert_eq!(items[1].events, 0x8000_0001);
         assert_eq!(items[1].data, u64::MAX - 1);
 
@@ -313,14 +325,14 @@ mod tests {
 
     fn find_in_batches(
         key: &IdentityKey,
-        set: &TestSet,
+        instance: &TestInstance,
         (tfd, toff, identity): (i32, u32, u64),
         batch: usize,
     ) -> Result<u64> {
         let mut search = Search::new(tfd, toff, identity);
 
         loop {
-            if let Some(file) = search.go_on(key, set.eventpoll(), batch)? {
+            if let Some(file) = search.go_on(key, instance.eventpoll(), batch)? {
                 return Ok(key.file(file.identity()));
             }
         }
@@ -329,23 +341,23 @@ mod tests {
     #[test]
     fn find() -> Result {
         let key = IdentityKey::random();
-        let mut set = TestSet::new(&[(3, 0), (4, 0), (4, 1)])?;
-        let identity = key.file(set.file(1));
-        let find = |set: &TestSet, tfd, toff, identity| {
-            let one_by_one = find_in_batches(&key, set, (tfd, toff, identity), 1);
-            assert!(one_by_one == find_in_batches(&key, set, (tfd, toff, identity), 8));
+        let mut instance = TestInstance::new(&[(3, 0), (4, 0), (4, 1)])?;
+        let identity = key.file(instance.file(1));
+        let find = |instance: &TestInstance, tfd, toff, identity| {
+            let one_by_one = find_in_batches(&key, instance, (tfd, toff, identity), 1);
+            assert!(one_by_one == find_in_batches(&key, instance, (tfd, toff, identity), 8));
 
             one_by_one
         };
 
-        assert!(find(&set, 4, 1, 0) == Ok(identity));
-        assert!(find(&set, 4, 1, identity) == Ok(identity));
-        assert!(find(&set, 4, 0, identity) == Err(ESTALE));
-        assert!(find(&set, 4, 2, 0) == Err(ENOENT));
-        assert!(find(&set, 5, 0, 0) == Err(ENOENT));
-        assert!(find(&set, -1, 0, 0) == Err(ENOENT));
-        assert!(set.release_file(1));
-        assert!(find(&set, 4, 1, 0) == Err(ENOENT));
+        assert!(find(&instance, 4, 1, 0) == Ok(identity));
+        assert!(find(&instance, 4, 1, identity) == Ok(identity));
+        assert!(find(&instance, 4, 0, identity) == Err(ESTALE));
+        assert!(find(&instance, 4, 2, 0) == Err(ENOENT));
+        assert!(find(&instance, 5, 0, 0) == Err(ENOENT));
+        assert!(find(&instance, -1, 0, 0) == Err(ENOENT));
+        assert!(instance.release_file(1));
+        assert!(find(&instance, 4, 1, 0) == Err(ENOENT));
 
         Ok(())
     }
