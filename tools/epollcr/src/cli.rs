@@ -47,6 +47,8 @@ pub enum Command {
     Restore(Restore),
     /// Show the contents of an image
     Show(Show),
+    /// Print a completion script for a shell
+    Completions(Completions),
 }
 
 #[derive(Debug, Arguments)]
@@ -124,6 +126,12 @@ pub struct Show {
     pub file: PathBuf,
 }
 
+#[derive(Debug, Arguments)]
+pub struct Completions {
+    /// Shell that is to complete commands
+    pub shell: clap_complete::Shell,
+}
+
 /// An open file of the image.
 #[derive(Clone, Copy, Debug)]
 pub enum Which {
@@ -156,5 +164,67 @@ impl FromStr for Given {
             which,
             fd: number(fd)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap_mangen::Man;
+    use std::iter;
+
+    const PAGE: &str = include_str!("../epollcr.1");
+    const BEGIN: &str = ".\\\" BEGIN OPTIONS: a test compares this with the command line.\n";
+    const END: &str = ".\\\" END OPTIONS\n";
+
+    /// The options of all commands, as a part of a manual page.
+    fn options() -> String {
+        let mut command = Args::command();
+        command.build();
+        let mut page = String::new();
+        let subs = command.get_subcommands();
+        let subs = subs.filter(|sub| sub.get_name() != "help");
+        for command in iter::once(&command).chain(subs) {
+            let mut section = Vec::new();
+            let man = Man::new(command.clone());
+            man.render_options_section(&mut section).unwrap();
+            let section = String::from_utf8(section).unwrap();
+            // What precedes the section is at the top of the page.
+            let (_, section) = section.split_once(".SH OPTIONS\n").unwrap();
+            let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+            page += &format!(".SS Options of {name}\n{section}");
+        }
+        page
+    }
+
+    /// With `EPOLLCR_UPDATE_MANUAL` in the environment, makes it so.
+    #[test]
+    fn the_manual_page_has_the_options() {
+        let (before, rest) = PAGE.split_once(BEGIN).unwrap();
+        let (found, after) = rest.split_once(END).unwrap();
+        let options = options();
+        if std::env::var_os("EPOLLCR_UPDATE_MANUAL").is_some() {
+            let page = [before, BEGIN, &options, END, after].concat();
+            std::fs::write("epollcr.1", page).unwrap();
+            return;
+        }
+        assert!(found == options, "it should have:\n{options}");
+    }
+
+    #[test]
+    fn the_manual_page_names_everything() {
+        let command = Args::command();
+        command.clone().debug_assert();
+        let (synopsis, rest) = PAGE.split_once(".SH DESCRIPTION").unwrap();
+        for sub in command.get_subcommands() {
+            let name = sub.get_name();
+            assert!(synopsis.contains(&format!(".B epollcr {name}")), "{name}");
+            assert!(rest.contains(&format!(".SS epollcr {name}\n")), "{name}");
+            for arg in sub.get_arguments().filter_map(|arg| arg.get_long()) {
+                let option = format!("\\-\\-{}", arg.replace('-', "\\-"));
+                assert!(rest.contains(&option), "{option}");
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ mod show;
 mod table;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use cli::{Args, Command};
 use libepollcr::image::Image;
 use std::fs::File;
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Restore(args) => return restore::run(&args, inherited),
         Command::Show(args) => show::run(&args),
+        Command::Completions(args) => complete(args.shell),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,6 +40,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn complete(shell: clap_complete::Shell) -> Result<()> {
+    // clap_complete panics if it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), TOOL, &mut script);
+    io::stdout().write_all(&script).context("cannot print")
 }
 
 fn report(to: &mut impl Write, error: &anyhow::Error) {
