@@ -2,46 +2,27 @@
 
 //! `epollcr dump`
 
-use crate::limit;
-use crate::progress::Progress;
+use crate::{TOOL, cli, limit};
 use anyhow::{Context, Result};
+use epoll_cli::progress::Progress;
 use libepollcr::device::{self, Device};
 use libepollcr::dump::{self, Dump, Error};
 use libepollcr::image::Image;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter};
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The process; it has to be stopped
-    #[arg(short, long, value_name = "PID")]
-    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
-    pid: i32,
-
-    /// Dump it even if it is not stopped; the image says so
-    #[arg(long)]
-    running: bool,
-
-    /// Where to write the image
-    file: PathBuf,
-}
-
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &cli::Dump) -> Result<()> {
     let device = open_device()?;
-    // Files that nobody has open are ours while they are looked at.
+    // Each file that no process has a descriptor for takes one of ours.
     limit::allow_all();
     check_target(&args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
-    let image = make(args, &device).with_context(|| format!("cannot dump process {}", args.pid))?;
+    let image = make(args, &device)?;
     write(&image, &args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     if image.origin.running {
-        eprintln!(
-            "epollcr: the process was not stopped: what is in the image need not fit together"
-        );
+        eprintln!("{TOOL}: warning: the process was running: the image may be inconsistent");
     }
     Ok(())
 }
@@ -49,47 +30,50 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn open_device() -> Result<Device> {
     Device::open().map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => ": load the module with modprobe epoll_cr",
-            io::ErrorKind::PermissionDenied => ": run this as root",
+            io::ErrorKind::NotFound => " (load the module with modprobe epoll_cr)",
+            io::ErrorKind::PermissionDenied => " (run this as root)",
             _ => "",
         };
-        anyhow::anyhow!("cannot open {}: {error}{hint}", device::PATH)
+        let what = format!("cannot open {}{hint}", device::PATH);
+        anyhow::Error::new(error).context(what)
     })
 }
 
-fn make(args: &Args, device: &Device) -> Result<Image> {
-    let terminal = io::stderr().as_fd().try_clone_to_owned()?;
-    let mut progress = Progress::new(Arc::new(File::from(terminal)));
+fn make(args: &cli::Dump, device: &Device) -> Result<Image> {
+    let mut progress = Progress::stderr();
     let mut dump = Dump::new(args.pid).on_progress(|now| match now {
-        dump::Progress::Files { done, total } => progress.show("files", done, total),
-        dump::Progress::Items { done, total } => progress.show("items", done, total),
+        dump::Progress::Files { done, total } => progress.show("files", done as u64, total as u64),
+        dump::Progress::Items { done, total } => {
+            progress.show("targets", done as u64, total as u64);
+        }
+        _ => {}
     });
     if args.running {
         dump = dump.even_if_running();
     }
+    let pid = args.pid;
     dump.make(device).map_err(|error| {
         let hint = match &error {
             Error::Running(_) => {
-                format!(
-                    " (kill -STOP {} stops it, --running ignores that)",
-                    args.pid
-                )
+                format!(" (stop it with kill -STOP {pid}, or dump it with --running)")
             }
-            Error::Tables(_) => " (--running ignores that, and what it has)".into(),
-            Error::Io(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Error::Tables { .. } => {
+                " (--running dumps it nevertheless, without the descriptors of that thread)".into()
+            }
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 " (run this as root)".into()
             }
             _ => String::new(),
         };
-        anyhow::anyhow!("{error}{hint}")
+        anyhow::Error::new(error).context(format!("cannot dump process {pid}{hint}"))
     })
 }
 
-/// What an image takes the place of has to be a file, or nothing.
+/// Checks that the image replaces nothing but a regular file.
 fn check_target(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_file() => Ok(()),
-        Ok(_) => Err(io::Error::other("it is there, and no regular file")),
+        Ok(_) => Err(io::Error::other("it exists and is not a regular file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match path.file_name() {
             Some(_) => Ok(()),
             None => Err(error),
@@ -98,10 +82,11 @@ fn check_target(path: &Path) -> io::Result<()> {
     }
 }
 
-/// An image that is there is complete. It has what was in pipes: not for others.
+/// Writes the image to a temporary file and renames that, so that an image is complete if
+/// it exists. Only its owner can read it: it has the contents of pipes.
 fn write(image: &Image, path: &Path) -> io::Result<()> {
-    // Others may have a right to the directory: they cannot know the name, nor
-    // have put something else there.
+    // In a directory that others can write to, they can neither guess the name nor have
+    // created the file.
     let random = RandomState::new().hash_one(std::process::id());
     let part = path.with_file_name(format!(".epollcr-{random:016x}"));
     let file = OpenOptions::new()

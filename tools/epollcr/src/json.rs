@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! For programs. The manual page documents it: epollcr.1, OUTPUT FOR PROGRAMS.
+//! Output for programs, as epollcr(1) documents it in OUTPUT FOR PROGRAMS.
 
 use crate::table::flag_names;
 use epoll_targets::fdinfo::Events;
 use libepollcr::image::{self, Image, Kind, Peer};
-use libepollcr::restore::is_hidden;
+use libepollcr::types::DeviceNumber;
 use serde::Serialize;
-use serde_json::ser::Formatter;
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::time::Duration;
 
 #[derive(Serialize)]
 struct Output<'a> {
@@ -134,14 +134,23 @@ struct Pipe<'a> {
     elsewhere: u32,
 }
 
+/// Seconds and nanoseconds.
+fn seconds(time: Duration) -> [u64; 2] {
+    [time.as_secs(), time.subsec_nanos().into()]
+}
+
+const fn pair(device: DeviceNumber) -> (u32, u32) {
+    (device.major, device.minor)
+}
+
 impl<'a> From<&'a image::Place> for Place<'a> {
     fn from(place: &'a image::Place) -> Self {
         Self {
             path: String::from_utf8_lossy(&place.path),
             mode: place.mode,
-            device: place.device,
+            device: pair(place.device),
             inode: place.inode,
-            special: place.special,
+            special: place.special.map(pair),
             unlinked: place.unlinked,
         }
     }
@@ -174,7 +183,7 @@ impl<'a> From<&'a image::OpenFile> for File<'a> {
             },
             locks: file.locks.unwrap_or(0),
             owner: file.owner.map(|owner| Owner {
-                kind: owner.kind,
+                kind: owner.kind.raw(),
                 id: owner.id,
                 signal: owner.signal,
             }),
@@ -196,11 +205,11 @@ impl<'a> From<&'a Kind> for About<'a> {
                 semaphore: *semaphore,
             },
             Kind::TimerFd(timer) => Self::TimerFd {
-                clock: timer.clock,
+                clock: timer.clock.raw(),
                 ticks: timer.ticks,
-                settime_flags: timer.flags,
-                value: [timer.value.0, timer.value.1.into()],
-                interval: [timer.interval.0, timer.interval.1.into()],
+                settime_flags: timer.flags.bits(),
+                value: seconds(timer.value),
+                interval: seconds(timer.interval),
             },
             Kind::SignalFd { mask } => Self::SignalFd {
                 mask: format!("{mask:#x}"),
@@ -217,10 +226,10 @@ impl<'a> From<&'a Kind> for About<'a> {
                     files: message.files.clone(),
                 };
                 Self::Socket {
-                    r#type: socket.kind,
+                    r#type: socket.kind.raw(),
                     peer,
                     peer_file,
-                    shutdown: socket.shutdown,
+                    shutdown: socket.shutdown.bits(),
                     queue: socket.queue.iter().map(message).collect(),
                 }
             }
@@ -256,48 +265,20 @@ pub fn print(image: &Image, out: &mut impl Write) -> io::Result<()> {
             .iter()
             .map(|pipe| Pipe {
                 capacity: pipe.capacity,
-                bytes: pipe.data.iter().map(|data| data.0.len()).sum(),
+                bytes: pipe.size(),
                 packets: pipe.data.len(),
                 fifo: pipe.place.as_ref().map(Place::from),
-                elsewhere: pipe.elsewhere,
+                elsewhere: pipe.elsewhere.bits(),
             })
             .collect(),
     };
-    let mut to = serde_json::Serializer::with_formatter(&mut *out, Plain);
-    // serde_json hides what kind of error it is otherwise.
-    output.serialize(&mut to).map_err(io::Error::from)?;
-    writeln!(out)
-}
-
-/// One line, as a terminal can be shown it: whatever drives one is escaped.
-struct Plain;
-
-impl Formatter for Plain {
-    fn write_string_fragment<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(is_hidden) {
-            let (before, from) = rest.split_at(at);
-            writer.write_all(before.as_bytes())?;
-            let mut chars = from.chars();
-            let mut units = [0; 2];
-            if let Some(hidden) = chars.next() {
-                for unit in hidden.encode_utf16(&mut units) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
-            }
-            rest = chars.as_str();
-        }
-        writer.write_all(rest.as_bytes())
-    }
+    epoll_cli::json::print(&output, out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use epoll_cli::text::is_hidden;
 
     #[test]
     fn nothing_drives_a_terminal() {

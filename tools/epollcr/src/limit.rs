@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many descriptors there may be.
+//! The limit of open descriptors, `RLIMIT_NOFILE`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 
-/// Allows as many as can be.
+/// Raises the limit as far as possible.
 pub fn allow_all() {
     let limit = getrlimit(Resource::Nofile);
     let most = fs::read_to_string("/proc/sys/fs/nr_open").ok();
@@ -18,14 +18,14 @@ pub fn allow_all() {
     }
 }
 
-/// Allows so many if that is possible. If it is not, whoever needs one more will
-/// say so.
+/// Raises the limit to `count` if that is possible. If it is not, the call that fails
+/// for it reports that.
 pub fn allow(count: u64) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= count) {
         return;
     }
-    // None is infinite; then there is fs.nr_open.
+    // None is infinity, which fs.nr_open bounds.
     let higher = |maximum| Rlimit {
         current: Some(count),
         maximum,
@@ -41,7 +41,7 @@ pub fn allow(count: u64) {
     let _ = setrlimit(Resource::Nofile, higher(limit.maximum));
 }
 
-/// Puts back what it was, unless a descriptor of this number would be beyond it.
+/// Puts the limit back, unless descriptor `last` exceeds it.
 pub fn put_back(before: Rlimit, last: u64) {
     if before.current.is_none_or(|current| last < current) {
         let _ = setrlimit(Resource::Nofile, before);

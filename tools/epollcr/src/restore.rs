@@ -2,10 +2,12 @@
 
 //! `epollcr restore`
 
-use crate::progress::Progress;
-use crate::{dump, limit, read, tell};
+use crate::cli::{self, Given, Which};
+use crate::{TOOL, dump, limit, read, report};
 use anyhow::{Context, Result, bail};
-use libepollcr::image::{Descriptor, Image, Kind, OpenFile};
+use epoll_cli::progress::Progress;
+use epoll_cli::text::printable;
+use libepollcr::image::{Descriptor, Image, Kind};
 use libepollcr::restore::{self, Error, Parking, Restore, Restored};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Resource, getrlimit};
@@ -15,122 +17,60 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::str::FromStr;
 use std::sync::Arc;
 
-/// Numbers besides those of the image: ours, and files that have none.
+/// How many descriptors this process needs besides those of the image: its own, and files
+/// without one.
 const SPARE: u64 = 64;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The image
-    file: PathBuf,
-
-    /// Take descriptor M of this process for what is descriptor N, or fN, of the
-    /// image
-    #[arg(long = "fd", value_name = "N=M")]
-    given: Vec<Given>,
-
-    /// Keep the standard input, output and error of this process, each for the
-    /// descriptor of its number, as far as --fd does not name that
-    #[arg(long)]
-    stdio: bool,
-
-    /// Let COMMAND have only what was not close-on-exec
-    #[arg(long)]
-    keep_cloexec: bool,
-
-    /// Only name what cannot be restored
-    #[arg(long)]
-    dry_run: bool,
-
-    /// What to execute, and its arguments
-    #[arg(last = true, required_unless_present = "dry_run")]
-    command: Vec<OsString>,
-}
-
-/// A file of the image.
-#[derive(Clone, Copy, Debug)]
-enum Which {
-    Descriptor(u32),
-    File(u32),
-}
-
-/// `--fd N=M`
-#[derive(Clone, Copy, Debug)]
-struct Given {
-    which: Which,
-    fd: RawFd,
-}
-
-impl FromStr for Given {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        let wrong = "it has to be N=M or fN=M, two numbers";
-        let (which, fd) = text.split_once('=').ok_or(wrong)?;
-        let number = |text: &str| text.parse::<i32>().ok().filter(|&n| n >= 0).ok_or(wrong);
-        let which = match which.strip_prefix('f') {
-            Some(file) => Which::File(number(file)?.unsigned_abs()),
-            None => Which::Descriptor(number(which)?.unsigned_abs()),
-        };
-        Ok(Self {
-            which,
-            fd: number(fd)?,
-        })
-    }
-}
-
-/// Descriptors that this process was started with.
+/// Returns the descriptors that this process was started with.
 pub fn inherited() -> Vec<RawFd> {
     let Ok(numbers) = fs::read_dir("/proc/self/fd") else {
         return Vec::new();
     };
     let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let mut numbers: Vec<RawFd> = numbers.collect();
-    // The directory itself, closed by now.
+    // Without that of the directory, which is closed by now.
     numbers.retain(|&number| is_open(number));
     numbers
 }
 
 fn is_open(number: RawFd) -> bool {
-    // SAFETY: it looks at a number, and does nothing to a descriptor.
+    // SAFETY: `F_GETFD` changes nothing, whatever the number stands for.
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
-/// Everything that is needed from now on is at a number that the image does not
-/// have.
+/// What is needed during the restore, at descriptors that the image does not have.
 struct Ready<'a> {
     stderr: Arc<File>,
     restore: Restore<'a>,
 }
 
-pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
+pub fn run(args: &cli::Restore, inherited: Vec<RawFd>) -> ExitCode {
     let mut image = match read(&args.file) {
         Ok(image) => image,
         Err(error) => {
-            tell(&mut io::stderr(), &error);
+            report(&mut io::stderr(), &error);
             return ExitCode::FAILURE;
         }
     };
     let limit = getrlimit(Resource::Nofile);
     let last = image.descriptors.last().map_or(0, |last| last.number);
     let files = image.files.len() as u64;
-    // Each may take two while it is made, as a pipe of which one end is closed does.
+    // A file may take two descriptors while it is made, such as a pipe with one end.
     limit::allow(u64::from(last) + 1 + 2 * files.min(1 << 20) + SPARE);
-    let given = match chosen(&args, &mut image) {
+    let given = match chosen(args, &mut image) {
         Ok(given) => given,
         Err(error) => {
-            tell(&mut io::stderr(), &error);
+            report(&mut io::stderr(), &error);
             return ExitCode::FAILURE;
         }
     };
-    let Ready { stderr, restore } = match prepare(&args, &image, &given, inherited) {
+    let Ready { stderr, restore } = match prepare(args, &image, &given, inherited) {
         Ok(ready) => ready,
         Err(error) => {
-            tell(&mut io::stderr(), &error);
+            report(&mut io::stderr(), &error);
             return ExitCode::FAILURE;
         }
     };
@@ -141,10 +81,11 @@ pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
             true => dump::open_device().map(drop),
             false => Ok(()),
         };
-        if let Err(error) = &device {
-            let _ = writeln!(&*stderr, "epollcr: cannot restore: {error:#}");
+        let is_good = problems.is_empty() && device.is_ok();
+        if let Err(error) = device {
+            report(&mut &*stderr, &error.context("cannot restore"));
         }
-        return match problems.is_empty() && device.is_ok() {
+        return match is_good {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         };
@@ -154,7 +95,7 @@ pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
         Err(error) => {
             match error.downcast_ref() {
                 Some(Error::Problems(problems)) => list(&stderr, problems),
-                _ => tell(&mut &*stderr, &error.context("cannot restore")),
+                _ => report(&mut &*stderr, &error.context("cannot restore")),
             }
             return ExitCode::FAILURE;
         }
@@ -162,7 +103,7 @@ pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
     if image.origin.running {
         let _ = writeln!(
             &*stderr,
-            "epollcr: the process was not stopped when it was dumped: this need not be what it had"
+            "{TOOL}: warning: the process was running when it was dumped: the image may be inconsistent"
         );
     }
     let held = restored.held.values().map(AsRawFd::as_raw_fd).max();
@@ -171,8 +112,8 @@ pub fn run(args: Args, inherited: Vec<RawFd>) -> ExitCode {
     execute(&args.command, restored, &stderr)
 }
 
-/// What is given for which file of the image.
-fn chosen(args: &Args, image: &mut Image) -> Result<BTreeMap<u32, RawFd>> {
+/// Returns the descriptor of the caller for each file that is not to be made.
+fn chosen(args: &cli::Restore, image: &mut Image) -> Result<BTreeMap<u32, RawFd>> {
     let mut given = BTreeMap::new();
     for &Given { which, fd } in &args.given {
         let file = match which {
@@ -186,9 +127,9 @@ fn chosen(args: &Args, image: &mut Image) -> Result<BTreeMap<u32, RawFd>> {
         match given.insert(file, fd) {
             Some(other) if other != fd => bail!(
                 "descriptors {other} and {fd} are given for one open file, f{file} of the image: \
-                 it takes one{}",
+                 give one{}",
                 match is_standard(image, file) {
-                    true => ", or --stdio",
+                    true => ", or use --stdio",
                     false => "",
                 }
             ),
@@ -209,32 +150,31 @@ fn chosen(args: &Args, image: &mut Image) -> Result<BTreeMap<u32, RawFd>> {
     Ok(given)
 }
 
-/// Where the descriptor of this number is in the image.
+/// Returns the index of a descriptor in the image.
 fn find(image: &Image, number: u32) -> Option<usize> {
     let descriptors = &image.descriptors;
     let found = descriptors.binary_search_by_key(&number, |descriptor| descriptor.number);
     found.ok()
 }
 
-/// Whether a standard stream is this file.
+/// Whether a standard stream refers to this file.
 fn is_standard(image: &Image, file: u32) -> bool {
     let mut descriptors = image.descriptors.iter().take_while(|d| d.number < 3);
     descriptors.any(|descriptor| descriptor.file == file)
 }
 
-/// A file of its own for a descriptor: it shares one with another that something
-/// else is given for. What was watched by its number is that, too.
+/// Returns the file of a descriptor, or a copy of it if something else is given for that
+/// file. Targets that were added by the descriptor move to the copy.
 fn apart(image: &mut Image, given: &BTreeMap<u32, RawFd>, at: usize) -> u32 {
     let Descriptor { number, file, .. } = image.descriptors[at];
     if !given.contains_key(&file) {
         return file;
     }
     let own = image.files.len() as u32;
-    let why = "it stands for another file".into();
-    image.files.push(OpenFile {
-        kind: Kind::Other { why },
-        ..image.files[file as usize].clone()
-    });
+    let why = "a descriptor of the caller replaces it".into();
+    let mut copy = image.files[file as usize].clone();
+    copy.kind = Kind::Other { why };
+    image.files.push(copy);
     image.descriptors[at].file = own;
     for file_of_set in &mut image.files {
         let Kind::Epoll { items } = &mut file_of_set.kind else {
@@ -251,12 +191,13 @@ fn apart(image: &mut Image, given: &BTreeMap<u32, RawFd>, at: usize) -> u32 {
 
 fn list(mut stderr: &File, problems: &[restore::Problem]) {
     for problem in problems {
-        let _ = writeln!(stderr, "epollcr: cannot restore: {problem}");
+        let problem = printable(&problem.to_string());
+        let _ = writeln!(stderr, "{TOOL}: cannot restore: {problem}");
     }
 }
 
 fn prepare<'a>(
-    args: &Args,
+    args: &cli::Restore,
     image: &'a Image,
     given: &BTreeMap<u32, RawFd>,
     inherited: Vec<RawFd>,
@@ -264,10 +205,12 @@ fn prepare<'a>(
     let mut parking = Parking::new(image);
     let mut park = |fd: RawFd| -> Result<OwnedFd> {
         anyhow::ensure!(is_open(fd), "descriptor {fd} is not open");
-        // SAFETY: it is open, and stays so during the call: nothing here has
-        // closed what we were started with.
+        // SAFETY: the descriptor is open, and nothing closes it during the call: what
+        // we were started with is closed below.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        parking.park(fd).context("there are not enough descriptors")
+        parking
+            .park(fd)
+            .context("no descriptor is left (raise the limit with ulimit -n)")
     };
     let mut restore = Restore::new(image);
     if !args.keep_cloexec {
@@ -278,8 +221,8 @@ fn prepare<'a>(
     }
     let stderr = Arc::new(park(libc::STDERR_FILENO)?.into());
     for fd in inherited {
-        // SAFETY: it was open before anything of ours was, so that nothing has it
-        // but the standard streams, which are not used any more.
+        // SAFETY: we were started with this descriptor, so that only the standard
+        // streams refer to it, which are not used any more.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
     Ok(Ready { stderr, restore })
@@ -291,13 +234,22 @@ fn make(image: &Image, restore: Restore<'_>, stderr: &Arc<File>) -> Result<Resto
         true => {
             let device = dump::open_device()?;
             let moved = Parking::new(image).park(device);
-            Some(moved.context("there are not enough descriptors")?.into())
+            Some(
+                moved
+                    .context("no descriptor is left (raise the limit with ulimit -n)")?
+                    .into(),
+            )
         }
     };
     let mut progress = Progress::new(stderr.clone());
     let restore = restore.on_progress(|now| match now {
-        restore::Progress::Files { done, total } => progress.show("files", done, total),
-        restore::Progress::Items { done, total } => progress.show("items", done, total),
+        restore::Progress::Files { done, total } => {
+            progress.show("files", done as u64, total as u64);
+        }
+        restore::Progress::Items { done, total } => {
+            progress.show("targets", done as u64, total as u64);
+        }
+        _ => {}
     });
     Ok(restore.run(device.as_ref())?)
 }
@@ -306,14 +258,14 @@ fn execute(command: &[OsString], restored: Restored, mut stderr: &File) -> ExitC
     let Some((program, arguments)) = command.split_first() else {
         return ExitCode::FAILURE;
     };
-    // Items go with their files: whatever else exec closes, not these.
+    // execve(2) must not close these: their targets would be removed.
     for fd in restored.held.values() {
         if let Err(error) = fcntl_setfd(fd, FdFlags::empty()) {
-            let _ = writeln!(stderr, "epollcr: cannot keep what is watched: {error}");
+            let _ = writeln!(stderr, "{TOOL}: cannot keep a target: {error}");
             return ExitCode::FAILURE;
         }
     }
-    // They are the command's from now on.
+    // The command inherits them.
     for fd in restored
         .descriptors
         .into_values()
@@ -322,31 +274,26 @@ fn execute(command: &[OsString], restored: Restored, mut stderr: &File) -> ExitC
         let _ = fd.into_raw_fd();
     }
     let error = Command::new(program).args(arguments).exec();
-    let name = program.to_string_lossy();
-    let _ = writeln!(stderr, "epollcr: cannot execute {name}: {error}");
-    ExitCode::from(match error.kind() {
+    let code = match error.kind() {
         io::ErrorKind::NotFound => 127,
         _ => 126,
-    })
+    };
+    let what = format!("cannot execute {}", program.to_string_lossy());
+    report(&mut stderr, &anyhow::Error::new(error).context(what));
+    ExitCode::from(code)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use libepollcr::image::Item;
+    use libepollcr::image::{Item, OpenFile};
+    use std::path::PathBuf;
 
     fn file(kind: Kind) -> OpenFile {
-        OpenFile {
-            kind,
-            flags: libc::O_RDWR as u32,
-            link: Vec::new(),
-            owner: None,
-            opener: None,
-            locks: None,
-        }
+        OpenFile::new(kind, libc::O_RDWR as u32)
     }
 
-    /// A terminal that is 0, 1, 2 and 9, and watched as 1 and as 9.
+    /// A terminal that is descriptors 0, 1, 2 and 9, and a target by 1 and by 9.
     fn image() -> Image {
         let mut image = Image::default();
         let why = "a terminal".into();
@@ -371,7 +318,7 @@ mod tests {
     }
 
     fn choose(stdio: bool, given: &[&str]) -> Result<(Image, BTreeMap<u32, RawFd>)> {
-        let args = Args {
+        let args = cli::Restore {
             file: PathBuf::new(),
             given: given.iter().map(|text| text.parse().unwrap()).collect(),
             stdio,
@@ -384,7 +331,7 @@ mod tests {
         Ok((image, given))
     }
 
-    /// What each number of the image is given, and each item.
+    /// What is given for each descriptor of the image, and for each target.
     fn wired(stdio: bool, given: &[&str]) -> (Vec<Option<RawFd>>, Vec<Option<RawFd>>) {
         let (image, given) = choose(stdio, given).unwrap();
         let of = |file: u32| given.get(&file).copied();
@@ -420,7 +367,7 @@ mod tests {
         let error = choose(false, &["0=0", "1=1"]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "descriptors 0 and 1 are given for one open file, f0 of the image: it takes one, or \
+            "descriptors 0 and 1 are given for one open file, f0 of the image: give one, or use \
              --stdio"
         );
         let error = choose(false, &["7=3", "f1=4"]).unwrap_err();

@@ -2,30 +2,16 @@
 
 //! `epollcr show`
 
-use crate::{json, read, table};
+use crate::{cli, json, read, table};
 use anyhow::{Context, Result};
-use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::io::Write;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Print one JSON object; epollcr(1) has its parts
-    #[arg(long)]
-    json: bool,
-
-    /// The image
-    file: PathBuf,
-}
-
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &cli::Show) -> Result<()> {
     let image = read(&args.file)?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = epoll_cli::stdout();
     let printed = match args.json {
         true => json::print(&image, &mut out),
         false => table::print(&image, &mut out),
     };
-    match printed.and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.context("cannot print"),
-    }
+    printed.and_then(|()| out.flush()).context("cannot print")
 }

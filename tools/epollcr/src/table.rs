@@ -1,48 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! For people.
+//! Output for people.
 
+use epoll_cli::events;
+use epoll_cli::table::{Cell, Column, Table};
+use epoll_cli::text::{printable, printable_bytes};
 use epoll_targets::fdinfo::Events;
 use libepollcr::image::{Image, Item, Kind, Message, OpenFile, Peer, Pipe, Place, Timer};
-use libepollcr::restore::printable;
+use libepollcr::types::PipeEnds;
 use std::io::{self, Write};
-use unicode_width::UnicodeWidthStr;
-
-/// Lines of cells, made to stand below each other but for the last.
-struct Columns<const N: usize> {
-    rows: Vec<[String; N]>,
-    /// Those that stand right.
-    right: &'static [usize],
-}
-
-impl<const N: usize> Columns<N> {
-    fn new(head: [&str; N], right: &'static [usize]) -> Self {
-        let rows = vec![head.map(str::to_owned)];
-        Self { rows, right }
-    }
-
-    fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        let mut widths = [0; N];
-        for row in &self.rows {
-            // However long the last one is, none is made longer for it.
-            for (width, cell) in widths.iter_mut().zip(&row[..N - 1]) {
-                *width = (*width).max(cell.width());
-            }
-        }
-        for row in &self.rows {
-            let mut line = String::new();
-            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                let blanks = " ".repeat(width.saturating_sub(cell.width()));
-                match self.right.contains(&column) {
-                    true => line.extend([&blanks, cell, "  "]),
-                    false => line.extend([cell, &blanks, "  "]),
-                }
-            }
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        Ok(())
-    }
-}
+use std::time::Duration;
 
 pub fn print(image: &Image, out: &mut impl Write) -> io::Result<()> {
     let origin = &image.origin;
@@ -52,38 +19,52 @@ pub fn print(image: &Image, out: &mut impl Write) -> io::Result<()> {
         out,
         "process {} ({}), {}, at {}, Linux {}",
         origin.pid,
-        printable(origin.command.as_bytes()),
+        printable(&origin.command),
         match origin.running {
             true => "NOT STOPPED",
             false => "stopped",
         },
         time.map_or_else(|| "?".into(), |time| time.to_string()),
-        printable(origin.kernel.as_bytes()),
+        printable(&origin.kernel),
     )?;
-    let sets = image.files.iter().filter(|file| is_set(file)).count();
+    let is_epoll = |file: &&OpenFile| matches!(file.kind, Kind::Epoll { .. });
+    let instances = image.files.iter().filter(is_epoll).count();
     writeln!(
         out,
         "{}, {}, {} with {}",
         count(image.descriptors.len(), "descriptor"),
         count(image.files.len(), "open file"),
-        count(sets, "epoll set"),
-        count(image.items(), "item"),
+        count(instances, "epoll instance"),
+        count(image.items(), "target"),
     )?;
 
     let numbers = image.numbers();
     if !image.files.is_empty() {
         writeln!(out)?;
-        files(image, &numbers).print(out)?;
+        let head = [
+            Column::right("FD"),
+            Column::right("FILE"),
+            Column::left("EXEC"),
+            Column::left("KIND"),
+            Column::left("FLAGS"),
+            Column::left("CONTENTS"),
+        ];
+        Table::new(head).print(&files(image, &numbers), out)?;
     }
     if image.items() > 0 {
         writeln!(out)?;
-        items(image, &numbers).print(out)?;
+        let head = [
+            Column::right("EFD"),
+            Column::right("TFD"),
+            Column::left("EVENTS"),
+            Column::right("DATA"),
+            Column::left("READY"),
+            Column::right("FILE"),
+            Column::left("DESCRIPTOR"),
+        ];
+        Table::new(head).print(&targets(image, &numbers), out)?;
     }
     Ok(())
-}
-
-fn is_set(file: &OpenFile) -> bool {
-    matches!(file.kind, Kind::Epoll { .. })
 }
 
 fn count(n: usize, what: &str) -> String {
@@ -93,83 +74,69 @@ fn count(n: usize, what: &str) -> String {
     }
 }
 
-/// A line a descriptor, and one a file that has none.
-fn files(image: &Image, numbers: &[Vec<u32>]) -> Columns<6> {
-    let head = ["FD", "FILE", "EXEC", "KIND", "FLAGS", "WHAT"];
-    let mut columns = Columns::new(head, &[0, 1]);
-    let mut row = |fd: String, exec: &str, index: usize| {
+/// A row for each descriptor, and for each file that has none.
+fn files(image: &Image, numbers: &[Vec<u32>]) -> Vec<Vec<Cell>> {
+    let row = |fd: String, exec: &str, index: usize| {
         let file = &image.files[index];
-        columns.rows.push([
-            fd,
-            format!("f{index}"),
+        vec![
+            fd.into(),
+            format!("f{index}").into(),
             exec.into(),
             file.kind.name().into(),
-            flags(file.flags),
-            about(image, file),
-        ]);
+            flags(file.flags).into(),
+            contents(image, file).into(),
+        ]
     };
-    for descriptor in &image.descriptors {
+    let descriptors = image.descriptors.iter().map(|descriptor| {
         let exec = if descriptor.cloexec { "closes" } else { "-" };
-        row(
-            descriptor.number.to_string(),
-            exec,
-            descriptor.file as usize,
-        );
-    }
-    for (index, _) in numbers.iter().enumerate().filter(|(_, fds)| fds.is_empty()) {
-        row("-".into(), "-", index);
-    }
-    columns
+        let fd = descriptor.number.to_string();
+        row(fd, exec, descriptor.file as usize)
+    });
+    let without = numbers.iter().enumerate().filter(|(_, fds)| fds.is_empty());
+    let without = without.map(|(index, _)| row("-".into(), "-", index));
+    descriptors.chain(without).collect()
 }
 
-fn items(image: &Image, numbers: &[Vec<u32>]) -> Columns<7> {
-    let head = ["SET", "TFD", "EVENTS", "DATA", "READY", "FILE", "NUMBER"];
-    let mut columns = Columns::new(head, &[0, 1, 3, 5]);
+/// A row for each target of each epoll instance.
+fn targets(image: &Image, numbers: &[Vec<u32>]) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
     for (index, file) in image.files.iter().enumerate() {
         let Kind::Epoll { items } = &file.kind else {
             continue;
         };
         for item in items {
-            columns.rows.push([
-                set(index, &numbers[index]),
-                item.tfd.to_string(),
-                events(item.events),
-                format!("{:#x}", item.data),
+            rows.push(vec![
+                efd(index, &numbers[index]).into(),
+                item.tfd.to_string().into(),
+                events(Events(item.events)).into(),
+                format!("{:#x}", item.data).into(),
                 if item.ready { "ready" } else { "-" }.into(),
-                format!("f{}", item.file),
-                number(image, item),
+                format!("f{}", item.file).into(),
+                descriptor(image, item).into(),
             ]);
         }
     }
-    columns
+    rows
 }
 
-fn set(index: usize, numbers: &[u32]) -> String {
+/// The first descriptor of an epoll instance, or its file if it has none.
+fn efd(index: usize, numbers: &[u32]) -> String {
     match numbers.first() {
         Some(number) => number.to_string(),
         None => format!("f{index}"),
     }
 }
 
-/// What the number of an item means now.
-fn number(image: &Image, item: &Item) -> String {
+/// What became of the descriptor that a target was added by.
+fn descriptor(image: &Image, item: &Item) -> String {
     let found = image
         .descriptors
         .binary_search_by_key(&item.tfd, |d| d.number);
     match found.map(|at| image.descriptors[at].file) {
         Ok(file) if file == item.file => "-".into(),
-        Ok(file) => format!("means f{file} now"),
+        Ok(file) => format!("reused for f{file}"),
         Err(_) => "closed".into(),
     }
-}
-
-/// Without what the kernel always adds.
-pub fn events(bits: u32) -> String {
-    let events = Events(bits);
-    if events.is_disarmed() {
-        return format!("{events} (off)");
-    }
-    events.without(Events::ALWAYS).to_string()
 }
 
 const FLAGS: [(i32, &str); 10] = [
@@ -185,14 +152,14 @@ const FLAGS: [(i32, &str); 10] = [
     (libc::O_DSYNC, "DSYNC"),
 ];
 
-/// Access mode and status flags.
+/// The names of the access mode and of the status flags.
 pub fn flag_names(bits: u32) -> Vec<&'static str> {
     let mode = ["RDONLY", "WRONLY", "RDWR", "3"][(bits & 3) as usize];
     let mut names = vec![mode];
     let mut left = bits;
     for (flag, name) in FLAGS {
         let flag = flag as u32;
-        // One can have the bits of another in it.
+        // O_SYNC includes O_DSYNC.
         if left & flag == flag {
             names.push(name);
             left &= !flag;
@@ -205,7 +172,8 @@ fn flags(bits: u32) -> String {
     flag_names(bits).join("|")
 }
 
-fn about(image: &Image, file: &OpenFile) -> String {
+/// The contents or state of a file.
+fn contents(image: &Image, file: &OpenFile) -> String {
     let mut text = match &file.kind {
         Kind::Path { place, position } => {
             let what = self::place(place);
@@ -224,7 +192,7 @@ fn about(image: &Image, file: &OpenFile) -> String {
             format!("{end} pipe {pipe}{text}")
         }
         Kind::EventFd { count, semaphore } => {
-            let semaphore = if *semaphore { ", a semaphore" } else { "" };
+            let semaphore = if *semaphore { ", semaphore" } else { "" };
             format!("value {count}{semaphore}")
         }
         Kind::TimerFd(timer) => self::timer(timer),
@@ -232,16 +200,16 @@ fn about(image: &Image, file: &OpenFile) -> String {
         Kind::Socket(socket) => {
             let peer = match socket.peer {
                 Peer::File(peer) => format!("connected to f{peer}"),
-                Peer::Closed => "its peer was closed".into(),
-                Peer::Elsewhere => "connected to a socket that is not here".into(),
+                Peer::Closed => "peer closed".into(),
+                Peer::Elsewhere => "peer not in the image".into(),
                 Peer::Nobody => "not connected".into(),
             };
             format!("{peer}{}", queue(&socket.queue))
         }
-        Kind::Epoll { items } => count(items.len(), "item"),
+        Kind::Epoll { items } => count(items.len(), "target"),
         Kind::Other { why } => {
-            let link = printable(&file.link);
-            let why = printable(why.as_bytes());
+            let link = printable_bytes(&file.link);
+            let why = printable(why);
             match link.is_empty() {
                 true => why,
                 false => format!("{link}: {why}"),
@@ -255,7 +223,7 @@ fn about(image: &Image, file: &OpenFile) -> String {
 }
 
 fn place(place: &Place) -> String {
-    let path = printable(&place.path);
+    let path = printable_bytes(&place.path);
     match place.unlinked {
         true => format!("{path} (unlinked)"),
         false => path,
@@ -267,27 +235,31 @@ fn pipe(pipe: &Pipe) -> String {
         Some(place) => format!(", {}", self::place(place)),
         None => String::new(),
     };
-    let size: usize = pipe.data.iter().map(|data| data.0.len()).sum();
-    if size > 0 {
-        text += &format!(", {} in it", count(size, "byte"));
+    if pipe.size() > 0 {
+        text += &format!(", contains {}", count(pipe.size(), "byte"));
     }
-    if pipe.elsewhere != 0 {
-        text += ", the other end is not here";
+    if !pipe.elsewhere.is_empty() {
+        let end = match pipe.elsewhere {
+            ends if ends == PipeEnds::READ => "read end",
+            ends if ends == PipeEnds::WRITE => "write end",
+            _ => "ends",
+        };
+        text += &format!(", {end} not in the image");
     }
     text
 }
 
 fn timer(timer: &Timer) -> String {
-    let time = |(seconds, nanoseconds): (u64, u32)| match nanoseconds {
-        0 => format!("{seconds} s"),
-        _ => format!("{seconds}.{nanoseconds:09} s"),
+    let time = |time: Duration| match time.subsec_nanos() {
+        0 => format!("{} s", time.as_secs()),
+        nanoseconds => format!("{}.{nanoseconds:09} s", time.as_secs()),
     };
-    let mut text = match timer.value {
-        (0, 0) => "off".into(),
-        value => format!("in {}", time(value)),
+    let mut text = match timer.value.is_zero() {
+        true => "disarmed".into(),
+        false => format!("expires in {}", time(timer.value)),
     };
-    if timer.interval != (0, 0) {
-        text += &format!(", every {}", time(timer.interval));
+    if !timer.interval.is_zero() {
+        text += &format!(", repeats every {}", time(timer.interval));
     }
     if timer.ticks > 0 {
         text += &format!(", expired {}", count(timer.ticks as usize, "time"));
@@ -310,7 +282,7 @@ fn queue(queue: &[Message]) -> String {
     }
     let size: usize = queue.iter().map(|message| message.data.0.len()).sum();
     let files: Vec<_> = queue.iter().flat_map(|message| &message.files).collect();
-    let mut text = format!(", {} to be received", count(size, "byte"));
+    let mut text = format!(", contains {}", count(size, "byte"));
     for file in files {
         text += &format!(", f{file}");
     }
@@ -320,17 +292,7 @@ fn queue(queue: &[Message]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_column_is_not_padded() {
-        let mut columns = Columns::new(["A", "B"], &[0]);
-        columns.rows.push(["1".into(), "x".repeat(100)]);
-        columns.rows.push(["23".into(), "y".into()]);
-        let mut out = Vec::new();
-        columns.print(&mut out).unwrap();
-        let expected = format!(" A  B\n 1  {}\n23  y\n", "x".repeat(100));
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
-    }
+    use libepollcr::types::Clock;
 
     #[test]
     fn values_as_people_read_them() {
@@ -341,17 +303,13 @@ mod tests {
         assert_eq!(flags(libc::O_DSYNC as u32), "RDONLY|DSYNC");
         assert_eq!(flags((libc::O_WRONLY | libc::O_SYNC) as u32), "WRONLY|SYNC");
         assert_eq!(signals(0xa00), "signals 10,12");
-        assert_eq!(events(0x4000_0000), "ONESHOT (off)");
-        let timer = Timer {
-            clock: 1,
-            ticks: 2,
-            flags: 0,
-            value: (1, 5),
-            interval: (2, 0),
-        };
+        let mut timer = Timer::new(Clock::Monotonic);
+        timer.ticks = 2;
+        timer.value = Duration::new(1, 5);
+        timer.interval = Duration::from_secs(2);
         assert_eq!(
             self::timer(&timer),
-            "in 1.000000005 s, every 2 s, expired 2 times"
+            "expires in 1.000000005 s, repeats every 2 s, expired 2 times"
         );
     }
 }

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Checkpoints and restores descriptors and epoll sets.
+//! Checkpoint and restore of file descriptors and epoll instances.
 //!
-//! - [`device`] is what the kernel tells and does: `/dev/epoll_cr`;
+//! - [`device`] calls `/dev/epoll_cr`, the device of the module `epoll_cr`;
 //! - [`dump`] makes an image of a process;
-//! - [`image`] reads and writes it;
-//! - [`restore`] makes what is in it in this process, at the numbers that it had.
+//! - [`image`] reads and writes images;
+//! - [`restore`] makes the files of an image in the calling process, with the descriptors
+//!   that they had;
+//! - [`types`] has values that all of them use.
 //!
-//! A program can dump itself, as long as nothing changes its descriptors while it
-//! does so, and restore itself. What it had when it began, its standard streams for
-//! instance, it has again the next time, and so leaves it out:
+//! `Display` of an error type says only what this library has to add; `source()` returns
+//! the cause. Print the chain to see both.
+//!
+//! A program can dump itself, if its other threads do not change its descriptors
+//! meanwhile, and restore itself later. It leaves out what it is started with each time,
+//! such as its standard streams:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,14 +34,14 @@
 //!     .make(&device)?;
 //! image.write(File::create("/tmp/image")?)?;
 //!
-//! // Some other time, with the numbers of all others free:
+//! // Later, when none of the other descriptors are open:
 //! let image = Image::read(File::open("/tmp/image")?)?;
 //! let device = Device::from(Parking::new(&image).park(Device::open()?)?);
 //! let restored = Restore::new(&image).run(Some(&device))?;
 //! # Ok(()) }
 //! ```
 //!
-//! Of a program with several threads that takes
+//! A program with several threads needs
 //! [`even_if_running`](dump::Dump::even_if_running), and the image says so.
 
 #![deny(missing_docs)]
@@ -45,6 +50,7 @@ pub mod device;
 pub mod dump;
 pub mod image;
 pub mod restore;
+pub mod types;
 
 mod abi;
 mod sys;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls that rustix has not.
+//! System calls that rustix 1.1 does not wrap: `SO_PEEK_OFF`; recvmsg(2) that keeps all
+//! descriptors it is given; `F_SETSIG` and `F_SETOWN_EX`; signalfd(2); `F_GETFD` of a
+//! number that need not be open, which no `BorrowedFd` may stand for; and the ioctl
+//! `TFD_IOC_SET_TICKS`, which goes through [`rustix::ioctl`].
 
+use crate::types::{Owner, OwnerKind};
+use rustix::ioctl::{self, Setter, opcode};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-
-pub const F_SETSIG: i32 = 10;
-const F_SETOWN_EX: i32 = 15;
-pub const F_OWNER_TID: i32 = 0;
-pub const F_OWNER_PGRP: i32 = 2;
 
 fn check(ret: libc::c_int) -> io::Result<i32> {
     if ret < 0 {
@@ -17,16 +17,16 @@ fn check(ret: libc::c_int) -> io::Result<i32> {
     Ok(ret)
 }
 
-/// An option of `SOL_SOCKET` that is a number.
-pub fn socket_option(socket: BorrowedFd<'_>, name: i32) -> io::Result<i32> {
+/// Returns the offset at which a socket is peeked: `SO_PEEK_OFF`.
+pub fn peek_offset(socket: BorrowedFd<'_>) -> io::Result<i32> {
     let mut value = 0i32;
     let mut len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: there is room for a number, and `len` says so.
+    // SAFETY: the kernel writes at most `len` bytes to `value`, and to `len`.
     check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            name,
+            libc::SO_PEEK_OFF,
             (&raw mut value).cast(),
             &raw mut len,
         )
@@ -34,51 +34,43 @@ pub fn socket_option(socket: BorrowedFd<'_>, name: i32) -> io::Result<i32> {
     Ok(value)
 }
 
-/// Sets such an option.
-pub fn set_socket_option(socket: BorrowedFd<'_>, name: i32, value: i32) -> io::Result<()> {
+/// Sets the offset at which a socket is peeked.
+pub fn set_peek_offset(socket: BorrowedFd<'_>, offset: i32) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: there is a number, which is only read, and `len` says how long.
+    // SAFETY: the kernel reads `len` bytes, the size of `offset`.
     check(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            name,
-            (&raw const value).cast(),
+            libc::SO_PEEK_OFF,
+            (&raw const offset).cast(),
             len,
         )
     })
     .map(drop)
 }
 
-/// How many bytes can be received: `SIOCINQ`. Of datagrams, in the first.
-pub fn waiting(socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut value = 0i32;
-    // SAFETY: it writes a number.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut value) })?;
-    Ok(usize::try_from(value).unwrap_or(0))
-}
-
-/// A message that was looked at.
+/// A message that stays in the queue.
 #[derive(Debug, Default)]
 pub struct Peeked {
-    /// How many bytes are in the buffer.
+    /// How many bytes of it are in the buffer.
     pub len: usize,
     /// The files that come with it.
     pub files: Vec<OwnedFd>,
-    /// There is more in it.
+    /// Whether the buffer was too small for it.
     pub truncated: bool,
-    /// There is more with it.
+    /// Whether some of its files are missing.
     pub control_truncated: bool,
 }
 
-/// Looks at a message, from where `SO_PEEK_OFF` says.
+/// Reads a message at the offset of `SO_PEEK_OFF`, and leaves it in the queue.
 ///
-/// rustix knows but some of what can come with one, and leaks the others: the
-/// descriptor of `SO_PASSPIDFD` is one.
+/// `recvmsg` of rustix skips control messages that it does not know, and so leaks the
+/// descriptor that `SO_PASSPIDFD` opens.
 pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
     /// `SCM_PIDFD`, of `linux/socket.h`.
     const SCM_PIDFD: i32 = 4;
-    /// Files, credentials, a pidfd, time stamps, and the label of a security
+    /// Room for files, credentials, a pidfd, time stamps, and the label of a security
     /// module, which is a page at most.
     const ROOM: usize = 8192 / size_of::<u64>();
 
@@ -87,7 +79,7 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
-    // SAFETY: it is numbers and pointers, all of which may be 0.
+    // SAFETY: a `msghdr` has integers and raw pointers, all of which may be 0.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
@@ -95,8 +87,8 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
     message.msg_controllen = size_of_val(&control) as _;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     let len = loop {
-        // SAFETY: `message` points to a buffer, and to memory for what comes with
-        // the message, which is aligned for it, and says how long they are.
+        // SAFETY: `message` has the addresses and lengths of `buffer` and `control`,
+        // which are borrowed mutably here; `control` is aligned for a `cmsghdr`.
         let ret = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
         match usize::try_from(ret) {
             Ok(len) => break len,
@@ -114,88 +106,93 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
         truncated: message.msg_flags & libc::MSG_TRUNC != 0,
         control_truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
     };
-    // SAFETY: the kernel has written it, and says how long it is.
+    // SAFETY: recvmsg() has initialised `message`, and `control` is still there.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !next.is_null() {
-        // SAFETY: it is one that the kernel has written.
+        // SAFETY: `next` is not null, so there is a whole head in `control`.
         let head = unsafe { next.read() };
-        // SAFETY: takes a number.
+        // SAFETY: CMSG_LEN() only computes.
         let empty = unsafe { libc::CMSG_LEN(0) } as usize;
         let size = (head.cmsg_len as usize).saturating_sub(empty);
         if head.cmsg_level == libc::SOL_SOCKET
             && [libc::SCM_RIGHTS, SCM_PIDFD].contains(&head.cmsg_type)
         {
-            // SAFETY: of the same.
+            // SAFETY: CMSG_DATA() only computes, and the data follow the head.
             let data = unsafe { libc::CMSG_DATA(next) }.cast::<i32>();
             for index in 0..size / size_of::<i32>() {
-                // SAFETY: there are so many numbers behind the head.
+                // SAFETY: `cmsg_len` says that there are `size` bytes of data.
                 let fd = unsafe { data.add(index).read_unaligned() };
                 if fd < 0 {
-                    // There is an errno in place of a pidfd.
+                    // An errno instead of a pidfd.
                     continue;
                 }
-                // SAFETY: the kernel has just opened it for us.
+                // SAFETY: recvmsg() has just opened this descriptor for us.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 if head.cmsg_type == libc::SCM_RIGHTS {
                     peeked.files.push(fd);
                 }
             }
         }
-        // SAFETY: it is of this message.
+        // SAFETY: `next` is a head of this message.
         next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
     }
     Ok(peeked)
 }
 
-/// A call of fcntl(2) that takes a number.
-pub fn fcntl(fd: impl AsFd, command: i32, argument: i32) -> io::Result<i32> {
-    // SAFETY: the commands that this is used for take a number, or nothing, and
-    // do nothing to descriptors; nor are addresses involved.
-    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, argument) })
+/// Sets the receiver of a file's signals: this process or thread, unless there was
+/// none. Sets the signal.
+pub fn set_owner(fd: impl AsFd, owner: Owner) -> io::Result<()> {
+    const F_SETSIG: i32 = 10;
+    const F_SETOWN_EX: i32 = 15;
+
+    let fd = fd.as_fd().as_raw_fd();
+    if owner.id != 0 {
+        let own = match owner.kind {
+            OwnerKind::Thread => rustix::thread::gettid(),
+            _ => rustix::process::getpid(),
+        };
+        let owner = [owner.kind.raw() as i32, own.as_raw_pid()];
+        // SAFETY: the kernel reads a `struct f_owner_ex`, which is two integers.
+        check(unsafe { libc::fcntl(fd, F_SETOWN_EX, owner.as_ptr()) })?;
+    }
+    // SAFETY: the command takes an integer.
+    check(unsafe { libc::fcntl(fd, F_SETSIG, owner.signal as i32) }).map(drop)
 }
 
-/// Who gets signals of the file: `F_SETOWN_EX`.
-pub fn set_owner(fd: impl AsFd, kind: i32, id: i32) -> io::Result<()> {
-    let owner = [kind, id];
-    // SAFETY: `struct f_owner_ex` is these two, and is only read.
-    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_SETOWN_EX, owner.as_ptr()) }).map(drop)
-}
-
-/// How often a timer has expired: `TFD_IOC_SET_TICKS`.
+/// Sets how many times a timer has expired: `TFD_IOC_SET_TICKS` of timerfd_create(2).
 pub fn set_ticks(timer: impl AsFd, ticks: u64) -> io::Result<()> {
-    /// `_IOW('T', 0, __u64)`
-    const TFD_IOC_SET_TICKS: libc::Ioctl = 0x4008_5400;
+    const REQUEST: ioctl::Opcode = opcode::write::<u64>(b'T', 0);
 
-    let fd = timer.as_fd().as_raw_fd();
-    // SAFETY: it reads a number of 64 bits.
-    check(unsafe { libc::ioctl(fd, TFD_IOC_SET_TICKS, &raw const ticks) }).map(drop)
+    // SAFETY: this ioctl reads a `u64`. On anything but a timer it is an unknown one,
+    // and all callers pass a timer that they have just created.
+    unsafe { ioctl::ioctl(timer, Setter::<REQUEST, u64>::new(ticks)) }?;
+    Ok(())
 }
 
-/// A signalfd for a mask, as the kernel has it.
+/// Opens a signalfd for a set of signals, bit n - 1 of which is signal n.
 pub fn signalfd(mask: u64) -> io::Result<OwnedFd> {
-    let flags = libc::SFD_CLOEXEC;
-    // SAFETY: it reads `mask`, whose size is that of the kernel's mask.
+    // SAFETY: the kernel reads `mask`, whose size is that of its own `sigset_t`.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_signalfd4,
             -1,
             &raw const mask,
             size_of::<u64>(),
-            flags,
+            libc::SFD_CLOEXEC,
         )
     };
     let fd = check(fd as libc::c_int)?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: signalfd4() has just opened this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether a number is that of a descriptor of this process.
+/// Whether this process has a descriptor `number`.
 pub fn is_open(number: i32) -> bool {
-    // SAFETY: it looks at a number, and does nothing to a descriptor.
+    // SAFETY: `F_GETFD` changes nothing, whatever the number stands for.
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
-/// Whether a new timer can be told how often it has expired.
+/// Whether the kernel has `TFD_IOC_SET_TICKS`, which takes `CONFIG_CHECKPOINT_RESTORE`.
 pub fn can_set_ticks() -> bool {
     use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 

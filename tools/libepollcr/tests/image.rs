@@ -7,10 +7,33 @@ mod common;
 use common::mutate::{HEAD, seal};
 use common::{bytes, file, image, place, socket};
 use libepollcr::image::{Descriptor, Error, Image, Item, Kind, Peer};
+use libepollcr::types::{Clock, DeviceNumber, Directions, PipeEnds, SocketKind, TimerFlags};
 use proptest::prelude::*;
+use std::error::Error as _;
+use std::time::Duration;
 
+/// The error and its causes, as the tool prints them.
 fn refused(bytes: &[u8]) -> String {
-    Image::read(bytes).unwrap_err().to_string()
+    let error = Image::read(bytes).unwrap_err();
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// An image with the bytes `from` replaced, checksum included.
+fn edited(from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes(&image());
+    let at: Vec<_> = (HEAD..bytes.len() - from.len())
+        .filter(|&at| bytes[at..].starts_with(from))
+        .collect();
+    assert_eq!(at.len(), 1, "{from:x?} is there once");
+    bytes.splice(at[0]..at[0] + from.len(), to.iter().copied());
+    seal(&mut bytes);
+    bytes
 }
 
 #[test]
@@ -22,16 +45,13 @@ fn what_is_written_is_read() {
 #[test]
 fn each_error_is_a_sentence() {
     let good = bytes(&image());
-    assert_eq!(refused(b""), "this is no image of epollcr");
-    assert_eq!(refused(b"EPOLL"), "the image is cut off");
-    assert_eq!(refused(&[0; 100]), "this is no image of epollcr");
-    assert_eq!(refused(&good[..HEAD - 1]), "the image is cut off");
-    assert_eq!(refused(&good[..good.len() - 1]), "the image is cut off");
+    assert_eq!(refused(b""), "this is not an image of epollcr");
+    assert_eq!(refused(b"EPOLL"), "the image is truncated");
+    assert_eq!(refused(&[0; 100]), "this is not an image of epollcr");
+    assert_eq!(refused(&good[..HEAD - 1]), "the image is truncated");
+    assert_eq!(refused(&good[..good.len() - 1]), "the image is truncated");
     let longer = [&good[..], b"x"].concat();
-    assert_eq!(
-        refused(&longer),
-        "there is something behind the end of the image"
-    );
+    assert_eq!(refused(&longer), "the image has data after its end");
 
     let mut other = good.clone();
     other[8] = 2;
@@ -43,14 +63,11 @@ fn each_error_is_a_sentence() {
     // No more is read than there is, whatever the length says.
     let mut other = good.clone();
     other[16..24].fill(0xff);
-    assert_eq!(refused(&other), "the image is cut off");
+    assert_eq!(refused(&other), "the image is truncated");
 
     let mut other = longer.clone();
     seal(&mut other);
-    assert_eq!(
-        refused(&other),
-        "there is something behind the end of the image"
-    );
+    assert_eq!(refused(&other), "the image has data after its end");
 
     let mut other = good[..HEAD + 20].to_vec();
     seal(&mut other);
@@ -69,10 +86,10 @@ fn what_contradicts_itself_is_refused() {
         ("descriptor 600: there is no file 99", |image| {
             image.descriptors[0].file = 99;
         }),
-        ("descriptor 600 comes twice, or too late", |image| {
+        ("descriptor 600 is not in ascending order", |image| {
             image.descriptors[1].number = 600;
         }),
-        ("2147483648 cannot be the number of a descriptor", |image| {
+        ("2147483648 is too large for a descriptor", |image| {
             let number = 1 << 31;
             let last = image.descriptors.last_mut().unwrap();
             *last = Descriptor { number, ..*last };
@@ -80,37 +97,32 @@ fn what_contradicts_itself_is_refused() {
         ("file 0: there is no pipe 7", |image| {
             image.files[0].kind = Kind::Pipe { pipe: 7 };
         }),
-        ("pipe 0: 11 bytes are more than fit in it", |image| {
+        ("pipe 0: its 11 bytes exceed its capacity", |image| {
             image.pipes[0].capacity = 10;
         }),
         (
-            "pipe 0: 2147483648 bytes are too much for a pipe",
+            "pipe 0: its capacity of 2147483648 bytes is too large",
             |image| {
                 image.pipes[0].capacity = 1 << 31;
             },
         ),
-        ("pipe 0: its path is not that of a FIFO", |image| {
+        ("pipe 0: its path does not name a FIFO", |image| {
             image.pipes[0].place = Some(place("/etc/passwd"));
         }),
+        ("file 2: the value of an eventfd is too large", |image| {
+            image.files[2].kind = Kind::EventFd {
+                count: u64::MAX,
+                semaphore: false,
+            };
+        }),
         (
-            "file 2: an eventfd cannot be given so high a value",
+            "file 3: 2305843009213693952 s is too long for a timer",
             |image| {
-                image.files[2].kind = Kind::EventFd {
-                    count: u64::MAX,
-                    semaphore: false,
-                };
+                if let Kind::TimerFd(timer) = &mut image.files[3].kind {
+                    timer.value = Duration::from_secs(1 << 61);
+                }
             },
         ),
-        ("file 3: 77 is no clock of a timer", |image| {
-            if let Kind::TimerFd(timer) = &mut image.files[3].kind {
-                timer.clock = 77;
-            }
-        }),
-        ("file 3: 3600 s 1000000000 ns is no time", |image| {
-            if let Kind::TimerFd(timer) = &mut image.files[3].kind {
-                timer.value.1 = 1_000_000_000;
-            }
-        }),
         ("file 5: file 7 is not its peer", |image| {
             if let Kind::Socket(socket) = &mut image.files[5].kind {
                 socket.peer = Peer::File(7);
@@ -124,31 +136,37 @@ fn what_contradicts_itself_is_refused() {
                 socket.queue[0].files.push(4000);
             }
         }),
-        ("file 8: a path is none", |image| {
-            if let Kind::Path { place, .. } = &mut image.files[8].kind {
-                place.path = b"etc/passwd".to_vec();
-            }
-        }),
+        (
+            "file 8: a path is not absolute, too long, or contains NUL",
+            |image| {
+                if let Kind::Path { place, .. } = &mut image.files[8].kind {
+                    place.path = b"etc/passwd".to_vec();
+                }
+            },
+        ),
         ("file 2: it has unknown flags 0o100", |image| {
             image.files[2].flags |= libc::O_CREAT as u32;
         }),
-        ("file 2: no eventfd is opened with O_PATH", |image| {
+        ("file 2: O_PATH does not open eventfd files", |image| {
             image.files[2].flags |= libc::O_PATH as u32;
         }),
-        ("file 10: file 0 is watched twice by number 700", |image| {
-            if let Kind::Epoll { items } = &mut image.files[10].kind {
-                items.push(items[0]);
-            }
-        }),
         (
-            "file 10: the item of number 700: there is no file 40",
+            "file 10: file 0 is a target twice by descriptor 700",
+            |image| {
+                if let Kind::Epoll { items } = &mut image.files[10].kind {
+                    items.push(items[0]);
+                }
+            },
+        ),
+        (
+            "file 10: the target of descriptor 700: there is no file 40",
             |image| {
                 if let Kind::Epoll { items } = &mut image.files[10].kind {
                     items[0].file = 40;
                 }
             },
         ),
-        ("epoll set 9 watches itself", |image| {
+        ("epoll instance 9 is its own target", |image| {
             let Kind::Epoll { items } = &image.files[10].kind else {
                 unreachable!();
             };
@@ -165,6 +183,57 @@ fn what_contradicts_itself_is_refused() {
         let error = image.write(Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), *why);
     }
+    // What the types do not let be written. A timer is an array of its clock, ticks,
+    // flags, and two arrays of seconds and nanoseconds.
+    let timer = b"\x85\x01\x00\x00\x82\x19\x0e\x10\x05\x82\x18\x3c\x00";
+    let clock = b"\x85\x18\x4d\x00\x00\x82\x19\x0e\x10\x05\x82\x18\x3c\x00";
+    let nanoseconds = b"\x85\x01\x00\x00\x82\x19\x0e\x10\x1a\x3b\x9a\xca\x00\x82\x18\x3c\x00";
+    let owner = b"\x83\x01\x00\x0a";
+    for (from, to, why) in [
+        (&timer[..], &clock[..], "77 is not a clock of a timer"),
+        (timer, nanoseconds, "1000000000 ns are a second or more"),
+        (owner, b"\x83\x03\x00\x0a", "3 is not a kind of owner"),
+    ] {
+        let error = refused(&edited(from, to));
+        assert!(error.ends_with(why), "{error}");
+        assert!(
+            error.starts_with("the image does not follow its schema: "),
+            "{error}"
+        );
+    }
+}
+
+/// An image that an earlier version of this library has written, when most fields were
+/// integers: it can still be read, and would be written just the same.
+#[test]
+fn the_format_stays() {
+    const EARLIER: &[u8] = include_bytes!("version-1.image");
+
+    let mut image = image();
+    for file in &mut image.files {
+        if let Kind::Path { place, .. } = &mut file.kind {
+            place.device = DeviceNumber { major: 8, minor: 1 };
+            place.inode = 1234;
+            place.mode = 0o100_644;
+        }
+    }
+    if let Kind::Socket(socket) = &mut image.files[7].kind {
+        socket.shutdown = Directions::all();
+        socket.kind = SocketKind::SeqPacket;
+        socket.passcred = true;
+    }
+    image.pipes[0].elsewhere = PipeEnds::WRITE;
+    if let Kind::TimerFd(timer) = &mut image.files[3].kind {
+        timer.clock = Clock::BoottimeAlarm;
+        timer.flags = TimerFlags::all();
+        timer.ticks = 7;
+    }
+    let why = "it is a socket".into();
+    let mut other = file(Kind::Other { why }, 0);
+    other.locks = Some(2);
+    image.files.push(other);
+    assert_eq!(Image::read(EARLIER).unwrap(), image);
+    assert_eq!(bytes(&image), EARLIER);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod common;
 use common::{file, image, place};
 use libepollcr::image::{Descriptor, Image, Kind};
 use libepollcr::restore::{Error, Parking, Restore};
+use libepollcr::types::PipeEnds;
 use rustix::io::{FdFlags, fcntl_getfd, read};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -114,7 +115,7 @@ fn all_problems_are_named_at_once() {
         why: "it is odd".into(),
     };
     image.files[5].owner.as_mut().unwrap().id = 77;
-    image.pipes[0].elsewhere = 2;
+    image.pipes[0].elsewhere = PipeEnds::WRITE;
     let taken = File::open("/dev/null").unwrap();
     let number = taken.as_raw_fd() as u32;
     let cloexec = false;
@@ -124,15 +125,15 @@ fn all_problems_are_named_at_once() {
         cloexec,
     };
     image.descriptors.insert(0, descriptor);
-    let elsewhere = "the end to be written is open elsewhere, and not in the image";
+    let elsewhere = "its write end is open elsewhere, and not in the image";
     let expected = [
-        format!("number {number} is taken in this process"),
+        format!("descriptor {number} is open in this process"),
         format!("descriptor 600 (and 1 more), anon_inode:[something]: {elsewhere}"),
         format!("descriptor 601, anon_inode:[something]: {elsewhere}"),
         "descriptor 602: there is a lock on it, which would be lost".into(),
-        "f3, which has no descriptor, anon_inode:[something]: it is odd".into(),
+        "file f3, which has no descriptor, anon_inode:[something]: it is odd".into(),
         "descriptor 605, anon_inode:[something]: its signals go to process 77".into(),
-        "descriptor 608, /etc/?passwd: its path leads to another file now".into(),
+        "descriptor 608, /etc/\u{1b}passwd: its path leads to another file now".into(),
     ];
     assert_eq!(why(&image), expected);
 
@@ -178,6 +179,6 @@ fn items_take_the_device() {
     let error = Restore::new(&image()).run(None).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "items of epoll sets are restored with /dev/epoll_cr only"
+        "targets of epoll instances cannot be restored without /dev/epoll_cr"
     );
 }

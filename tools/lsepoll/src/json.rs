@@ -3,11 +3,10 @@
 //! For programs. The manual page documents it: lsepoll.1, OUTPUT FOR PROGRAMS.
 
 use crate::{Args, names};
-use anyhow::Result;
 use epoll_targets::resolve::{Descriptor, Number, Owner, Report, Resolved};
 use epoll_targets::{fdinfo, resolve};
 use serde::Serialize;
-use std::io::Write;
+use std::io::{self, Write};
 
 #[derive(Serialize)]
 struct Output<'a> {
@@ -151,7 +150,7 @@ fn set<'a>(args: &Args, set: &'a resolve::Set, commands: &mut names::Commands) -
     }
 }
 
-pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> Result<()> {
+pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<()> {
     let mut commands = names::Commands::default();
     let skipped = report.skipped.iter();
     let calls = report.calls;
@@ -162,7 +161,7 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> Result<()> {
             .sets
             .iter()
             .map(|s| set(args, s, &mut commands))
-            .filter(|set| !set.targets.is_empty() || !(args.zombies || args.stale))
+            .filter(|set| !set.targets.is_empty() || !args.is_filtered())
             .collect(),
         skipped: skipped
             .map(|skipped| Skipped {
@@ -180,8 +179,5 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> Result<()> {
             kcmp_files: calls.tables,
         },
     };
-    // serde_json hides what kind of error it is otherwise.
-    serde_json::to_writer(&mut *out, &output).map_err(std::io::Error::from)?;
-    writeln!(out)?;
-    Ok(())
+    epoll_cli::json::print(&output, out)
 }

@@ -8,15 +8,13 @@ mod table;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use epoll_cli::progress;
+use epoll_cli::text::printable;
 use epoll_targets::proc;
 use epoll_targets::resolve::{Method, Progress, Report, Resolved, Resolver, Skipped};
-use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeSet;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-
-/// Fewer targets than this are done before one could read how far it is.
-const MANY: usize = 5000;
 
 const ABOUT: &str = "\
 List epoll sets, and the true owner of each target.
@@ -127,16 +125,20 @@ struct Args {
 }
 
 impl Args {
+    /// Whether only some targets are asked for.
+    fn is_filtered(&self) -> bool {
+        self.zombies || self.stale
+    }
+
     fn shows(&self, target: &Resolved) -> bool {
-        let all = !self.zombies && !self.stale;
-        all || self.zombies && target.is_zombie() || self.stale && target.is_stale()
+        !self.is_filtered() || self.zombies && target.is_zombie() || self.stale && target.is_stale()
     }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     run(&args).unwrap_or_else(|error| {
-        eprintln!("lsepoll: {error:#}");
+        epoll_cli::report(&mut io::stderr(), "lsepoll", &error);
         ExitCode::from(2)
     })
 }
@@ -153,7 +155,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     match print(args, &report) {
         // The reader has seen enough.
-        Err(error) if is_broken_pipe(&error) => {}
+        Err(error) if epoll_cli::is_broken_pipe(&error) => {}
         printed => printed.context("cannot print")?,
     }
     if io::stdout().is_terminal() && !args.json {
@@ -168,20 +170,13 @@ fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn print(args: &Args, report: &Report) -> Result<()> {
-    let stdout = io::stdout().lock();
-    let is_terminal = stdout.is_terminal();
-    let mut out = BufWriter::new(stdout);
+    let mut out = epoll_cli::stdout();
     if args.json {
         json::print(args, report, &mut out)?;
     } else {
-        table::print(args, report, is_terminal, &mut out)?;
+        table::print(args, report, &mut out)?;
     }
     Ok(out.flush()?)
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn look(args: &Args) -> Result<Report> {
@@ -197,15 +192,14 @@ fn look(args: &Args) -> Result<Report> {
     if args.owners == Owners::All {
         resolver = resolver.search_everyone();
     }
-    // On standard error; hidden if that is no terminal.
-    let mut bar = None;
+    let mut bar = progress::Progress::stderr();
     let report = resolver
         .method(args.resolver.into())
-        .on_progress(|progress| show(progress, &mut bar))
+        .on_progress(|progress| match progress {
+            Progress::Targets { done, total } => bar.show("targets", done as u64, total as u64),
+            Progress::Sorting { done, total } => bar.show("sorting descriptors", done, total),
+        })
         .resolve();
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
     report.context("cannot tell targets")
 }
 
@@ -218,24 +212,6 @@ fn tell_how(report: &Report) {
         format!(", as there is no BPF: {error}")
     });
     eprintln!("lsepoll: resolved with {how} ({calls} calls of kcmp){why}");
-}
-
-fn show(progress: Progress, bar: &mut Option<ProgressBar>) {
-    let (what, done, total) = match progress {
-        Progress::Targets { done, total } if total >= MANY => {
-            ("targets", done as u64, total as u64)
-        }
-        Progress::Sorting { done, total } => ("sorting descriptors", done, total),
-        Progress::Targets { .. } => return,
-    };
-    let bar = bar.get_or_insert_with(|| {
-        let style = ProgressStyle::with_template("{msg:20} {wide_bar} {pos}/{len} {eta}");
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::no_length().with_style(style)
-    });
-    bar.set_message(what);
-    bar.set_length(total);
-    bar.set_position(done);
 }
 
 /// Says what could not be looked into; returns whether it should have been.
@@ -262,7 +238,7 @@ fn tell_skipped(args: &Args, report: &Report) -> bool {
 
 fn reason(skipped: &Skipped) -> String {
     let Skipped { pid, efd, error } = skipped;
-    let name = proc::command(*pid).map(|name| format!(" ({})", names::printable(&name)));
+    let name = proc::command(*pid).map(|name| format!(" ({})", printable(&name)));
     let name = name.unwrap_or_default();
     let what = match (error.kind(), error.raw_os_error(), efd) {
         (io::ErrorKind::PermissionDenied, ..) => {

@@ -6,12 +6,6 @@ use epoll_targets::proc;
 use epoll_targets::resolve::Descriptor;
 use std::collections::HashMap;
 
-/// Nothing that drives the terminal, or forges a line.
-pub fn printable(name: &str) -> String {
-    let replace = |c: char| if c.is_control() { '?' } else { c };
-    name.chars().map(replace).collect()
-}
-
 /// What the link of a descriptor says; nothing if it is closed by now.
 pub fn link(descriptor: Descriptor) -> Option<String> {
     let link = proc::link(descriptor.pid, descriptor.fd).ok()?;
@@ -27,15 +21,5 @@ impl Commands {
     pub fn of(&mut self, pid: i32) -> &str {
         let look = || proc::command(pid).unwrap_or_else(|_| "?".into());
         self.0.entry(pid).or_insert_with(look)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_drives_a_terminal_is_replaced() {
-        assert_eq!(printable("a\x1b[2Jb\nc\u{9b}d é"), "a?[2Jb?c?d é");
     }
 }

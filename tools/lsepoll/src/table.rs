@@ -3,55 +3,63 @@
 //! For people.
 
 use crate::{Args, names};
-use anyhow::Result;
-use epoll_targets::fdinfo::Events;
+use anstyle::{AnsiColor, Style};
+use epoll_cli::events;
+use epoll_cli::table::{Cell, Column, Table};
+use epoll_cli::text::printable;
 use epoll_targets::resolve::{Number, Owner, Report, Resolved, Set};
-use std::io::Write;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use std::io::{self, Write};
 
-/// Columns that stand in the table, but for the last, which needs no width.
-const HEAD: [&str; COLUMNS] = [
-    "PID", "COMMAND", "EFD", "ID", "TFD", "TOFF", "EVENTS", "DATA", "STATE", "OWNER",
-];
-const COLUMNS: usize = 10;
-/// Only if it is asked for.
+/// The column that is shown only if it is asked for.
 const ID: usize = 3;
-const STATE: usize = 8;
-/// Those that stand right.
-const NUMBERS: [usize; 6] = [0, 2, ID, 4, 5, 7];
-const LAST: &str = "FILE";
 
-type Row = [String; COLUMNS];
+const COLUMNS: [Column; 11] = [
+    Column::right("PID"),
+    Column::left("COMMAND"),
+    Column::right("EFD"),
+    Column::right("ID"),
+    Column::right("TFD"),
+    Column::right("TOFF"),
+    Column::left("EVENTS"),
+    Column::right("DATA"),
+    Column::left("STATE"),
+    Column::left("OWNER"),
+    Column::left("FILE"),
+];
 
-fn row(set: &Set, resolved: &Resolved, commands: &mut names::Commands) -> Row {
-    let target = resolved.target;
-    [
-        set.pid.to_string(),
-        names::printable(commands.of(set.pid)),
-        set.efd.to_string(),
-        id(set),
-        target.tfd.to_string(),
-        target.toff.to_string(),
-        events(target.events),
-        format!("{:#x}", target.data),
-        state(resolved),
-        owner(set, resolved),
-    ]
-}
-
-fn id(set: &Set) -> String {
-    set.id.map_or_else(|| "?".into(), |id| id.to_string())
-}
-
-/// Without what the kernel always adds.
-fn events(events: Events) -> String {
-    if events.is_disarmed() {
-        return format!("{events} (off)");
+/// All columns but the last.
+fn row(
+    args: &Args,
+    set: &Set,
+    target: Option<&Resolved>,
+    names: &mut names::Commands,
+) -> Vec<Cell> {
+    let mut row: Vec<Cell> = vec![
+        set.pid.to_string().into(),
+        printable(names.of(set.pid)).into(),
+        set.efd.to_string().into(),
+    ];
+    if args.ids {
+        let id = set.id.map_or_else(|| "?".into(), |id| id.to_string());
+        row.push(id.into());
     }
-    events.without(Events::ALWAYS).to_string()
+    let Some(resolved) = target else {
+        row.resize(COLUMNS.len() - 1 - usize::from(!args.ids), "-".into());
+        return row;
+    };
+    let target = resolved.target;
+    row.extend([
+        target.tfd.to_string().into(),
+        target.toff.to_string().into(),
+        events(target.events).into(),
+        format!("{:#x}", target.data).into(),
+        state(resolved),
+        owner(set, resolved).into(),
+    ]);
+    row
 }
 
-fn state(resolved: &Resolved) -> String {
+fn state(resolved: &Resolved) -> Cell {
     let states = [
         (resolved.is_zombie(), "zombie"),
         (matches!(resolved.owner, Owner::Others(_)), "moved"),
@@ -67,7 +75,13 @@ fn state(resolved: &Resolved) -> String {
     if names.is_empty() {
         return "-".into();
     }
-    names.join(",")
+    let style = match names[..] {
+        _ if resolved.is_zombie() => AnsiColor::Red.on_default(),
+        _ if resolved.is_stale() => AnsiColor::Yellow.on_default(),
+        ["moved"] => AnsiColor::Cyan.on_default(),
+        _ => Style::new(),
+    };
+    Cell::from(names.join(",")).style(style)
 }
 
 fn owner(set: &Set, resolved: &Resolved) -> String {
@@ -108,149 +122,44 @@ fn file(resolved: &Resolved) -> String {
         Number::Closed => format!("{file} ({tfd} is closed)"),
         Number::Target | Number::Unknown => file,
     };
-    names::printable(&text)
+    printable(&text)
 }
 
-/// A set without targets has a line as well.
-fn empty(set: &Set, commands: &mut names::Commands) -> Row {
-    let mut row = std::array::from_fn(|_| "-".to_owned());
-    row[0] = set.pid.to_string();
-    row[1] = names::printable(commands.of(set.pid));
-    row[2] = set.efd.to_string();
-    row[ID] = id(set);
-    row
+/// The columns of the terminal that standard output is.
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
 }
 
-/// How the lines are made to fit.
-struct Style {
-    widths: [usize; COLUMNS],
-    /// Columns of the terminal.
-    fit: Option<usize>,
-    colours: bool,
-    ids: bool,
+/// The targets of a set that are shown; a set that has none has a line as well,
+/// unless only some targets are asked for.
+fn lines<'a>(args: &'a Args, set: &'a Set) -> impl Iterator<Item = Option<&'a Resolved>> {
+    let is_empty = set.targets.is_empty() && !args.is_filtered();
+    let shown = set.targets.iter().filter(|target| args.shows(target));
+    shown.map(Some).chain(is_empty.then_some(None))
 }
 
-impl Style {
-    fn widen(&mut self, row: &Row) {
-        for (width, cell) in self.widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.width());
-        }
-    }
-
-    fn print(&self, row: &Row, last: &str, out: &mut impl Write) -> Result<()> {
-        let mut used = 0;
-        for (column, (cell, &width)) in row.iter().zip(&self.widths).enumerate() {
-            if column == ID && !self.ids {
-                continue;
-            }
-            let blanks = width - cell.width();
-            let colour = match cell.as_str() {
-                _ if !self.colours || column != STATE => "",
-                state if state.contains("zombie") => "\x1b[31m",
-                state if state.contains("stale") => "\x1b[33m",
-                "moved" => "\x1b[36m",
-                _ => "",
-            };
-            let reset = if colour.is_empty() { "" } else { "\x1b[0m" };
-            if NUMBERS.contains(&column) {
-                write!(out, "{:blanks$}{cell} ", "")?;
-            } else {
-                write!(out, "{colour}{cell}{reset}{:blanks$} ", "")?;
-            }
-            used += width + 1;
-        }
-        // At least something of it: then the line is too long whatever is done.
-        let room = self.fit.map(|fit| fit.saturating_sub(used).max(10));
-        writeln!(out, "{}", shorten(last, room))?;
-        Ok(())
-    }
-}
-
-/// Takes out of the middle what is too much for `room` columns.
-fn shorten(text: &str, room: Option<usize>) -> String {
-    let Some(room) = room.filter(|&room| text.width() > room) else {
-        return text.to_owned();
+pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let lines = || {
+        let sets = report.sets.iter();
+        sets.flat_map(|set| lines(args, set).map(move |target| (set, target)))
     };
-    let width = |c: &char| c.width().unwrap_or(0);
-    let fitting = |room: usize, chars: &mut dyn Iterator<Item = char>| {
-        let mut used = 0;
-        chars
-            .take_while(|c| {
-                used += width(c);
-                used <= room
-            })
-            .collect::<Vec<_>>()
-    };
-    let end = fitting(room / 2, &mut text.chars().rev());
-    let begin = fitting(room - 1 - room / 2, &mut text.chars());
-    begin
-        .into_iter()
-        .chain(['…'])
-        .chain(end.into_iter().rev())
-        .collect()
-}
-
-pub fn print(args: &Args, report: &Report, is_terminal: bool, out: &mut impl Write) -> Result<()> {
-    let filtered = args.zombies || args.stale;
-    let mut commands = names::Commands::default();
-    let mut style = Style {
-        widths: HEAD.map(str::len),
-        fit: is_terminal
-            .then(|| rustix::termios::tcgetwinsize(std::io::stdout()).ok())
-            .flatten()
-            .map(|size| usize::from(size.ws_col))
-            .filter(|&columns| columns > 0),
-        colours: is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-        ids: args.ids,
-    };
-    let mut any = false;
-    // Twice each: a million of them all at once would need much memory.
-    for set in &report.sets {
-        if set.targets.is_empty() && !filtered {
-            style.widen(&empty(set, &mut commands));
-            any = true;
-        }
-        for target in set.targets.iter().filter(|target| args.shows(target)) {
-            style.widen(&row(set, target, &mut commands));
-            any = true;
-        }
-    }
-    if !any {
+    if lines().next().is_none() {
         return Ok(());
     }
-    style.print(&HEAD.map(str::to_owned), LAST, out)?;
-    for set in &report.sets {
-        if set.targets.is_empty() && !filtered {
-            style.print(&empty(set, &mut commands), "no targets", out)?;
-        }
-        for target in set.targets.iter().filter(|target| args.shows(target)) {
-            let row = row(set, target, &mut commands);
-            style.print(&row, &file(target), out)?;
-        }
+    let columns = COLUMNS.into_iter().enumerate();
+    let columns = columns.filter(|(column, _)| args.ids || *column != ID);
+    let mut table = Table::new(columns.map(|(_, column)| column)).fit(terminal_width());
+    let mut names = names::Commands::default();
+    // Twice each: a million of them all at once would need much memory.
+    for (set, target) in lines() {
+        table.measure(&row(args, set, target, &mut names));
+    }
+    table.head(out)?;
+    for (set, target) in lines() {
+        let mut row = row(args, set, target, &mut names);
+        row.push(target.map_or_else(|| "no targets".into(), file).into());
+        table.row(&row, out)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_text_loses_its_middle() {
-        assert_eq!(shorten("/a/long/path", None), "/a/long/path");
-        assert_eq!(shorten("/a/long/path", Some(12)), "/a/long/path");
-        assert_eq!(shorten("/a/long/path", Some(9)), "/a/l…path");
-        assert_eq!(shorten("/a/long/path", Some(10)), "/a/l…/path");
-        // Two columns each.
-        let short = shorten("漢字漢字漢字", Some(7));
-        assert_eq!(short, "漢…字");
-        assert!(short.width() <= 7);
-    }
-
-    #[test]
-    fn events_without_what_is_always_there() {
-        assert_eq!(events(Events(0x8000_0019)), "IN|ET");
-        assert_eq!(events(Events(0x18)), "0");
-        assert_eq!(events(Events(0x4000_0000)), "ONESHOT (off)");
-    }
 }

@@ -420,6 +420,7 @@ fn on_a_terminal() {
         let mut command = lsepoll();
         command
             .args(["-p", &pid(), "--owners", "given"])
+            .env("TERM", "xterm")
             .env_remove("NO_COLOR");
         if no_colour {
             command.env("NO_COLOR", "1");

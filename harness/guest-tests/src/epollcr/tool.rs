@@ -451,7 +451,7 @@ fn target() -> Result<()> {
         let error = text(&output.stderr);
         ensure!(output.status.code() == Some(1), "{}", output.status);
         ensure!(
-            error == format!("epollcr: cannot write {refused}: it is there, and no regular file"),
+            error == format!("epollcr: cannot write {refused}: it exists and is not a regular file"),
             "what it said: {error}"
         );
         ensure!(fs::symlink_metadata(refused)?.ino() == before, "{refused}");
@@ -492,7 +492,7 @@ fn tables() -> Result<()> {
     note(&error);
     ensure!(output.status.code() == Some(1), "{}", output.status);
     ensure!(
-        error.contains(" has descriptors of its own"),
+        error.contains(" has a descriptor table of its own"),
         "what it said: {error}"
     );
     must(["dump", "-p", &pid.to_string(), "--running", &image])?;
@@ -530,7 +530,7 @@ fn many_in_flight() -> Result<()> {
     must(["dump", "-p", &child.pid().to_string(), &image])?;
     let shown = must(["show", &image])?;
     let expected = format!(
-        "2 descriptors, {} open files, {} epoll sets with 0 items",
+        "2 descriptors, {} open files, {} epoll instances with 0 targets",
         MESSAGES * SETS + 2,
         MESSAGES * SETS
     );

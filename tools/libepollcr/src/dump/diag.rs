@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which unix socket is connected to which, as sock_diag(7) tells.
+//! Peers of unix sockets, by sock_diag(7).
+//!
+//! Netlink crates exist; this one request takes less code than their use would.
 
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
@@ -10,12 +12,12 @@ use rustix::net::{
 use std::collections::HashMap;
 use std::io;
 
-/// What is known of a unix socket.
+/// The connection of a unix socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
-    /// The inode of the socket that it is connected to; 0 if that was closed.
+    /// The inode of its peer; 0 if that was closed.
     pub peer: Option<u32>,
-    /// What was shut down: 1 reading, 2 writing.
+    /// `RCV_SHUTDOWN` (1), `SEND_SHUTDOWN` (2).
     pub shutdown: u8,
 }
 
@@ -31,7 +33,7 @@ const UNIX_DIAG_SHUTDOWN: u16 = 6;
 /// `struct unix_diag_msg`
 const MESSAGE: usize = 16;
 
-/// All unix sockets of the caller's network namespace, by inode.
+/// Lists all unix sockets of the caller's network namespace, by inode.
 ///
 /// # Errors
 ///
@@ -87,7 +89,7 @@ fn four(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// The messages of a datagram; whether there are no more to come.
+/// Reads the messages of a datagram. Returns whether it is the last.
 fn read(mut bytes: &[u8], found: &mut HashMap<u32, Connection>) -> io::Result<bool> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidData);
     while !bytes.is_empty() {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `/proc/self/fdinfo/FD` shows of files that are not in a file system.
+//! Parses `/proc/PID/fdinfo/FD` of files that are not in a file system.
 
 use crate::image::{Kind, Timer};
+use crate::types::{Clock, TimerFlags};
+use std::time::Duration;
 
-/// What stands behind `name:` on a line of its own.
+/// The value of the line `name: value`.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -20,13 +22,12 @@ fn hexadecimal(text: &str, name: &str) -> Option<u64> {
 }
 
 /// `(1, 2)`: seconds and nanoseconds.
-fn time(text: &str, name: &str) -> Option<(u64, u32)> {
+fn time(text: &str, name: &str) -> Option<Duration> {
     let pair = value(text, name)?.strip_prefix('(')?.strip_suffix(')')?;
     let (seconds, nanoseconds) = pair.split_once(',')?;
-    Some((
-        seconds.trim().parse().ok()?,
-        nanoseconds.trim().parse().ok()?,
-    ))
+    let nanoseconds = nanoseconds.trim().parse().ok()?;
+    let seconds = seconds.trim().parse().ok()?;
+    (nanoseconds < 1_000_000_000).then(|| Duration::new(seconds, nanoseconds))
 }
 
 pub fn eventfd(text: &str) -> Option<Kind> {
@@ -40,15 +41,15 @@ pub fn eventfd(text: &str) -> Option<Kind> {
 pub fn timerfd(text: &str) -> Option<Kind> {
     let flags = value(text, "settime flags")?;
     let mut timer = Timer {
-        clock: number(text, "clockid")?,
+        clock: Clock::from_raw(number(text, "clockid")?)?,
         ticks: number(text, "ticks")?,
-        flags: u32::from_str_radix(flags, 8).ok()?,
+        flags: TimerFlags::from_bits(u32::from_str_radix(flags, 8).ok()?)?,
         value: time(text, "it_value")?,
         interval: time(text, "it_interval")?,
     };
-    // One that has expired and repeats goes on when it is looked at next. It can
-    // expire at any time; it is off only if it has not.
-    if timer.ticks > 0 && timer.value == (0, 0) {
+    // A timer that repeats and has expired is forwarded only when it is read: it shows
+    // no time then, as one does that is disarmed and has not expired.
+    if timer.ticks > 0 && timer.value.is_zero() {
         timer.value = timer.interval;
     }
     Some(Kind::TimerFd(timer))
@@ -59,7 +60,7 @@ pub fn signalfd(text: &str) -> Option<Kind> {
     Some(Kind::SignalFd { mask })
 }
 
-/// How many locks and leases are held through the file.
+/// Counts the locks and leases that are held through the file.
 pub fn locks(text: &str) -> u32 {
     let lines = text.lines().filter(|line| line.starts_with("lock:"));
     lines.count().try_into().unwrap_or(u32::MAX)
@@ -81,19 +82,19 @@ mod tests {
         assert_eq!(
             timerfd(text),
             Some(Kind::TimerFd(Timer {
-                clock: 1,
+                clock: Clock::Monotonic,
                 ticks: 3,
-                flags: 1,
-                value: (5, 999_999_999),
-                interval: (0, 20),
+                flags: TimerFlags::ABSTIME,
+                value: Duration::new(5, 999_999_999),
+                interval: Duration::from_nanos(20),
             }))
         );
 
-        // It expires just then.
         let text = "clockid: 1\nticks: 3\nsettime flags: 00\n\
                     it_value: (0, 0)\nit_interval: (7, 20)\n";
+        let pair = |time: Duration| (time.as_secs(), time.subsec_nanos());
         let repeats = |text| match timerfd(text) {
-            Some(Kind::TimerFd(timer)) => Some((timer.value, timer.interval)),
+            Some(Kind::TimerFd(timer)) => Some((pair(timer.value), pair(timer.interval))),
             _ => None,
         };
         assert_eq!(repeats(text), Some(((7, 20), (7, 20))));

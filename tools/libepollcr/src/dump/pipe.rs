@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is in a pipe, without taking it out.
+//! The state of a pipe, whose contents stay in it.
 
 use crate::image::Bytes;
+use crate::types::PipeEnds;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{
@@ -11,44 +12,31 @@ use rustix::pipe::{
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// The ends of a pipe.
-pub const READ: u32 = 1;
-pub const WRITE: u32 = 2;
-
-/// Those that a file of this access mode is.
-pub fn ends(mode: i32) -> u32 {
-    match mode {
-        libc::O_RDONLY => READ,
-        libc::O_WRONLY => WRITE,
-        _ => READ | WRITE,
-    }
-}
-
+/// Returns the capacity in bytes.
 pub fn capacity(pipe: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(fcntl_getpipe_size(pipe)?.try_into().unwrap_or(u32::MAX))
 }
 
-/// The end that this one is not, if anybody has it open.
-pub fn other_end(pipe: BorrowedFd<'_>, mode: i32) -> io::Result<u32> {
+/// Returns the ends that are open besides `end`, as far as they are others.
+pub fn other_end(pipe: BorrowedFd<'_>, end: PipeEnds) -> io::Result<PipeEnds> {
     let mut fds = [PollFd::new(&pipe, PollFlags::empty())];
     let now = Timespec::default();
     rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))?;
     let closed = fds[0].revents();
-    Ok(match mode {
-        libc::O_RDONLY if !closed.contains(PollFlags::HUP) => WRITE,
-        libc::O_WRONLY if !closed.contains(PollFlags::ERR) => READ,
-        _ => 0,
+    Ok(match end {
+        PipeEnds::READ if !closed.contains(PollFlags::HUP) => PipeEnds::WRITE,
+        PipeEnds::WRITE if !closed.contains(PollFlags::ERR) => PipeEnds::READ,
+        _ => PipeEnds::empty(),
     })
 }
 
-/// What can be read from the pipe: as one piece, or as packets if that is what
-/// was written.
+/// Returns the contents: as one piece, or as packets if packets were written.
 pub fn data(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Vec<Bytes>> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let capacity = capacity as usize;
     fcntl_setpipe_size(&writer, capacity)?;
     match tee(pipe, &writer, capacity, SpliceFlags::NONBLOCK) {
-        // Empty, with and without somebody who could write.
+        // It is empty, and the other end is open, or closed.
         Err(Errno::AGAIN) | Ok(0) => return Ok(Vec::new()),
         result => result?,
     };
@@ -74,7 +62,10 @@ mod tests {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let capacity = capacity(reader.as_fd()).unwrap();
         assert_eq!(data(reader.as_fd(), capacity).unwrap(), []);
-        assert_eq!(other_end(reader.as_fd(), libc::O_RDONLY).unwrap(), WRITE);
+        assert_eq!(
+            other_end(reader.as_fd(), PipeEnds::READ).unwrap(),
+            PipeEnds::WRITE
+        );
 
         write(&writer, b"one").unwrap();
         write(&writer, b"two").unwrap();
@@ -85,7 +76,10 @@ mod tests {
         }
         let mut buffer = [0; 16];
         assert_eq!(read(&reader, &mut buffer).unwrap(), 6);
-        assert_eq!(other_end(reader.as_fd(), libc::O_RDONLY).unwrap(), 0);
+        assert_eq!(
+            other_end(reader.as_fd(), PipeEnds::READ).unwrap(),
+            PipeEnds::empty()
+        );
     }
 
     #[test]
@@ -95,6 +89,9 @@ mod tests {
         write(&writer, b"two").unwrap();
         let found = data(reader.as_fd(), 65536).unwrap();
         assert_eq!(found, [Bytes(b"one".to_vec()), Bytes(b"two".to_vec())]);
-        assert_eq!(other_end(writer.as_fd(), libc::O_WRONLY).unwrap(), READ);
+        assert_eq!(
+            other_end(writer.as_fd(), PipeEnds::WRITE).unwrap(),
+            PipeEnds::READ
+        );
     }
 }

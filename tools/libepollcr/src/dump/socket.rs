@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Unix sockets, and what was sent to them, without receiving it.
+//! Unix sockets, and the messages in them, which are peeked.
 
-use crate::image::{Bytes, Peer, Socket};
+use crate::image::{Buffers, Bytes, Peer, Socket};
 use crate::sys;
+use crate::types::SocketKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrAny, getpeername, getsockname, sockopt};
+use rustix::io::{Errno, ioctl_fionread};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketType, getpeername, getsockname, sockopt};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A message with the files that it brings.
+/// A message and its files.
 #[derive(Debug)]
 pub struct Received {
     pub data: Bytes,
     pub files: Vec<OwnedFd>,
 }
 
-/// What the socket is, as far as it can tell by itself; or why it cannot be
+/// Returns the state of a socket, but for its peer and its messages; or why it cannot be
 /// recreated.
 pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, &'static str>> {
     if sockopt::socket_domain(socket)? != AddressFamily::UNIX {
         return Ok(Err("only unix sockets can be recreated"));
     }
-    if sys::socket_option(socket, libc::SO_ACCEPTCONN)? != 0 {
-        return Ok(Err("it is a socket that listens"));
+    if sockopt::socket_acceptconn(socket)? {
+        return Ok(Err("it is a listening socket"));
     }
-    // Nothing but the family.
+    // An address of nothing but its family.
     let unnamed = |address: SocketAddrAny| address.addr_len() as usize <= size_of::<u16>();
     let peer = match getpeername(socket) {
         Err(Errno::NOTCONN | Errno::CONNRESET) => true,
@@ -35,51 +36,58 @@ pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, &'static st
     if !peer || !unnamed(getsockname(socket)?) {
         return Ok(Err("it, or its peer, is a socket with an address"));
     }
-    let option = |name| Ok::<_, io::Error>(sys::socket_option(socket, name)?.unsigned_abs());
+    let Some(kind) = SocketKind::from_raw(sockopt::socket_type(socket)?.as_raw()) else {
+        return Ok(Err("it is a socket of an unknown type"));
+    };
+    let size = |size: usize| size.try_into().unwrap_or(u32::MAX);
+    let buffers = Buffers {
+        send: size(sockopt::socket_send_buffer_size(socket)?),
+        receive: size(sockopt::socket_recv_buffer_size(socket)?),
+    };
     Ok(Ok(Socket {
-        kind: option(libc::SO_TYPE)?,
-        peer: Peer::Nobody,
-        shutdown: 0,
-        queue: Vec::new(),
-        buffers: (option(libc::SO_SNDBUF)?, option(libc::SO_RCVBUF)?),
-        passcred: option(libc::SO_PASSCRED)? != 0,
+        passcred: sockopt::socket_passcred(socket)?,
+        ..Socket::new(kind, Peer::Nobody, buffers)
     }))
 }
 
-/// What was sent to a socket, looked at message by message.
+/// Returns how many bytes can be received (`SIOCINQ`); of datagrams, in the first.
+fn waiting(socket: BorrowedFd<'_>) -> usize {
+    ioctl_fionread(socket).map_or(0, |count| count.try_into().unwrap_or(usize::MAX))
+}
+
+/// The messages in a socket, peeked one by one.
 ///
-/// Where looking goes on (`SO_PEEK_OFF`) is changed for that, and put back at the
-/// end.
+/// The offset for that (`SO_PEEK_OFF`) is put back at the end.
 #[derive(Debug)]
 pub struct Queue {
     socket: OwnedFd,
-    kind: i32,
-    /// Where it was looked at.
+    kind: SocketType,
+    /// The offset that was set before.
     before: i32,
     buffer: Vec<u8>,
-    /// How many bytes there were.
+    /// How many bytes were read so far.
     found: usize,
     done: bool,
 }
 
-/// Enough for almost all messages.
+/// The size of the buffer for a message, in bytes: enough for most.
 const BUFFER: usize = 1 << 16;
 
 impl Queue {
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        let waiting = sys::waiting(socket.as_fd()).unwrap_or(0);
-        // A stream is read at once: files come again with each part of the piece
-        // that they came with. Most have nothing in them.
-        let size = match sys::socket_option(socket.as_fd(), libc::SO_TYPE)? {
-            libc::SOCK_STREAM => waiting,
+        let waiting = waiting(socket.as_fd());
+        // A stream is read at once: peeking a message in parts returns its files with
+        // each. Most are empty.
+        let size = match sockopt::socket_type(&socket)? {
+            SocketType::STREAM => waiting,
             _ => BUFFER.max(waiting),
         };
         Self::with_buffer(socket, size)
     }
 
     fn with_buffer(socket: OwnedFd, size: usize) -> io::Result<Self> {
-        let kind = sys::socket_option(socket.as_fd(), libc::SO_TYPE)?;
-        let before = sys::socket_option(socket.as_fd(), libc::SO_PEEK_OFF)?;
+        let kind = sockopt::socket_type(&socket)?;
+        let before = sys::peek_offset(socket.as_fd())?;
         let queue = Self {
             socket,
             kind,
@@ -88,7 +96,7 @@ impl Queue {
             found: 0,
             done: false,
         };
-        sys::set_socket_option(queue.socket.as_fd(), libc::SO_PEEK_OFF, 0)?;
+        sys::set_peek_offset(queue.socket.as_fd(), 0)?;
         Ok(queue)
     }
 
@@ -100,8 +108,8 @@ impl Queue {
         let mut data = self.buffer[..first.len].to_vec();
         let mut more = first.truncated;
         while more {
-            // The rest of it, and not the beginning again: an empty message is
-            // passed over by those who look at the queue once more.
+            // The rest of it, and not all of it with a larger buffer: an empty message
+            // that was peeked once is passed over the next time.
             let Some(rest) = self.peek()? else {
                 break;
             };
@@ -116,18 +124,18 @@ impl Queue {
 
     fn peek(&mut self) -> io::Result<Option<sys::Peeked>> {
         let socket = self.socket.as_fd();
-        // To look at the end of a stream takes an error that there may be.
-        let is_stream = self.kind == libc::SOCK_STREAM;
-        if self.done || is_stream && self.found >= sys::waiting(socket).unwrap_or(0) {
+        // Peeking at the end of a stream would take a pending error.
+        let is_stream = self.kind == SocketType::STREAM;
+        if self.done || is_stream && self.found >= waiting(socket) {
             return Ok(None);
         }
         if self.buffer.is_empty() {
-            // Somebody has sent something just now.
+            // A message has arrived since.
             self.buffer.resize(BUFFER, 0);
         }
         let message = loop {
             match sys::peek(socket, &mut self.buffer) {
-                // That its peer was closed before it had received everything.
+                // The peer was closed before it had received everything.
                 Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
                 message => break message,
             }
@@ -145,7 +153,7 @@ impl Queue {
             message => message?,
         };
         if message.control_truncated {
-            // Or some of the files would be missing.
+            // Some of the files are missing: too many are open.
             return Err(Errno::MFILE.into());
         }
         if message.len == 0 && message.files.is_empty() && self.is_end()? {
@@ -155,15 +163,13 @@ impl Queue {
         Ok(Some(message))
     }
 
-    /// Whether nothing means the end, and not an empty message.
+    /// Whether no data mean the end, and not an empty message.
     fn is_end(&self) -> io::Result<bool> {
         let socket = self.socket.as_fd();
         Ok(match self.kind {
-            libc::SOCK_DGRAM => false,
-            // An empty one that is the last before the end is read as the end, too.
-            libc::SOCK_SEQPACKET => {
-                hung_up(socket)? && self.found >= sys::waiting(socket).unwrap_or(0)
-            }
+            SocketType::DGRAM => false,
+            // An empty message just before the end is taken for the end, too.
+            SocketType::SEQPACKET => hung_up(socket)? && self.found >= waiting(socket),
             _ => true,
         })
     }
@@ -171,12 +177,12 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // Nobody can be told, and it was possible a moment ago.
-        let _ = sys::set_socket_option(self.socket.as_fd(), libc::SO_PEEK_OFF, self.before);
+        // It worked a moment ago, and there is nobody to tell.
+        let _ = sys::set_peek_offset(self.socket.as_fd(), self.before);
     }
 }
 
-/// Whether nothing more can be received than what was.
+/// Whether nothing more will be sent to the socket.
 fn hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
     let now = Timespec::default();
@@ -188,11 +194,12 @@ fn hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
 mod tests {
     use super::*;
     use rustix::net::{
-        RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-        recv, send, sendmsg, socketpair,
+        RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, recv, send,
+        sendmsg, socketpair,
     };
     use std::io::IoSlice;
     use std::mem::MaybeUninit;
+    use std::os::fd::AsRawFd;
 
     fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
@@ -238,7 +245,7 @@ mod tests {
     #[test]
     fn a_long_message_is_whole() {
         let (near, far) = pair(SocketType::SEQPACKET);
-        sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).ok();
+        sockopt::set_socket_send_buffer_size_force(&far, 1 << 20).ok();
         let long = vec![7; 150_000];
         send(&far, &long, SendFlags::empty()).unwrap();
         send(&far, b"short", SendFlags::empty()).unwrap();
@@ -254,7 +261,7 @@ mod tests {
         for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
             let (near, far) = pair(kind);
             let long = vec![7; 60_000];
-            sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).ok();
+            sockopt::set_socket_send_buffer_size_force(&far, 1 << 20).ok();
             let all: [&[u8]; 5] = [b"", b"one", b"", &long[..], b""];
             for text in all {
                 send(&far, text, SendFlags::empty()).unwrap();
@@ -279,7 +286,7 @@ mod tests {
             drop(far);
             assert_eq!(texts(&near), [b"one"], "{kind:?}");
             if kind == SocketType::STREAM {
-                assert_ne!(sys::socket_option(near.as_fd(), libc::SO_ERROR).unwrap(), 0);
+                assert!(sockopt::socket_error(&near).unwrap().is_err());
             }
         }
     }
@@ -288,11 +295,11 @@ mod tests {
     fn looking_goes_on_where_it_was() {
         let (near, far) = pair(SocketType::STREAM);
         send(&far, b"one", SendFlags::empty()).unwrap();
-        let offset = |value| sys::set_socket_option(near.as_fd(), libc::SO_PEEK_OFF, value);
+        let offset = |value| sys::set_peek_offset(near.as_fd(), value);
         for before in [-1, 2] {
             offset(before).unwrap();
             assert_eq!(texts(&near), [b"one"]);
-            let after = sys::socket_option(near.as_fd(), libc::SO_PEEK_OFF).unwrap();
+            let after = sys::peek_offset(near.as_fd()).unwrap();
             assert_eq!(after, before);
         }
     }
@@ -303,7 +310,18 @@ mod tests {
         const PASSPIDFD: i32 = 76;
 
         let (near, far) = pair(SocketType::STREAM);
-        sys::set_socket_option(near.as_fd(), PASSPIDFD, 1).expect("Linux 6.5");
+        let one = 1i32;
+        // SAFETY: the kernel reads the integer, whose size is given.
+        let ret = unsafe {
+            libc::setsockopt(
+                near.as_raw_fd(),
+                libc::SOL_SOCKET,
+                PASSPIDFD,
+                (&raw const one).cast(),
+                size_of_val(&one) as libc::socklen_t,
+            )
+        };
+        assert_eq!(ret, 0, "Linux 6.5 has SO_PASSPIDFD");
         send(&far, b"one", SendFlags::empty()).unwrap();
         let peeked = sys::peek(near.as_fd(), &mut [0; 16]).unwrap();
         assert!(peeked.files.is_empty() && !peeked.control_truncated);
@@ -340,8 +358,8 @@ mod tests {
     #[test]
     fn files_do_not_come_twice() {
         let (near, far) = pair(SocketType::STREAM);
-        if sys::set_socket_option(far.as_fd(), libc::SO_SNDBUFFORCE, 1 << 20).is_err() {
-            sys::set_socket_option(far.as_fd(), libc::SO_SNDBUF, 1 << 20).unwrap();
+        if sockopt::set_socket_send_buffer_size_force(&far, 1 << 20).is_err() {
+            sockopt::set_socket_send_buffer_size(&far, 1 << 20).unwrap();
         }
         let flags = SendFlags::DONTWAIT;
         assert_eq!(
@@ -384,7 +402,7 @@ mod tests {
         let (near, _far) = pair(SocketType::DGRAM);
         assert_eq!(
             describe(near.as_fd()).unwrap().unwrap().kind,
-            libc::SOCK_DGRAM as u32
+            SocketKind::Datagram
         );
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Does a process hold still?
+//! Whether all threads of a process are stopped.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -10,12 +10,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// A thread that runs on.
+/// A thread that is not stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Runs {
     /// The thread.
     pub tid: i32,
-    /// How the kernel calls its state: `S` for sleeping, and so on.
+    /// Its state as `/proc/TID/stat` shows it: `S` for sleeping, and so on.
     pub state: char,
 }
 
@@ -25,13 +26,12 @@ impl fmt::Display for Runs {
     }
 }
 
-/// A thread of the process that is neither stopped, nor traced and stopped, nor
-/// frozen with its group. Of this process the calling thread does not count: it
-/// does nothing else meanwhile.
+/// Returns a thread of process `pid` that is neither stopped, by a signal or a tracer,
+/// nor frozen with its control group. The calling thread does not count.
 ///
 /// # Errors
 ///
-/// `NotFound` if there is no such process.
+/// `NotFound` if there is no such process; those of reading `/proc`.
 pub fn running_thread(pid: i32) -> io::Result<Option<Runs>> {
     let own = rustix::thread::gettid().as_raw_pid();
     for tid in threads(pid)? {
@@ -40,7 +40,7 @@ pub fn running_thread(pid: i32) -> io::Result<Option<Runs>> {
         }
         let path = format!("/proc/{pid}/task/{tid}");
         let stat = match fs::read(Path::new(&path).join("stat")) {
-            // It ended.
+            // It has ended.
             Err(error) if is_gone(&error) => continue,
             stat => stat?,
         };
@@ -77,14 +77,13 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// The third field; the second is a name, and can have anything in it.
+/// The third field. The second is the name, and can contain anything.
 fn state(stat: &[u8]) -> Option<char> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     stat.get(end + 2).map(|&byte| char::from(byte))
 }
 
-/// Whether the control group (version 2) that the thread is in has been frozen,
-/// wholly.
+/// Whether the control group (version 2) of the thread is completely frozen.
 fn is_frozen(thread: &str) -> bool {
     let Ok(groups) = fs::read_to_string(format!("{thread}/cgroup")) else {
         return false;

@@ -1,81 +1,53 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bytes of an image: a head of fixed size, and CBOR (RFC 8949).
+//! The encoding of an image: a head of fixed size, and CBOR (RFC 8949).
 
 use super::{Image, Invalid};
 use minicbor::encode::write::Writer;
-use std::fmt;
 use std::io::{self, Read, Write};
 
-/// What an image begins with.
+/// The magic number.
 const MAGIC: [u8; 8] = *b"EPOLLCR\n";
 
-/// The version that is written, and the only one that is read. What can be
-/// ignored by those who do not know it does not change it.
+/// The version of the format that is written, and the only one that is read. Additions
+/// that an older reader can ignore do not change it.
 pub const VERSION: u32 = 1;
 
-/// Magic number, version, checksum and length of the body, little-endian.
+/// The size of the head, in bytes: magic number, version, checksum and length of the
+/// body, little-endian.
 const HEAD: usize = 24;
 
-/// How much is read at one time: a length that is not true costs no more.
+/// How many bytes are read at a time: a wrong length costs no more memory than this.
 const STEP: u64 = 1 << 20;
 
 /// Why an image cannot be read.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// Of the reader.
-    Io(io::Error),
-    /// It begins otherwise than an image does.
+    /// Reading failed. The source is the error of the reader.
+    #[error("the image cannot be read")]
+    Io(#[from] io::Error),
+    /// It does not begin as an image does.
+    #[error("this is not an image of epollcr")]
     NoImage,
-    /// It is of another version.
+    /// It has another version than [`VERSION`].
+    #[error("the image has version {0}, and only version {VERSION} can be read")]
     Version(u32),
-    /// It ends before it should.
+    /// It ends too early.
+    #[error("the image is truncated")]
     Truncated,
-    /// There is more than there should be.
+    /// It continues after its end.
+    #[error("the image has data after its end")]
     TooLong,
-    /// The checksum is not that of the contents.
+    /// Its checksum is wrong.
+    #[error("the image is damaged: its checksum does not match its contents")]
     Checksum,
-    /// The contents are not CBOR, or not what the schema says.
-    Malformed(minicbor::decode::Error),
-    /// The contents do not hold together.
-    Invalid(Invalid),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "it cannot be read: {error}"),
-            Self::NoImage => f.write_str("this is no image of epollcr"),
-            Self::Version(version) => write!(
-                f,
-                "the image has version {version}, and only version {VERSION} can be read"
-            ),
-            Self::Truncated => f.write_str("the image is cut off"),
-            Self::TooLong => f.write_str("there is something behind the end of the image"),
-            Self::Checksum => {
-                f.write_str("the image is damaged: its checksum is not that of its contents")
-            }
-            Self::Malformed(error) => write!(f, "the image does not follow its schema: {error}"),
-            Self::Invalid(error) => write!(f, "the image contradicts itself: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io(error) => Some(error),
-            Self::Malformed(error) => Some(error),
-            Self::Invalid(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
+    /// The contents do not follow the schema. The source says where.
+    #[error("the image does not follow its schema")]
+    Malformed(#[source] minicbor::decode::Error),
+    /// The contents contradict themselves. The source says where.
+    #[error("the image contradicts itself")]
+    Invalid(#[source] Invalid),
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -89,7 +61,7 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// See [`enum@Error`]; each is a sentence.
+    /// See [`enum@Error`].
     ///
     /// ```
     /// use libepollcr::image::Image;
@@ -101,7 +73,7 @@ impl Image {
     /// *bytes.last_mut().unwrap() ^= 1;
     /// assert_eq!(
     ///     Image::read(&bytes[..]).unwrap_err().to_string(),
-    ///     "the image is damaged: its checksum is not that of its contents"
+    ///     "the image is damaged: its checksum does not match its contents"
     /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -150,12 +122,13 @@ impl Image {
         Ok(image)
     }
 
-    /// Writes the image.
+    /// Checks the image and writes it.
     ///
     /// # Errors
     ///
-    /// `InvalidData` with [`Invalid`] inside if it could not be read again; those
-    /// of the writer.
+    /// - `InvalidData`, with [`Invalid`] inside, if the image contradicts itself and
+    ///   could not be read
+    /// - those of the writer
     pub fn write(&self, mut writer: impl Write) -> io::Result<()> {
         self.check()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Makes files like those of an image.
+//! Makes single files.
 
-use crate::dump::pipe::{READ, WRITE};
-use crate::image::{OpenFile, Owner, Pipe, Place, Timer};
+use crate::image::{OpenFile, Pipe, Place, Timer};
 use crate::sys;
+use crate::types::{Clock, DeviceNumber, PipeEnds, TimerFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{
     Access, AtFlags, CWD, Mode, OFlags, SeekFrom, accessat, fcntl_getfl, fcntl_setfl, fstat, open,
@@ -20,16 +20,18 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
-/// Flags that are set on a file once it is open.
+/// Flags that can be set on an open file.
 const SETTABLE: i32 =
     libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME | libc::O_ASYNC;
 
-/// `/dev/null` and its like: they are what they are, whoever has them open.
+/// The driver of `/dev/null`, `zero`, `full`, `random` and `urandom`, and these devices:
+/// opening them again makes no difference.
 const MEMORY: u32 = 1;
-const HARMLESS: [u32; 5] = [3, 5, 7, 8, 9];
+const STATELESS: [u32; 5] = [3, 5, 7, 8, 9];
 
-/// Opens a file of a path again, or says why not.
+/// Opens a file by its path, or says why it cannot.
 pub fn path(file: &OpenFile, place: &Place) -> Result<OwnedFd, String> {
     if place.unlinked {
         return Err("it was unlinked".into());
@@ -38,20 +40,16 @@ pub fn path(file: &OpenFile, place: &Place) -> Result<OwnedFd, String> {
     if !file.is_path_only() {
         match kind {
             libc::S_IFREG | libc::S_IFDIR => {}
-            libc::S_IFCHR
-                if place
-                    .special
-                    .is_some_and(|(major, minor)| major == MEMORY && HARMLESS.contains(&minor)) => {
-            }
+            libc::S_IFCHR if place.special.is_some_and(is_stateless) => {}
             libc::S_IFCHR | libc::S_IFBLK => return Err("a device has a state of its own".into()),
-            _ => return Err("there is no way to open such a file again".into()),
+            _ => return Err("files of this type cannot be opened again".into()),
         }
     }
     let found = find(place)?;
     if file.is_path_only() {
         return Ok(found);
     }
-    // Not by its path, which might lead to another file by now.
+    // Not by its path, which may lead to another file by now.
     let flags = OFlags::from_bits_retain(file.flags & !(libc::O_ASYNC | libc::O_NOFOLLOW) as u32);
     open(
         link(&found),
@@ -61,22 +59,33 @@ pub fn path(file: &OpenFile, place: &Place) -> Result<OwnedFd, String> {
     .map_err(|error| format!("it cannot be opened again: {error}"))
 }
 
-/// What is at a path, if it is what was there.
+fn is_stateless(device: DeviceNumber) -> bool {
+    device.major == MEMORY && STATELESS.contains(&device.minor)
+}
+
+/// Opens a file by its path, at its position.
+pub fn path_at(file: &OpenFile, place: &Place, position: u64) -> io::Result<OwnedFd> {
+    let fd = path(file, place).map_err(io::Error::other)?;
+    let has_position = matches!(place.mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
+    if has_position && !file.is_path_only() {
+        seek(&fd, SeekFrom::Start(position))?;
+    }
+    Ok(fd)
+}
+
+/// Opens what is at a path with `O_PATH`, if it is the file that was there.
 fn find(place: &Place) -> Result<OwnedFd, String> {
     let path = OsStr::from_bytes(&place.path);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = open(path, flags, Mode::empty());
     let found = found.map_err(|error| format!("it cannot be found: {error}"))?;
-    let stat = fstat(&found).map_err(|error| format!("it cannot be looked at: {error}"))?;
-    let device = (
-        rustix::fs::major(stat.st_dev),
-        rustix::fs::minor(stat.st_dev),
-    );
-    let special = (
-        rustix::fs::major(stat.st_rdev),
-        rustix::fs::minor(stat.st_rdev),
-    );
-    let same = device == place.device
+    let stat = fstat(&found).map_err(|error| format!("its attributes cannot be read: {error}"))?;
+    let number = |device| DeviceNumber {
+        major: rustix::fs::major(device),
+        minor: rustix::fs::minor(device),
+    };
+    let special = number(stat.st_rdev);
+    let same = number(stat.st_dev) == place.device
         && stat.st_ino == place.inode
         && stat.st_mode & libc::S_IFMT == place.mode & libc::S_IFMT
         && place.special.is_none_or(|old| old == special);
@@ -90,28 +99,29 @@ fn link(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// A FIFO, found but not opened, if those ends of it can be opened that the image
-/// has. Others may be at the other end: to open it is for when all else is known.
-pub fn fifo(pipe: &Pipe, place: &Place, ends: u32) -> Result<OwnedFd, String> {
+/// Finds a FIFO, if its `ends` can be opened. It is not opened yet: that would wake
+/// processes that wait at its other end.
+pub fn fifo(pipe: &Pipe, place: &Place, ends: PipeEnds) -> Result<OwnedFd, String> {
     if place.unlinked {
         return Err("it was unlinked".into());
     }
     let found = find(place)?;
     let mut access = Access::empty();
-    if ends & READ != 0 {
+    let reads = ends.contains(PipeEnds::READ);
+    if reads {
         access |= Access::READ_OK;
     }
-    if ends & WRITE != 0 || ends & READ != 0 && !pipe.data.is_empty() {
+    if ends.contains(PipeEnds::WRITE) || reads && !pipe.data.is_empty() {
         access |= Access::WRITE_OK;
     }
     match accessat(CWD, link(&found), access, AtFlags::EACCESS) {
         Err(Errno::ACCESS) => Err("it may not be opened again".into()),
-        // Whatever else is the matter is told when it is opened.
+        // Other errors are reported when it is opened.
         _ => Ok(found),
     }
 }
 
-/// How much a pipe can be given, see pipe(7).
+/// Returns the capacity that a pipe can be given, in bytes, see pipe(7).
 pub fn capacity(pipe: &Pipe) -> u32 {
     const MAXIMUM: &str = "/proc/sys/fs/pipe-max-size";
     const DEFAULT: u32 = 1 << 20;
@@ -121,18 +131,18 @@ pub fn capacity(pipe: &Pipe) -> u32 {
     pipe.capacity.min(maximum.unwrap_or(DEFAULT))
 }
 
-/// The ends of a pipe, with its contents.
+/// A pipe with its contents, and descriptors for its ends.
 pub struct Ends {
     read: Option<OwnedFd>,
     write: Option<OwnedFd>,
-    /// What both can be opened by once more.
+    /// A descriptor by which either end can be opened once more.
     both: OwnedFd,
-    /// So that there is somebody who reads, as long as it is opened for writing.
+    /// A read end, without which a FIFO cannot be opened for writing.
     hold: Option<OwnedFd>,
 }
 
-/// `ends` is what the image has of it, `packets` whether one writes packets.
-pub fn ends(pipe: &Pipe, ends: u32, packets: bool) -> io::Result<Ends> {
+/// Makes a pipe. The image has its `ends`; `packets` says whether one writes packets.
+pub fn ends(pipe: &Pipe, ends: PipeEnds, packets: bool) -> io::Result<Ends> {
     let Some(place) = &pipe.place else {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         resize(&write, pipe)?;
@@ -150,21 +160,21 @@ pub fn ends(pipe: &Pipe, ends: u32, packets: bool) -> io::Result<Ends> {
         open(link(&both), flags, Mode::empty())
     };
     let (mut write, mut hold) = (None, None);
-    if ends & READ != 0 {
+    if ends.contains(PipeEnds::READ) {
         let read = open(OFlags::RDONLY)?;
-        // Others may have kept it open, and what was in it with it.
+        // Another process may have kept it open, and so its contents.
         let there = rustix::io::ioctl_fionread(&read)?;
         if there == 0 {
             resize(&read, pipe)?;
             if !pipe.data.is_empty() {
                 fill(&open(OFlags::WRONLY)?, pipe, packets)?;
             }
-        } else if there != size(pipe) as u64 {
-            return Err(io::Error::other("there is something else in it by now"));
+        } else if there != pipe.size() as u64 {
+            return Err(io::Error::other("it has other contents by now"));
         }
         hold = Some(read);
-    } else if ends & WRITE != 0 {
-        // What was in it is for those who read to care for.
+    } else if ends.contains(PipeEnds::WRITE) {
+        // Its contents are those of the process that reads it.
         write = Some(match open(OFlags::WRONLY) {
             Err(Errno::NXIO) => {
                 hold = Some(open(OFlags::RDONLY)?);
@@ -181,11 +191,6 @@ pub fn ends(pipe: &Pipe, ends: u32, packets: bool) -> io::Result<Ends> {
     })
 }
 
-/// How much is in it.
-pub fn size(pipe: &Pipe) -> usize {
-    pipe.data.iter().map(|data| data.0.len()).sum()
-}
-
 fn resize(fd: &OwnedFd, pipe: &Pipe) -> io::Result<()> {
     let capacity = capacity(pipe) as usize;
     if fcntl_getpipe_size(fd)? != capacity {
@@ -197,7 +202,7 @@ fn resize(fd: &OwnedFd, pipe: &Pipe) -> io::Result<()> {
 fn fill(write: &OwnedFd, pipe: &Pipe, packets: bool) -> io::Result<()> {
     let packets = packets || pipe.data.len() > 1;
     for data in &pipe.data {
-        // What is longer was written before packets were.
+        // Longer pieces were written before the pipe was in packet mode.
         let flags = match packets && data.0.len() <= libc::PIPE_BUF {
             true => OFlags::NONBLOCK | OFlags::DIRECT,
             false => OFlags::NONBLOCK,
@@ -212,7 +217,7 @@ fn fill(write: &OwnedFd, pipe: &Pipe, packets: bool) -> io::Result<()> {
 }
 
 impl Ends {
-    /// With each descriptor moved.
+    /// Moves each descriptor.
     pub fn move_by(self, mut to: impl FnMut(OwnedFd) -> io::Result<OwnedFd>) -> io::Result<Self> {
         Ok(Self {
             read: self.read.map(&mut to).transpose()?,
@@ -222,7 +227,7 @@ impl Ends {
         })
     }
 
-    /// An end like a file of the image.
+    /// Opens an end with the access mode of a file.
     pub fn open(&mut self, file: &OpenFile) -> io::Result<OwnedFd> {
         let flags = file.flags as i32;
         let ready = match flags & libc::O_ACCMODE {
@@ -233,19 +238,15 @@ impl Ends {
         if let Some(end) = ready {
             return Ok(end);
         }
-        // A FIFO, or somebody has opened it once more, through /proc. Nothing waits
-        // for the other end.
+        // A FIFO, or a pipe that was opened again through /proc. O_NONBLOCK keeps this
+        // from waiting for the other end.
         let mode = OFlags::from_bits_retain((flags & libc::O_ACCMODE) as u32);
         let flags = mode | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(open(link(&self.both), flags, Mode::empty())?)
     }
 }
 
-pub fn seek_to(fd: impl AsFd, position: u64) -> io::Result<()> {
-    seek(fd, SeekFrom::Start(position))?;
-    Ok(())
-}
-
+/// Makes an eventfd.
 pub fn counter(count: u64, semaphore: bool) -> io::Result<OwnedFd> {
     let mut flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     if semaphore {
@@ -258,33 +259,33 @@ pub fn counter(count: u64, semaphore: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-pub fn timer_of(clock: u32) -> io::Result<(OwnedFd, ClockId)> {
-    let (id, clock) = match clock as i32 {
-        libc::CLOCK_REALTIME => (TimerfdClockId::Realtime, ClockId::Realtime),
-        libc::CLOCK_MONOTONIC => (TimerfdClockId::Monotonic, ClockId::Monotonic),
-        libc::CLOCK_BOOTTIME => (TimerfdClockId::Boottime, ClockId::Boottime),
-        libc::CLOCK_REALTIME_ALARM => (TimerfdClockId::RealtimeAlarm, ClockId::Realtime),
-        libc::CLOCK_BOOTTIME_ALARM => (TimerfdClockId::BoottimeAlarm, ClockId::Boottime),
-        _ => return Err(Errno::INVAL.into()),
+/// Makes a timer that is disarmed, and returns the clock that its times are of.
+pub fn timer_of(clock: Clock) -> io::Result<(OwnedFd, ClockId)> {
+    let (id, clock) = match clock {
+        Clock::Realtime => (TimerfdClockId::Realtime, ClockId::Realtime),
+        Clock::Monotonic => (TimerfdClockId::Monotonic, ClockId::Monotonic),
+        Clock::Boottime => (TimerfdClockId::Boottime, ClockId::Boottime),
+        Clock::RealtimeAlarm => (TimerfdClockId::RealtimeAlarm, ClockId::Realtime),
+        Clock::BoottimeAlarm => (TimerfdClockId::BoottimeAlarm, ClockId::Boottime),
     };
     Ok((timerfd_create(id, TimerfdFlags::CLOEXEC)?, clock))
 }
 
+/// Makes a timer.
 pub fn timer(timer: &Timer) -> io::Result<OwnedFd> {
     let (fd, clock) = timer_of(timer.clock)?;
-    let time = |(seconds, nanoseconds): (u64, u32)| Timespec {
-        tv_sec: seconds as i64,
-        tv_nsec: nanoseconds.into(),
+    let time = |time: Duration| Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: time.subsec_nanos().into(),
     };
-    let flags = TimerfdTimerFlags::from_bits_retain(timer.flags);
     let mut setting = Itimerspec {
         it_interval: time(timer.interval),
         it_value: time(timer.value),
     };
-    let is_on = timer.value != (0, 0);
-    if is_on && flags.contains(TimerfdTimerFlags::ABSTIME) {
+    if !timer.value.is_zero() && timer.flags.contains(TimerFlags::ABSTIME) {
         setting.it_value = sum(setting.it_value, clock_gettime(clock));
     }
+    let flags = TimerfdTimerFlags::from_bits_retain(timer.flags.bits());
     timerfd_settime(&fd, flags, &setting)?;
     if timer.ticks > 0 {
         sys::set_ticks(&fd, timer.ticks)?;
@@ -305,8 +306,7 @@ fn sum(a: Timespec, b: Timespec) -> Timespec {
     }
 }
 
-/// Gives a new file the status flags that the old one had, but for that which
-/// makes it send signals.
+/// Gives a new file its status flags, except `O_ASYNC`.
 pub fn finish(fd: impl AsFd, file: &OpenFile) -> io::Result<()> {
     if file.is_path_only() {
         return Ok(());
@@ -314,21 +314,13 @@ pub fn finish(fd: impl AsFd, file: &OpenFile) -> io::Result<()> {
     set_flags(fd, file, SETTABLE & !libc::O_ASYNC)
 }
 
-/// Lets it send signals, if it did, to whom it did.
+/// Gives a file its receiver of signals, which is this process, and `O_ASYNC`.
 pub fn signals(fd: impl AsFd, file: &OpenFile) -> io::Result<()> {
     if file.is_path_only() {
         return Ok(());
     }
-    if let Some(Owner { kind, id, signal }) = file.owner {
-        if id != 0 {
-            // It was the process itself, and so it is now.
-            let own = match kind as i32 {
-                sys::F_OWNER_TID => rustix::thread::gettid(),
-                _ => rustix::process::getpid(),
-            };
-            sys::set_owner(&fd, kind as i32, own.as_raw_pid())?;
-        }
-        sys::fcntl(&fd, sys::F_SETSIG, signal as i32)?;
+    if let Some(owner) = file.owner {
+        sys::set_owner(&fd, owner)?;
     }
     set_flags(fd, file, SETTABLE)
 }

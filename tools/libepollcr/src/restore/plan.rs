@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What cannot be restored, all of it, before anything is.
+//! Finds everything that cannot be restored before anything is changed.
 
-use super::make;
-use crate::dump::pipe::{self, READ};
-use crate::image::{Image, Kind, OpenFile, Owner, Peer, Pipe, Timer};
+use super::{Error, make};
+use crate::image::{Image, Kind, OpenFile, Peer, Pipe, Timer};
 use crate::sys;
+use crate::types::{Owner, OwnerKind, PipeEnds};
 use rustix::process::{Resource, getrlimit};
-use std::collections::BTreeSet;
 use std::fmt;
 
-/// Something that keeps an image from being restored.
+/// A reason why an image cannot be restored.
+///
+/// `link` and `why` may contain any character: escape them before they reach a terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
-    /// The index of the file in the image, if it is about one.
+    /// The index of the file in the image, if the problem is about one.
     pub file: Option<u32>,
-    /// The descriptors that it has.
+    /// The descriptors of the file.
     pub numbers: Vec<u32>,
-    /// What the file is.
+    /// What the link of the file in `/proc/PID/fd` showed, as far as it is UTF-8.
     pub link: String,
-    /// What is the matter, as a sentence of its own.
+    /// The reason, as a clause of its own.
     pub why: String,
 }
 
@@ -29,7 +31,7 @@ impl fmt::Display for Problem {
             return f.write_str(&self.why);
         };
         match self.numbers[..] {
-            [] => write!(f, "f{file}, which has no descriptor")?,
+            [] => write!(f, "file f{file}, which has no descriptor")?,
             [number] => write!(f, "descriptor {number}")?,
             [number, ..] => write!(
                 f,
@@ -44,22 +46,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Whether a character drives a terminal, forges a line, or the order of what is
-/// beside it.
-pub fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
-/// Nothing [that would](is_hidden).
-pub fn printable(text: &[u8]) -> String {
-    let replace = |c: char| if is_hidden(c) { '?' } else { c };
-    String::from_utf8_lossy(text).chars().map(replace).collect()
-}
-
-/// Everything that stands in the way, in the order of the image. `given` says
-/// which files need not be made.
+/// Returns all problems, in the order of the image. `given` says which files need not be
+/// made.
 pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
     let numbers = image.numbers();
     let mut problems = Vec::new();
@@ -75,7 +63,7 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
         let limit = getrlimit(Resource::Nofile).current;
         if limit.is_some_and(|limit| u64::from(last.number) >= limit) {
             general(format!(
-                "there is a descriptor {}: the limit has to be higher (ulimit -n)",
+                "the limit of open files is too low for descriptor {} (raise it with ulimit -n)",
                 last.number
             ));
         }
@@ -89,18 +77,21 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
         .collect();
     match &taken[..] {
         [] => {}
-        [number] => general(format!("number {number} is taken in this process")),
+        [number] => general(format!("descriptor {number} is open in this process")),
         [first, rest @ ..] => general(format!(
-            "{} numbers are taken in this process, {first} the first of them",
+            "{} descriptors are open in this process, the first is {first}",
             rest.len() + 1
         )),
     }
     let items = items(image, given);
     if let Some(watches) = watches().filter(|&watches| items as u64 > watches) {
         general(format!(
-            "there are {items} items: /proc/sys/fs/epoll/max_user_watches has to be higher \
-             than {watches}"
+            "there are {items} targets, and a user can have {watches} (raise \
+             /proc/sys/fs/epoll/max_user_watches)"
         ));
+    }
+    if let Err(file) = image.innermost_first() {
+        general(format!("epoll instance f{file} is its own target"));
     }
     let pipes = pipes(image);
     let checks = Checks {
@@ -122,7 +113,7 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
             problems.push(Problem {
                 file: Some(index as u32),
                 numbers: numbers[index].clone(),
-                link: printable(&file.link),
+                link: String::from_utf8_lossy(&file.link).into_owned(),
                 why,
             });
         }
@@ -130,7 +121,7 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
     problems
 }
 
-/// How many items are to be added.
+/// Counts the targets to add.
 pub fn items(image: &Image, given: &[bool]) -> usize {
     let files = image.files.iter().zip(given);
     let made = files.filter(|&(_, &given)| !given);
@@ -141,59 +132,60 @@ pub fn items(image: &Image, given: &[bool]) -> usize {
     .sum()
 }
 
-/// How many a user can have, all sets together.
+/// Returns how many targets a user can have.
 fn watches() -> Option<u64> {
     let limit = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches");
     limit.ok()?.trim().parse().ok()
 }
 
-/// The ends that these files of a pipe are.
-pub fn ends(image: &Image, files: &[usize]) -> u32 {
-    let mode = |&file: &usize| image.files[file].flags as i32 & libc::O_ACCMODE;
-    files
+/// Returns the ends of a pipe that these files are.
+pub fn ends(image: &Image, files: &[usize]) -> PipeEnds {
+    let ends = files
         .iter()
-        .map(mode)
-        .map(pipe::ends)
-        .fold(0, |all, end| all | end)
+        .map(|&file| PipeEnds::of(image.files[file].flags));
+    ends.collect()
 }
 
-/// Whether one of these files of a pipe writes packets.
+/// Whether one of these files writes packets to a pipe.
 pub fn writes_packets(image: &Image, files: &[usize]) -> bool {
     files.iter().any(|&file| {
-        let flags = image.files[file].flags as i32;
-        flags & libc::O_DIRECT != 0 && pipe::ends(flags & libc::O_ACCMODE) & pipe::WRITE != 0
+        let flags = image.files[file].flags;
+        flags & libc::O_DIRECT as u32 != 0 && PipeEnds::of(flags).contains(PipeEnds::WRITE)
     })
 }
 
-/// What keeps a pipe from being restored, for all its files.
+/// Returns why a pipe cannot be restored, which holds for all its files.
 fn check_pipe(image: &Image, given: &[bool], pipe: &Pipe, files: &[usize]) -> Option<String> {
     if files.iter().all(|&file| given[file]) {
         return None;
     }
     if files.iter().any(|&file| given[file]) {
-        return Some("another file of this pipe is given: give this one, too".into());
+        return Some("another end of this pipe is given, and this one is not".into());
     }
-    let (size, capacity) = (make::size(pipe), make::capacity(pipe));
+    let (size, capacity) = (pipe.size(), make::capacity(pipe));
     if size > capacity as usize {
         return Some(format!(
-            "there are {size} bytes in it: /proc/sys/fs/pipe-max-size has to be higher than \
-             {capacity}"
+            "it contains {size} bytes, and a pipe can have {capacity} (raise \
+             /proc/sys/fs/pipe-max-size)"
         ));
     }
     if let Some(place) = &pipe.place {
         let ends = ends(image, files);
         return make::fifo(pipe, place, ends).err();
     }
-    let what = match pipe.elsewhere {
-        0 => return None,
-        READ => "the end to be read is open elsewhere, and not in the image",
-        pipe::WRITE => "the end to be written is open elsewhere, and not in the image",
-        _ => "its ends are open elsewhere, and not in the image",
+    let what = match (
+        pipe.elsewhere.contains(PipeEnds::READ),
+        pipe.elsewhere.contains(PipeEnds::WRITE),
+    ) {
+        (false, false) => return None,
+        (true, false) => "its read end is open elsewhere, and not in the image",
+        (false, true) => "its write end is open elsewhere, and not in the image",
+        (true, true) => "its ends are open elsewhere, and not in the image",
     };
     Some(what.into())
 }
 
-/// The files of each pipe.
+/// Returns the files of each pipe.
 pub fn pipes(image: &Image) -> Vec<Vec<usize>> {
     let mut pipes = vec![Vec::new(); image.pipes.len()];
     for (index, file) in image.files.iter().enumerate() {
@@ -207,7 +199,7 @@ pub fn pipes(image: &Image) -> Vec<Vec<usize>> {
 struct Checks<'a> {
     image: &'a Image,
     given: &'a [bool],
-    /// What is the matter with each.
+    /// Why each pipe cannot be restored.
     pipes: Vec<Option<String>>,
     ticks: bool,
 }
@@ -227,66 +219,43 @@ impl Checks<'_> {
             Kind::Pipe { pipe } => self.pipes[*pipe as usize].clone(),
             Kind::TimerFd(timer) => self.timer(timer),
             Kind::Socket(socket) => match socket.peer {
-                Peer::Elsewhere => {
-                    Some("the socket that it is connected to is not in the image".into())
-                }
+                Peer::Elsewhere => Some("its peer is not in the image".into()),
                 Peer::File(peer) if self.given[peer as usize] => {
-                    Some("the socket that it is connected to is given: give this one, too".into())
+                    Some("its peer is given, and this socket is not".into())
                 }
                 _ => None,
             },
-            Kind::Other { why } => Some(printable(why.as_bytes())),
+            Kind::Other { why } => Some(why.clone()),
             Kind::EventFd { .. } | Kind::SignalFd { .. } | Kind::Epoll { .. } => None,
         });
         found
     }
 
     fn owner(&self, owner: Owner) -> Option<String> {
-        let itself = owner.kind != sys::F_OWNER_PGRP as u32 && owner.id == self.image.origin.pid;
-        let what = match owner.kind as i32 {
-            sys::F_OWNER_PGRP => "process group",
-            sys::F_OWNER_TID => "thread",
-            _ => "process",
+        let what = match owner.kind {
+            OwnerKind::Group => "process group",
+            OwnerKind::Thread => "thread",
+            OwnerKind::Process => "process",
         };
+        let itself = owner.kind != OwnerKind::Group && owner.id == self.image.origin.pid;
         (owner.id != 0 && !itself).then(|| format!("its signals go to {what} {}", owner.id))
     }
 
     fn timer(&self, timer: &Timer) -> Option<String> {
         if timer.ticks > 0 && !self.ticks {
-            return Some("it has expired, and this kernel cannot say so of a new one".into());
+            return Some(
+                "it has expired, and this kernel cannot set that (CONFIG_CHECKPOINT_RESTORE)"
+                    .into(),
+            );
         }
         let made = make::timer_of(timer.clock);
         made.err()
-            .map(|error| format!("no such timer can be made: {error}"))
+            .map(|error| format!("a timer of this clock cannot be made: {error}"))
     }
 }
 
-/// The epoll sets, those that are watched before those that watch them.
-pub fn order(image: &Image) -> Vec<usize> {
-    let mut seen = BTreeSet::new();
-    let mut order = Vec::new();
-    // The sets that are open, each with its next item. An image has no cycles.
-    let mut path: Vec<(usize, usize)> = Vec::new();
-    for first in 0..image.files.len() {
-        if matches!(image.files[first].kind, Kind::Epoll { .. }) && seen.insert(first) {
-            path.push((first, 0));
-        }
-        while let Some((set, next)) = path.last_mut() {
-            let Kind::Epoll { items } = &image.files[*set].kind else {
-                path.pop();
-                continue;
-            };
-            let Some(item) = items.get(*next) else {
-                order.push(*set);
-                path.pop();
-                continue;
-            };
-            *next += 1;
-            let inner = item.file as usize;
-            if matches!(image.files[inner].kind, Kind::Epoll { .. }) && seen.insert(inner) {
-                path.push((inner, 0));
-            }
-        }
-    }
-    order
+/// Returns the epoll instances in the order in which they can be given their targets.
+pub fn order(image: &Image) -> Result<Vec<usize>, Error> {
+    let order = image.innermost_first();
+    order.map_err(|_| Error::Problems(problems(image, &vec![false; image.files.len()])))
 }

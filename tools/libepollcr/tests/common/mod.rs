@@ -8,61 +8,52 @@
 pub mod mutate;
 
 use libepollcr::image::{
-    Bytes, Descriptor, Image, Item, Kind, Message, OpenFile, Opener, Origin, Owner, Peer, Pipe,
-    Place, Socket, Timer,
+    Buffers, Bytes, Descriptor, Image, Item, Kind, Message, OpenFile, Peer, Pipe, Place, Socket,
+    Timer,
 };
+use libepollcr::types::{Clock, DeviceNumber, Opener, Owner, OwnerKind, SocketKind};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 pub fn file(kind: Kind, flags: i32) -> OpenFile {
-    OpenFile {
-        kind,
-        flags: flags as u32,
-        link: b"anon_inode:[something]".to_vec(),
-        owner: None,
-        opener: None,
-        locks: None,
-    }
+    let mut file = OpenFile::new(kind, flags as u32);
+    file.link = b"anon_inode:[something]".to_vec();
+    file
 }
 
 pub fn place(path: &str) -> Place {
     let stat = std::fs::metadata(path).unwrap();
-    let device = |dev: u64| (rustix::fs::major(dev), rustix::fs::minor(dev));
-    Place {
-        path: path.into(),
-        mode: stat.mode(),
-        device: device(stat.dev()),
-        inode: stat.ino(),
-        special: (stat.rdev() != 0).then(|| device(stat.rdev())),
-        unlinked: false,
-    }
+    let device = |dev: u64| DeviceNumber {
+        major: rustix::fs::major(dev),
+        minor: rustix::fs::minor(dev),
+    };
+    let mut place = Place::new(path, stat.mode());
+    place.device = device(stat.dev());
+    place.inode = stat.ino();
+    place.special = (stat.rdev() != 0).then(|| device(stat.rdev()));
+    place
 }
 
 pub fn socket(peer: Peer) -> Socket {
-    Socket {
-        kind: libc::SOCK_STREAM as u32,
-        peer,
-        shutdown: 0,
-        queue: Vec::new(),
-        buffers: (212_992, 212_992),
-        passcred: false,
-    }
+    let buffers = Buffers {
+        send: 212_992,
+        receive: 212_992,
+    };
+    Socket::new(SocketKind::Stream, peer, buffers)
 }
 
-/// All of it can be restored, but for the items, which take the device. The
-/// numbers are such as nothing else has.
+/// All of it can be restored, except the targets of epoll instances, for which the device
+/// is needed. Nothing else has its descriptors.
 pub fn image() -> Image {
-    let timer = Timer {
-        clock: libc::CLOCK_MONOTONIC as u32,
-        ticks: 0,
-        flags: 0,
-        value: (3600, 5),
-        interval: (60, 0),
-    };
+    let mut timer = Timer::new(Clock::Monotonic);
+    timer.value = Duration::new(3600, 5);
+    timer.interval = Duration::from_secs(60);
     let message = Message {
         data: Bytes(b"with a file".to_vec()),
         files: vec![0, 3],
     };
-    let queue = vec![message];
+    let mut with_message = socket(Peer::File(6));
+    with_message.queue = vec![message];
     let position = 17;
     let items = vec![
         Item {
@@ -80,9 +71,9 @@ pub fn image() -> Image {
             ready: false,
         },
     ];
-    // Nobody: a signal might end a test.
+    // No receiver: a signal might end a test.
     let owner = Some(Owner {
-        kind: 1,
+        kind: OwnerKind::Process,
         id: 0,
         signal: 10,
     });
@@ -101,13 +92,7 @@ pub fn image() -> Image {
             Kind::SignalFd { mask: 0xa00 },
             libc::O_RDWR | libc::O_NONBLOCK,
         ),
-        file(
-            Kind::Socket(Socket {
-                queue,
-                ..socket(Peer::File(6))
-            }),
-            libc::O_RDWR | libc::O_ASYNC,
-        ),
+        file(Kind::Socket(with_message), libc::O_RDWR | libc::O_ASYNC),
         file(Kind::Socket(socket(Peer::File(5))), libc::O_RDWR),
         file(Kind::Socket(socket(Peer::Closed)), libc::O_RDWR),
         file(
@@ -143,23 +128,17 @@ pub fn image() -> Image {
             cloexec: false,
         }])
         .collect();
-    Image {
-        origin: Origin {
-            pid: 4321,
-            command: "a program".into(),
-            kernel: "7.3.4".into(),
-            time: 1_800_000_000,
-            running: false,
-        },
-        files,
-        descriptors,
-        pipes: vec![Pipe {
-            capacity: 65536,
-            data: vec![Bytes(b"in the pipe".to_vec())],
-            place: None,
-            elsewhere: 0,
-        }],
-    }
+    let mut pipe = Pipe::new(65536);
+    pipe.data = vec![Bytes(b"in the pipe".to_vec())];
+    let mut image = Image::default();
+    image.origin.pid = 4321;
+    image.origin.command = "a program".into();
+    image.origin.kernel = "7.3.4".into();
+    image.origin.time = 1_800_000_000;
+    image.files = files;
+    image.descriptors = descriptors;
+    image.pipes = vec![pipe];
+    image
 }
 
 pub fn bytes(image: &Image) -> Vec<u8> {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the command line tools `lsepoll` and `epollcr` share.
+//!
+//! - [`text`] keeps names that other users chose from driving the terminal;
+//! - [`table`] prints rows of cells for people, [`json`] one object for programs;
+//! - [`progress`] shows how far a long run is;
+//! - this module has what remains: [`stdout()`], [`report()`], [`events()`].
+
+#![deny(missing_docs)]
+
+pub mod json;
+pub mod progress;
+pub mod table;
+pub mod text;
+
+use anstream::AutoStream;
+use epoll_targets::fdinfo::Events;
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+/// Standard output, buffered. Colours reach it only if it is a terminal that shows
+/// them and `NO_COLOR` is not set.
+///
+/// The caller flushes it: errors of a drop are lost.
+pub fn stdout() -> BufWriter<AutoStream<StdoutLock<'static>>> {
+    BufWriter::new(AutoStream::auto(io::stdout().lock()))
+}
+
+/// Prints an error and its causes on one line: `tool: what: cause: cause`.
+///
+/// An error of writing is ignored: nobody is left to be told.
+pub fn report(to: &mut impl Write, tool: &str, error: &anyhow::Error) {
+    let message = text::printable(&format!("{error:#}"));
+    let _ = writeln!(to, "{tool}: {message}");
+}
+
+/// Whether this is the error of writing to a pipe that nobody reads any more, as
+/// that of `head`, which has seen enough.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The events of a target, as a table shows them: without `ERR` and `HUP`, which
+/// the kernel always adds, and with `(off)` if the target is disarmed.
+///
+/// ```
+/// use epoll_cli::events;
+/// use epoll_targets::fdinfo::Events;
+///
+/// assert_eq!(events(Events(0x8000_0019)), "IN|ET");
+/// ```
+pub fn events(events: Events) -> String {
+    if events.is_disarmed() {
+        return format!("{events} (off)");
+    }
+    events.without(Events::ALWAYS).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    fn broken() -> io::Error {
+        io::ErrorKind::BrokenPipe.into()
+    }
+
+    #[test]
+    fn events_without_what_is_always_there() {
+        assert_eq!(events(Events(0x8000_0019)), "IN|ET");
+        assert_eq!(events(Events(0x18)), "0");
+        assert_eq!(events(Events(0x4000_0000)), "ONESHOT (off)");
+    }
+
+    #[test]
+    fn causes_are_printed_in_order_and_cannot_drive_the_terminal() {
+        let error: anyhow::Result<()> = Err(io::Error::other("two\x1b[2J")).context("one\u{202e}");
+        let mut out = Vec::new();
+        report(&mut out, "tool", &error.unwrap_err());
+        assert_eq!(out, b"tool: one?: two?[2J\n");
+    }
+
+    #[test]
+    fn a_broken_pipe_is_known_below_a_context() {
+        assert!(is_broken_pipe(&broken().into()));
+        let context: anyhow::Result<()> = Err(broken()).context("cannot print");
+        assert!(is_broken_pipe(&context.unwrap_err()));
+        assert!(!is_broken_pipe(&io::Error::other("else").into()));
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Text that other users chose: names of processes, paths, messages about them.
+//!
+//! The tools run as root and print to a terminal. Such text must not be able to
+//! drive it, to forge a line, or to reorder what stands beside it.
+
+/// Whether a terminal obeys a character rather than showing it: control characters,
+/// line and paragraph separators, bidirectional controls (U+061C, U+200E, U+200F,
+/// U+202A to U+202E, U+2066 to U+2069), and other invisible ones.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Replaces each [hidden](is_hidden) character by a question mark.
+///
+/// ```
+/// use epoll_cli::text::printable;
+///
+/// assert_eq!(printable("a\x1b[2Jb\u{202e}c é"), "a?[2Jb?c é");
+/// ```
+pub fn printable(text: &str) -> String {
+    text.replace(is_hidden, "?")
+}
+
+/// As [`printable`], for what need not be UTF-8; what is not becomes U+FFFD.
+pub fn printable_bytes(text: &[u8]) -> String {
+    printable(&String::from_utf8_lossy(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_drives_a_terminal_is_replaced() {
+        assert_eq!(printable("a\x1b[2Jb\nc\u{9b}d é"), "a?[2Jb?c?d é");
+        assert_eq!(printable_bytes(b"a\xff\x07\xc3\xa9"), "a\u{fffd}?é");
+    }
+
+    #[test]
+    fn what_reorders_or_breaks_a_line_is_replaced() {
+        let bidi = ['\u{61c}', '\u{200e}', '\u{200f}']
+            .into_iter()
+            .chain('\u{202a}'..='\u{202e}')
+            .chain('\u{2066}'..='\u{2069}');
+        for c in bidi.chain(['\u{2028}', '\u{2029}', '\u{85}', '\u{feff}', '\u{e0041}']) {
+            assert_eq!(printable(&format!("a{c}b")), "a?b", "{c:?}");
+        }
+    }
+
+    #[test]
+    fn scripts_of_all_directions_stay() {
+        for text in ["plain", "ünïcödé", "漢字", "עברית", "العربية", "a b"] {
+            assert_eq!(printable(text), text);
+        }
+    }
+}

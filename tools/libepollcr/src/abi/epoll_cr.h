@@ -1,0 +1,1 @@
+../../../../include/uapi/linux/epoll_cr.h

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The descriptor table, and what is known of each open file.
+
+use super::{Dump, Error, Progress, Result, While, fdinfo};
+use crate::device::{ByIdentity, Description, Device, Process};
+use crate::image::{Descriptor, Image, Kind, OpenFile, Origin, check_alone};
+use crate::types::{DeviceNumber, PipeEnds};
+use epoll_targets::pidfd::PidFd;
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// How many files are described in one call.
+pub const AT_ONCE: usize = 256;
+
+/// A descriptor for a file that is inspected.
+#[derive(Debug)]
+pub enum Source {
+    /// A descriptor of the process.
+    Theirs(u32),
+    /// A descriptor of ours; no other process need have one.
+    Ours(OwnedFd),
+}
+
+/// Ends of a pipe.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ends {
+    /// Those in the image.
+    pub here: PipeEnds,
+    /// Those that any process has open.
+    pub open: PipeEnds,
+}
+
+/// An image in the making.
+pub struct Dumper<'a, 'b> {
+    pub device: &'a Device,
+    process: PidFd,
+    pub options: Dump<'b>,
+    pub image: Image,
+    /// Indexes of files by their identity.
+    pub index: ByIdentity<u32>,
+    /// Indexes of pipes by device and inode.
+    pub pipes: HashMap<(DeviceNumber, u64), u32>,
+    /// The ends of each pipe.
+    pub ends: Vec<Ends>,
+    /// Indexes of files that are sockets by their inode.
+    pub sockets: HashMap<u32, u32>,
+    /// Files that may lead to further ones.
+    pub pending: VecDeque<(u32, Source)>,
+}
+
+impl<'a, 'b> Dumper<'a, 'b> {
+    pub fn new(device: &'a Device, process: PidFd, options: Dump<'b>, origin: Origin) -> Self {
+        Self {
+            device,
+            process,
+            options,
+            image: Image {
+                origin,
+                ..Image::default()
+            },
+            index: ByIdentity::default(),
+            pipes: HashMap::new(),
+            ends: Vec::new(),
+            sockets: HashMap::new(),
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// The image, once everything is in it.
+    pub fn finish(mut self) -> Result<Image> {
+        if !self.is_running() {
+            self.image.origin.running = self.options.runs()?;
+        }
+        Ok(self.image)
+    }
+}
+
+impl Dumper<'_, '_> {
+    /// Whether the process may change during the dump.
+    pub const fn is_running(&self) -> bool {
+        self.image.origin.running
+    }
+
+    pub fn process(&self) -> Process<'_> {
+        Process::Other(self.process.as_fd())
+    }
+
+    pub fn process_of(&self, source: &Source) -> Process<'_> {
+        match source {
+            Source::Theirs(_) => self.process(),
+            Source::Ours(_) => Process::Own,
+        }
+    }
+
+    pub fn fdinfo(&self, source: &Source) -> Result<String> {
+        let path = match source {
+            Source::Theirs(fd) => format!("/proc/{}/fdinfo/{fd}", self.options.pid),
+            Source::Ours(fd) => format!("/proc/self/fdinfo/{}", fd.as_raw_fd()),
+        };
+        fs::read_to_string(&path).to(|| format!("read {path}"))
+    }
+
+    /// Calls `act` with a descriptor of ours for the file.
+    pub fn with<T>(
+        &self,
+        source: &Source,
+        act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Result<T> {
+        match source {
+            Source::Theirs(fd) => {
+                let copy = self.process.getfd(*fd as i32);
+                copy.and_then(|fd| act(fd.as_fd()))
+                    .to(|| format!("inspect descriptor {fd}"))
+            }
+            Source::Ours(fd) => act(fd.as_fd()).to(|| "inspect an open file".into()),
+        }
+    }
+
+    /// Adds the descriptor table, and each file in it.
+    pub fn descriptors(&mut self) -> Result<()> {
+        let table = self
+            .device
+            .files(self.process())
+            .to(|| format!("list the descriptors of process {}", self.options.pid))?;
+        let mut first = Vec::new();
+        for descriptor in &table.descriptors {
+            if self.options.left_out.contains(&descriptor.fd) {
+                continue;
+            }
+            let next = first.len() as u32;
+            let file = *self.index.entry(descriptor.file).or_insert(next);
+            if file == next {
+                first.push((descriptor.fd, descriptor.file));
+            }
+            self.image.descriptors.push(Descriptor {
+                number: descriptor.fd,
+                file,
+                cloexec: descriptor.cloexec,
+            });
+        }
+        let total = first.len();
+        for chunk in first.chunks(AT_ONCE) {
+            let fds: Vec<_> = chunk.iter().map(|&(fd, _)| fd).collect();
+            let descriptions = self
+                .device
+                .describe(self.process(), &fds)
+                .to(|| format!("describe the files of process {}", self.options.pid))?;
+            for (&(fd, identity), description) in chunk.iter().zip(descriptions) {
+                match description.filter(|description| description.file == identity) {
+                    Some(description) => self.add(Source::Theirs(fd), &description)?,
+                    None => self.lost()?,
+                }
+            }
+            let done = self.image.files.len();
+            (self.options.progress)(Progress::Files { done, total });
+        }
+        Ok(())
+    }
+
+    /// Adds a file whose descriptor refers to another one by now.
+    fn lost(&mut self) -> Result<()> {
+        if !self.is_running() {
+            return Err(Error::Changed);
+        }
+        self.unknown("it was closed during the dump");
+        Ok(())
+    }
+
+    /// Adds a file that nothing is known of.
+    pub fn unknown(&mut self, why: &str) {
+        let why = why.into();
+        self.image.files.push(OpenFile::new(Kind::Other { why }, 0));
+    }
+
+    /// Adds a file.
+    pub fn add(&mut self, source: Source, description: &Description) -> Result<()> {
+        let mut link = description.path.as_deref().unwrap_or_default().to_vec();
+        if description.unlinked && description.reachable {
+            link.extend(b" (deleted)");
+        }
+        let kind = match self.kind(&source, description) {
+            // It may have been closed.
+            Err(Error::Io { source, .. }) if self.is_running() => Kind::Other {
+                why: format!("it could not be inspected ({source})"),
+            },
+            kind => kind?,
+        };
+        let locks = match description.reachable {
+            true => self.locks(&source)?,
+            false => None,
+        };
+        let mut file = OpenFile {
+            kind,
+            flags: description.flags,
+            link,
+            owner: description.owner,
+            opener: Some(description.opener),
+            locks,
+        };
+        // One that an image cannot hold is no reason to have no image.
+        if let Err(invalid) = check_alone(&file) {
+            let why = invalid.to_string();
+            file.kind = Kind::Other { why };
+        }
+        let index = self.image.files.len() as u32;
+        if matches!(file.kind, Kind::Epoll { .. } | Kind::Socket(_)) {
+            self.pending.push_back((index, source));
+        }
+        self.image.files.push(file);
+        Ok(())
+    }
+
+    fn locks(&self, source: &Source) -> Result<Option<u32>> {
+        let locks = match self.fdinfo(source) {
+            Err(_) if self.is_running() => 0,
+            fdinfo => fdinfo::locks(&fdinfo?),
+        };
+        Ok(Some(locks).filter(|&locks| locks > 0))
+    }
+}

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Open file descriptions.
+
+use super::check;
+use crate::types::{
+    Clock, DeviceNumber, Directions, Opener, Owner, PipeEnds, SocketKind, TimerFlags, duration,
+};
+use minicbor::{Decode, Encode};
+use std::time::Duration;
+
+/// An open file description.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+#[non_exhaustive]
+pub struct OpenFile {
+    /// What kind of file it is, and its state.
+    #[n(0)]
+    pub kind: Kind,
+    /// Access mode and status flags (`O_*`), as `F_GETFL` returns them.
+    #[n(1)]
+    pub flags: u32,
+    /// What the link in `/proc/PID/fd` showed, for people.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub link: Vec<u8>,
+    /// The receiver of its signals.
+    #[n(3)]
+    pub owner: Option<Owner>,
+    /// The user and group that opened the file.
+    #[n(4)]
+    pub opener: Option<Opener>,
+    /// How many locks and leases are held through it. They are not restored.
+    #[n(5)]
+    pub locks: Option<u32>,
+}
+
+/// The kind of an open file, and its state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Kind {
+    /// A file that can be opened by its path: a regular file, a directory, a device; any
+    /// file that was opened with `O_PATH`.
+    #[n(0)]
+    Path {
+        /// The file.
+        #[n(0)]
+        place: Place,
+        /// The file position, in bytes.
+        #[n(1)]
+        position: u64,
+    },
+    /// A pipe or a FIFO. The access mode says which end.
+    #[n(1)]
+    Pipe {
+        /// An index of [`Image::pipes`](super::Image::pipes).
+        #[n(0)]
+        pipe: u32,
+    },
+    /// A counter, see eventfd(2).
+    #[n(2)]
+    EventFd {
+        /// The value.
+        #[n(0)]
+        count: u64,
+        /// Whether read(2) decrements the value by one (`EFD_SEMAPHORE`).
+        #[n(1)]
+        semaphore: bool,
+    },
+    /// A timer, see timerfd_create(2).
+    #[n(3)]
+    TimerFd(#[n(0)] Timer),
+    /// A set of signals, see signalfd(2).
+    #[n(4)]
+    SignalFd {
+        /// The set: bit n - 1 is signal n.
+        #[n(0)]
+        mask: u64,
+    },
+    /// A unix socket without an address, see socketpair(2).
+    #[n(5)]
+    Socket(#[n(0)] Socket),
+    /// An epoll instance.
+    #[n(6)]
+    Epoll {
+        /// The interest list, in the order of the kernel.
+        #[n(0)]
+        items: Vec<Item>,
+    },
+    /// A file that cannot be restored.
+    #[n(7)]
+    Other {
+        /// Why it cannot, as the end of a sentence.
+        #[n(0)]
+        why: String,
+    },
+}
+
+/// A file in a file system.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+#[non_exhaustive]
+pub struct Place {
+    /// The absolute path.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub path: Vec<u8>,
+    /// Type and permissions: `st_mode` of stat(2).
+    #[n(1)]
+    pub mode: u32,
+    /// The device that has the inode.
+    #[n(2)]
+    pub device: DeviceNumber,
+    /// The number of the inode.
+    #[n(3)]
+    pub inode: u64,
+    /// The device that a device file stands for.
+    #[n(4)]
+    pub special: Option<DeviceNumber>,
+    /// Whether the file was unlinked.
+    #[n(5)]
+    pub unlinked: bool,
+}
+
+/// A pipe or a FIFO.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+#[non_exhaustive]
+pub struct Pipe {
+    /// The capacity, in bytes: `F_GETPIPE_SZ` of fcntl(2).
+    #[n(0)]
+    pub capacity: u32,
+    /// The contents: one piece, or each packet if the pipe is in packet mode.
+    #[cbor(n(1), decode_with = "check::pieces")]
+    pub data: Vec<Bytes>,
+    /// The path of a FIFO.
+    #[n(2)]
+    pub place: Option<Place>,
+    /// Ends that are open, but not in the image.
+    #[n(3)]
+    pub elsewhere: PipeEnds,
+}
+
+/// A byte string.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Bytes(#[cbor(n(0), with = "minicbor::bytes")] pub Vec<u8>);
+
+/// A timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub struct Timer {
+    /// The clock.
+    #[n(0)]
+    pub clock: Clock,
+    /// How many times it has expired since it was last read.
+    #[n(1)]
+    pub ticks: u64,
+    /// How it was set.
+    #[n(2)]
+    pub flags: TimerFlags,
+    /// The time until it expires; zero if it is disarmed.
+    #[cbor(n(3), with = "duration")]
+    pub value: Duration,
+    /// The time from one expiration to the next; zero if it does not repeat.
+    #[cbor(n(4), with = "duration")]
+    pub interval: Duration,
+}
+
+/// A unix socket without an address.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+#[non_exhaustive]
+pub struct Socket {
+    /// The type.
+    #[n(0)]
+    pub kind: SocketKind,
+    /// The socket that it is connected to.
+    #[n(1)]
+    pub peer: Peer,
+    /// The directions that were shut down.
+    #[n(2)]
+    pub shutdown: Directions,
+    /// Messages that were sent to the socket and not received yet.
+    #[n(3)]
+    pub queue: Vec<Message>,
+    /// The sizes of its buffers.
+    #[n(4)]
+    pub buffers: Buffers,
+    /// Whether messages come with the credentials of their sender: `SO_PASSCRED`.
+    #[n(5)]
+    pub passcred: bool,
+}
+
+/// The sizes of a socket's buffers, in bytes, as getsockopt(2) returns them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Buffers {
+    /// `SO_SNDBUF`
+    #[n(0)]
+    pub send: u32,
+    /// `SO_RCVBUF`
+    #[n(1)]
+    pub receive: u32,
+}
+
+/// The socket that another one is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Peer {
+    /// An open file: an index of [`Image::files`](super::Image::files).
+    #[n(0)]
+    File(#[n(0)] u32),
+    /// A socket that was closed.
+    #[n(1)]
+    Closed,
+    /// A socket that is not in the image.
+    #[n(2)]
+    Elsewhere,
+    /// None: the socket was never connected.
+    #[n(3)]
+    Nobody,
+}
+
+/// A message that was sent and not received yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Message {
+    /// Its data.
+    #[n(0)]
+    pub data: Bytes,
+    /// The open files that come with it (`SCM_RIGHTS`): indexes of
+    /// [`Image::files`](super::Image::files).
+    #[cbor(n(1), decode_with = "check::passed")]
+    pub files: Vec<u32>,
+}
+
+/// A target of an epoll instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Item {
+    /// The descriptor that the file was added by. It may be closed, or refer to another
+    /// file.
+    #[n(0)]
+    pub tfd: u32,
+    /// The open file: an index of [`Image::files`](super::Image::files).
+    #[n(1)]
+    pub file: u32,
+    /// The events and flags (`EPOLL*`). Only flags are left of an `EPOLLONESHOT` target
+    /// that has fired.
+    #[n(2)]
+    pub events: u32,
+    /// What epoll_wait(2) returns with an event.
+    #[n(3)]
+    pub data: u64,
+    /// Whether the target was on the ready list.
+    #[n(4)]
+    pub ready: bool,
+}
+
+impl OpenFile {
+    /// An open file with these flags (`O_*`), and nothing else that is known of it.
+    pub const fn new(kind: Kind, flags: u32) -> Self {
+        Self {
+            kind,
+            flags,
+            link: Vec::new(),
+            owner: None,
+            opener: None,
+            locks: None,
+        }
+    }
+
+    /// Whether it was opened with `O_PATH`, and can be neither read nor written.
+    pub const fn is_path_only(&self) -> bool {
+        self.flags & libc::O_PATH as u32 != 0
+    }
+}
+
+impl Place {
+    /// A file of this type and these permissions, without what identifies the inode.
+    pub fn new(path: impl Into<Vec<u8>>, mode: u32) -> Self {
+        Self {
+            path: path.into(),
+            mode,
+            device: DeviceNumber::default(),
+            inode: 0,
+            special: None,
+            unlinked: false,
+        }
+    }
+}
+
+impl Pipe {
+    /// An empty pipe of this capacity in bytes, with both ends in the image.
+    pub const fn new(capacity: u32) -> Self {
+        Self {
+            capacity,
+            data: Vec::new(),
+            place: None,
+            elsewhere: PipeEnds::empty(),
+        }
+    }
+
+    /// Returns how many bytes are in it.
+    pub fn size(&self) -> usize {
+        self.data.iter().map(|data| data.0.len()).sum()
+    }
+}
+
+impl Timer {
+    /// A timer that is disarmed.
+    pub const fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            ticks: 0,
+            flags: TimerFlags::empty(),
+            value: Duration::ZERO,
+            interval: Duration::ZERO,
+        }
+    }
+}
+
+impl Socket {
+    /// A socket that nothing was sent to, and whose buffers have these sizes.
+    pub const fn new(kind: SocketKind, peer: Peer, buffers: Buffers) -> Self {
+        Self {
+            kind,
+            peer,
+            shutdown: Directions::empty(),
+            queue: Vec::new(),
+            buffers,
+            passcred: false,
+        }
+    }
+}
+
+impl Kind {
+    /// Returns the name of the kind, as the tool shows it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Path { place, .. } => match place.mode & libc::S_IFMT {
+                libc::S_IFREG => "file",
+                libc::S_IFDIR => "directory",
+                libc::S_IFCHR | libc::S_IFBLK => "device",
+                _ => "path",
+            },
+            Self::Pipe { .. } => "pipe",
+            Self::EventFd { .. } => "eventfd",
+            Self::TimerFd(_) => "timerfd",
+            Self::SignalFd { .. } => "signalfd",
+            Self::Socket(_) => "socket",
+            Self::Epoll { .. } => "epoll",
+            Self::Other { .. } => "other",
+        }
+    }
+}

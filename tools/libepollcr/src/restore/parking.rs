@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Descriptors that an image does not have.
+
+use crate::image::Image;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// Moves descriptors to numbers that an image does not have.
+///
+/// What is needed during a restore must be at such a number.
+#[derive(Debug)]
+pub struct Parking {
+    used: HashSet<i32>,
+    /// All numbers below are of the image, or were open a moment ago.
+    next: i32,
+}
+
+impl Parking {
+    /// Avoids the descriptors of `image`.
+    pub fn new(image: &Image) -> Self {
+        let numbers = image.descriptors.iter().map(|d| d.number as i32);
+        Self {
+            used: numbers.collect(),
+            next: 0,
+        }
+    }
+
+    /// Whether the image has a descriptor of the same number.
+    pub fn is_used(&self, fd: impl AsFd) -> bool {
+        self.used.contains(&fd.as_fd().as_raw_fd())
+    }
+
+    /// Duplicates a descriptor, close-on-exec. If `fd` is passed by value, it is closed.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` if no number is left; the other errors of `F_DUPFD_CLOEXEC`.
+    pub fn park(&mut self, fd: impl AsFd) -> io::Result<OwnedFd> {
+        loop {
+            while self.used.contains(&self.next) {
+                self.next += 1;
+            }
+            let copy = match fcntl_dupfd_cloexec(&fd, self.next) {
+                // The limit is lower than that.
+                Err(Errno::INVAL) => return Err(Errno::MFILE.into()),
+                copy => copy?,
+            };
+            if !self.is_used(&copy) {
+                // It may be closed and free again the next time.
+                self.next = copy.as_raw_fd();
+                return Ok(copy);
+            }
+            self.next = copy.as_raw_fd() + 1;
+        }
+    }
+}
