@@ -60,6 +60,17 @@ pub struct Inode {
     pub minor: u32,
 }
 
+impl Inode {
+    /// From `dev_t` as the kernel keeps it: 12 bits and 20.
+    pub(crate) fn new(ino: u64, dev: u32) -> Self {
+        Self {
+            ino,
+            major: dev >> 20,
+            minor: dev & 0xf_ffff,
+        }
+    }
+}
+
 /// The events of a target, in the kernel's bits.
 ///
 /// ```
@@ -292,14 +303,8 @@ fn parse(line: &str) -> Option<Target> {
     if let Some((pos, rest)) = field(rest, "pos:") {
         let (ino, rest) = field(rest, "ino:")?;
         let (sdev, _) = field(rest, "sdev:")?;
-        let sdev: u32 = hex(sdev)?.try_into().ok()?;
         target.pos = Some(pos.parse().ok()?);
-        // As the kernel keeps it: 12 bits and 20.
-        target.inode = Some(Inode {
-            ino: hex(ino)?,
-            major: sdev >> 20,
-            minor: sdev & 0xf_ffff,
-        });
+        target.inode = Some(Inode::new(hex(ino)?, hex(sdev)?.try_into().ok()?));
     }
     Some(target)
 }
@@ -366,7 +371,7 @@ mod tests {
             (Some(pos), Some(inode)) => format!(
                 "{known} pos:{pos} ino:{:x} sdev:{:x}\n",
                 inode.ino,
-                inode.major << 20 | inode.minor
+                (inode.major << 20) | inode.minor
             ),
             _ => known + "\n",
         }

@@ -201,8 +201,8 @@ fn ordering(answer: i64) -> io::Result<Ordering> {
 ///
 /// # if kcmp::support() != Support::Epoll { return Ok(()) }
 /// let pid = std::process::id() as i32;
-/// let (reader, writer) = std::io::pipe()?;
-/// let copy = reader.try_clone()?;
+/// let (reader, writer) = rustix::pipe::pipe()?;
+/// let copy = rustix::io::dup(&reader)?;
 ///
 /// let order = |a: i32, b: i32| kcmp::files(pid, a, pid, b);
 /// assert_eq!(order(reader.as_raw_fd(), copy.as_raw_fd())?, Ordering::Equal);
@@ -231,7 +231,7 @@ pub fn files(pid1: i32, fd1: RawFd, pid2: i32, fd2: RawFd) -> io::Result<Orderin
 /// # if kcmp::support() != Support::Epoll { return Ok(()) }
 /// let pid = std::process::id() as i32;
 /// let set = epoll::create(CreateFlags::CLOEXEC)?;
-/// let (reader, _writer) = std::io::pipe()?;
+/// let (reader, _writer) = rustix::pipe::pipe()?;
 /// epoll::add(&set, &reader, EventData::new_u64(1), EventFlags::IN)?;
 ///
 /// let slot = Slot {

@@ -53,4 +53,5 @@ pub mod pidfd;
 pub mod proc;
 pub mod resolve;
 
+mod descriptor;
 mod order;

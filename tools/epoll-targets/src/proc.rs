@@ -107,6 +107,12 @@ pub fn is_kernel_thread(pid: i32) -> io::Result<bool> {
     Ok(flags(&stat).is_some_and(|flags| flags & PF_KTHREAD != 0))
 }
 
+/// Whether an error says that a process does not exist, or has ended: `NotFound` from
+/// `/proc`, `ESRCH` from a system call.
+pub fn is_no_process(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
 /// The ninth field; the second is a name, and can have anything in it.
 fn flags(stat: &[u8]) -> Option<u64> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;

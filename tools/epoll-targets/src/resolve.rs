@@ -71,14 +71,17 @@
 //! and has no need of that. Stop the processes first to be sure.
 
 #[cfg(feature = "bpf")]
-mod bpf;
-#[cfg(feature = "bpf")]
-mod join;
-mod session;
+mod by_bpf;
+mod by_kcmp;
+mod kernel;
+mod tables;
+mod task;
+
+pub use crate::descriptor::Descriptor;
 
 use crate::fdinfo::Target;
 use crate::kcmp::{self, Support};
-use session::Session;
+use by_kcmp::ByKcmp;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -92,10 +95,6 @@ const ROUNDS: u32 = 8;
 
 /// How many owners are named. Each is asked about, however many targets it has.
 const OWNERS: usize = 8;
-
-fn is_no_process(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-}
 
 /// How the owners are found.
 ///
@@ -113,21 +112,6 @@ pub enum Method {
     /// access to attach, that is root, on a kernel with the module `epoll_iter`,
     /// if this crate was built with the feature `bpf`.
     Bpf,
-}
-
-/// A descriptor of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Descriptor {
-    /// The process, in the caller's PID namespace.
-    pub pid: i32,
-    /// The descriptor's number.
-    pub fd: RawFd,
-}
-
-impl fmt::Display for Descriptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.pid, self.fd)
-    }
 }
 
 /// Who has the open file that a target is.
@@ -311,6 +295,11 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    /// Whether all processes are searched for owners.
+    fn searches_all(&self) -> bool {
+        self.search_all || self.sets_of == Scope::All
+    }
+
     /// Looks at the epoll sets of these processes, and searches them for owners.
     /// Threads whose table of descriptors is their own can be named like
     /// processes.
@@ -384,8 +373,8 @@ impl<'a> Resolver<'a> {
     fn resolve_by_method(&mut self) -> io::Result<Report> {
         let no_bpf = match self.method {
             Method::Kcmp => None,
-            Method::Bpf => return self.join(),
-            Method::Auto => match self.join() {
+            Method::Bpf => return self.by_bpf(),
+            Method::Auto => match self.by_bpf() {
                 Ok(mut report) => match report.skipped.iter().position(Skipped::is_refused_set) {
                     // kcmp(2) asks for less.
                     Some(refused) => Some(report.skipped.swap_remove(refused).error),
@@ -394,17 +383,17 @@ impl<'a> Resolver<'a> {
                 Err(error) => Some(error),
             },
         };
-        let report = Session::new(self).run()?;
+        let report = ByKcmp::new(self).run()?;
         Ok(Report { no_bpf, ..report })
     }
 
     #[cfg(feature = "bpf")]
-    fn join(&mut self) -> io::Result<Report> {
-        join::Join::new(self)?.run()
+    fn by_bpf(&mut self) -> io::Result<Report> {
+        by_bpf::ByBpf::new(self)?.run()
     }
 
     #[cfg(not(feature = "bpf"))]
-    fn join(&mut self) -> io::Result<Report> {
+    fn by_bpf(&mut self) -> io::Result<Report> {
         let kind = io::ErrorKind::Unsupported;
         Err(io::Error::new(
             kind,
