@@ -14,6 +14,13 @@ pub struct Descriptor {
     pub fd: RawFd,
 }
 
+impl Descriptor {
+    /// As kcmp(2) takes it.
+    pub(crate) fn index(self) -> usize {
+        self.fd as u32 as usize
+    }
+}
+
 impl fmt::Display for Descriptor {
     /// `PID:FD`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,7 +12,8 @@ use super::kernel::Kernel;
 use super::tables::{Table, Tables};
 use super::task::{self, Task, Watched};
 use super::{
-    Descriptor, Method, Number, Owner, Progress, ROUNDS, Report, Resolved, Resolver, Scope, Skipped,
+    Descriptor, Method, Owner, Progress, ROUNDS, Report, Resolved, Resolver, Scope, Skipped,
+    TfdState,
 };
 use crate::pidfd::PidFd;
 use crate::{order, proc};
@@ -29,7 +30,7 @@ impl Table<Vec<Open>> {
 }
 
 /// An epoll instance, and what BPF saw of it.
-struct Instance {
+struct View {
     watched: Watched,
     targets: Vec<Candidate>,
     /// Those that nobody had when they were seen last, and when descriptors were
@@ -37,7 +38,7 @@ struct Instance {
     lost: HashSet<Identity>,
 }
 
-impl Instance {
+impl View {
     fn is_done(&self) -> bool {
         let is_read = self.watched.id.is_some();
         let mut tasks = self.targets.iter().map(|target| &target.task);
@@ -72,7 +73,7 @@ impl Candidate {
 }
 
 pub(super) struct ByBpf<'a> {
-    sets_of: Scope,
+    scope: Scope,
     search_all: bool,
     programs: Programs,
     kernel: Kernel<'a>,
@@ -81,7 +82,7 @@ pub(super) struct ByBpf<'a> {
     near: usize,
     /// Whether the descriptors of all processes that may be searched are listed.
     listed_all: bool,
-    sets: Vec<Instance>,
+    instances: Vec<View>,
     skipped: Vec<Skipped>,
 }
 
@@ -90,18 +91,18 @@ impl<'a> ByBpf<'a> {
         Ok(Self {
             programs: Programs::load()?,
             search_all: resolver.searches_all(),
-            sets_of: resolver.sets_of.clone(),
+            scope: resolver.scope.clone(),
             kernel: Kernel::new(&mut *resolver.progress),
             tables: Tables::default(),
             near: 0,
             listed_all: false,
-            sets: Vec::new(),
+            instances: Vec::new(),
             skipped: Vec::new(),
         })
     }
 
     pub(super) fn run(mut self) -> io::Result<Report> {
-        match self.sets_of.clone() {
+        match self.scope.clone() {
             Scope::These(pids) => {
                 let open = self.list(pids, false)?;
                 self.take_in(open);
@@ -111,7 +112,7 @@ impl<'a> ByBpf<'a> {
                 self.take_in(open);
             }
         }
-        self.find_sets()?;
+        self.find_instances()?;
 
         for round in 1.. {
             // If not all were listed before, nothing can be nobody's.
@@ -128,7 +129,7 @@ impl<'a> ByBpf<'a> {
     }
 
     fn report(self) -> Report {
-        let sets = self.sets.into_iter().map(|set| {
+        let sets = self.instances.into_iter().map(|set| {
             let tasks = set.targets.into_iter().map(|target| target.task);
             let targets: Vec<Resolved> = tasks.map(|task| task.done(false)).collect();
             (set.watched, targets)
@@ -144,7 +145,7 @@ impl<'a> ByBpf<'a> {
 
     // The instances.
 
-    fn find_sets(&mut self) -> io::Result<()> {
+    fn find_instances(&mut self) -> io::Result<()> {
         let mut found: HashMap<u32, Vec<Descriptor>> = HashMap::new();
         for table in self.tables.iter() {
             let sets = table.open.iter().filter(|open| open.kind() == Kind::Epoll);
@@ -166,32 +167,32 @@ impl<'a> ByBpf<'a> {
             }
         }
         let sets = Watched::all(sets, &self.tables).into_iter();
-        let sets = sets.map(|watched| Instance {
+        let sets = sets.map(|watched| View {
             watched,
             targets: Vec::new(),
             lost: HashSet::new(),
         });
-        self.sets = sets.collect();
+        self.instances = sets.collect();
         Ok(())
     }
 
     /// A descriptor of the set for us.
-    fn open_set(&self, set: usize) -> io::Result<OwnedFd> {
-        let Descriptor { pid, fd } = self.sets[set].watched.descriptors[0];
+    fn open_instance(&self, set: usize) -> io::Result<OwnedFd> {
+        let Descriptor { pid, fd } = self.instances[set].watched.descriptors[0];
         PidFd::open_task(pid)?.getfd(fd)
     }
 
     /// Looks at the targets of the sets that are not done.
     fn look(&mut self, after_all: bool) -> io::Result<()> {
-        for set in 0..self.sets.len() {
-            if self.sets[set].is_done() {
+        for set in 0..self.instances.len() {
+            if self.instances[set].is_done() {
                 continue;
             }
-            self.read_set_or_not(set)?;
+            self.read_instance_or_not(set)?;
         }
         self.settle(after_all);
         self.confirm()?;
-        let targets = || self.sets.iter().flat_map(|set| &set.targets);
+        let targets = || self.instances.iter().flat_map(|set| &set.targets);
         let done = targets().filter(|t| t.task.owner.is_some()).count();
         let total = targets().count();
         if total > 0 {
@@ -200,26 +201,28 @@ impl<'a> ByBpf<'a> {
         Ok(())
     }
 
-    fn read_set_or_not(&mut self, set: usize) -> io::Result<()> {
-        if let Err(error) = self.read_set(set) {
-            self.sets[set].watched.gone = Some(reason(error)?);
+    fn read_instance_or_not(&mut self, set: usize) -> io::Result<()> {
+        if let Err(error) = self.read_instance(set) {
+            self.instances[set].watched.gone = Some(reason(error)?);
         }
         Ok(())
     }
 
-    fn read_set(&mut self, set: usize) -> io::Result<()> {
-        let fd = match self.open_set(set) {
+    fn read_instance(&mut self, set: usize) -> io::Result<()> {
+        let fd = match self.open_instance(set) {
             Ok(fd) => fd,
             // It takes more than to look into the process. That of one set says
             // nothing about the others.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let descriptor = self.sets[set].watched.descriptors[0];
-                self.sets[set].watched.gone = Some(refused(descriptor, &error));
+                let descriptor = self.instances[set].watched.descriptors[0];
+                let (kind, source) = (error.kind(), error);
+                let refused = Refused { descriptor, source };
+                self.instances[set].watched.gone = Some(io::Error::new(kind, refused));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let homes = &self.sets[set].watched.homes;
+        let homes = &self.instances[set].watched.homes;
         let (homes, further) = homes.split_at(homes.len().min(MAX_HOMES));
         let homes = homes.iter().map(|&home| self.tables[home].pid());
         let homes: Vec<i32> = homes.collect();
@@ -233,8 +236,8 @@ impl<'a> ByBpf<'a> {
             let fd = seen.tfd as RawFd;
             if let Some(home) = seen.home_same() {
                 let pid = homes[home];
-                task.owner = Some(Owner::SameNumber(Descriptor { pid, fd }));
-                task.number = Number::Target;
+                task.owner = Some(Owner::Tfd(Descriptor { pid, fd }));
+                task.tfd_state = TfdState::Target;
             } else {
                 let mut further = further.iter().map(|&home| &self.tables[home]);
                 let pid = match seen.home_open() {
@@ -242,7 +245,7 @@ impl<'a> ByBpf<'a> {
                     None => further.find(|table| table.has(fd)).map(Table::pid),
                 };
                 let link = pid.and_then(|pid| proc::link(pid, fd).ok());
-                task.number = link.map_or(Number::Closed, Number::Other);
+                task.tfd_state = link.map_or(TfdState::Closed, TfdState::Other);
             }
             Candidate {
                 task,
@@ -252,7 +255,7 @@ impl<'a> ByBpf<'a> {
             }
         };
         let targets = seen.into_iter().map(candidate).collect();
-        let set = &mut self.sets[set];
+        let set = &mut self.instances[set];
         // Its descriptor is that of another instance by now.
         if set.watched.id.is_some_and(|known| known != id) {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -263,27 +266,31 @@ impl<'a> ByBpf<'a> {
     }
 
     fn is_done(&self) -> bool {
-        self.sets.iter().all(Instance::is_done)
+        self.instances.iter().all(View::is_done)
     }
 
     /// Looks once more at sets for which others were compared with the owner that
     /// was seen: if it is that still, it was then, and did not mean another file.
     fn confirm(&mut self) -> io::Result<()> {
-        for set in 0..self.sets.len() {
-            if self.sets[set].targets.iter().all(|target| !target.asked) {
+        for set in 0..self.instances.len() {
+            if self.instances[set]
+                .targets
+                .iter()
+                .all(|target| !target.asked)
+            {
                 continue;
             }
-            let mut targets = std::mem::take(&mut self.sets[set].targets);
-            self.read_set_or_not(set)?;
-            let now = self.sets[set].targets.iter();
+            let mut targets = std::mem::take(&mut self.instances[set].targets);
+            self.read_instance_or_not(set)?;
+            let now = self.instances[set].targets.iter();
             let now: HashMap<_, _> = now.map(|t| (t.identity(), t.seen_owner)).collect();
             for target in targets.iter_mut().filter(|target| target.asked) {
                 target.asked = false;
                 if now.get(&target.identity()) != Some(&target.seen_owner) {
-                    (target.task.owner, target.task.number) = (None, Number::Unknown);
+                    (target.task.owner, target.task.tfd_state) = (None, TfdState::Unknown);
                 }
             }
-            self.sets[set].targets = targets;
+            self.instances[set].targets = targets;
         }
         Ok(())
     }
@@ -299,7 +306,10 @@ fn reason(error: io::Error) -> io::Result<io::Error> {
     }
 }
 
-fn refused(Descriptor { pid, fd }: Descriptor, error: &io::Error) -> io::Error {
-    let why = format!("descriptor {fd} of process {pid} may not be duplicated: {error}");
-    io::Error::new(error.kind(), why)
+/// pidfd_getfd(2) takes more than kcmp(2).
+#[derive(Debug, thiserror::Error)]
+#[error("descriptor {} of process {} cannot be duplicated", descriptor.fd, descriptor.pid)]
+struct Refused {
+    descriptor: Descriptor,
+    source: io::Error,
 }

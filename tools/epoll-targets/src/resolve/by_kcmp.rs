@@ -11,7 +11,7 @@ use super::kernel::Kernel;
 use super::tables::Tables;
 use super::task::{self, Task, Watched};
 use super::{
-    Descriptor, Method, Number, Owner, Progress, ROUNDS, Report, Resolver, Scope, Skipped,
+    Descriptor, Method, Owner, Progress, ROUNDS, Report, Resolver, Scope, Skipped, TfdState,
 };
 use crate::fdinfo::{self, Target};
 use crate::order::{self, File};
@@ -26,7 +26,7 @@ use std::io;
 const FEW: usize = 64;
 
 pub(super) struct ByKcmp<'a> {
-    sets_of: Scope,
+    scope: Scope,
     search_all: bool,
     kernel: Kernel<'a>,
     tables: Tables<Listed>,
@@ -40,7 +40,7 @@ pub(super) struct ByKcmp<'a> {
     pool: Option<Vec<File>>,
     /// Descriptors that are not in the pool, because they have changed.
     loose: Vec<Descriptor>,
-    sets: Vec<Watched>,
+    instances: Vec<Watched>,
     skipped: Vec<Skipped>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> ByKcmp<'a> {
     pub(super) fn new(resolver: &'a mut Resolver<'_>) -> Self {
         Self {
             search_all: resolver.searches_all(),
-            sets_of: resolver.sets_of.clone(),
+            scope: resolver.scope.clone(),
             kernel: Kernel::new(&mut *resolver.progress),
             tables: Tables::default(),
             by_inode: HashMap::new(),
@@ -56,21 +56,21 @@ impl<'a> ByKcmp<'a> {
             searched_all: false,
             pool: None,
             loose: Vec::new(),
-            sets: Vec::new(),
+            instances: Vec::new(),
             skipped: Vec::new(),
         }
     }
 
     pub(super) fn run(mut self) -> io::Result<Report> {
-        match self.sets_of.clone() {
+        match self.scope.clone() {
             Scope::These(pids) => self.load(pids, false)?,
             Scope::All => self.load_all()?,
         }
-        self.find_sets()?;
+        self.find_instances()?;
 
         let mut tasks = Vec::new();
-        for set in 0..self.sets.len() {
-            let targets = self.read_set(set).into_iter().flatten();
+        for set in 0..self.instances.len() {
+            let targets = self.read_instance(set).into_iter().flatten();
             tasks.extend(targets.map(|target| Task::new(set, target)));
         }
         self.work(&mut tasks)?;
@@ -80,13 +80,13 @@ impl<'a> ByKcmp<'a> {
             descriptors: self.tables.iter().map(|t| t.open.links.len()).sum(),
             calls: self.kernel.calls(),
             method: Method::Kcmp,
-            ..task::report(self.sets.into_iter().zip(resolved), self.skipped)
+            ..task::report(self.instances.into_iter().zip(resolved), self.skipped)
         })
     }
 
     // The instances.
 
-    fn find_sets(&mut self) -> io::Result<()> {
+    fn find_instances(&mut self) -> io::Result<()> {
         let mut descriptors = Vec::new();
         for table in self.tables.iter() {
             let links = table.open.links.iter();
@@ -95,13 +95,13 @@ impl<'a> ByKcmp<'a> {
             descriptors.extend(sets.map(|(&fd, _)| Descriptor { pid, fd }));
         }
         let sets = order::sort(descriptors, &|a, b| self.kernel.files(a, b))?;
-        self.sets = Watched::all(sets, &self.tables);
+        self.instances = Watched::all(sets, &self.tables);
         Ok(())
     }
 
     /// Reads the targets of an instance; notes why if that cannot be done.
-    fn read_set(&mut self, set: usize) -> Option<Vec<Target>> {
-        let watched = &mut self.sets[set];
+    fn read_instance(&mut self, set: usize) -> Option<Vec<Target>> {
+        let watched = &mut self.instances[set];
         let Descriptor { pid, fd } = watched.descriptors[0];
         let read = fdinfo::read(pid, fd).and_then(|mut targets| {
             let all = targets.by_ref().collect();
@@ -159,7 +159,7 @@ impl<'a> ByKcmp<'a> {
                         each -= 1;
                         self.step(task, |this, task| this.ask_each(task, &state.all))?;
                     }
-                    task.owner.get_or_insert(Owner::NoOne);
+                    task.owner.get_or_insert(Owner::Orphaned);
                 } else {
                     self.step(task, Self::search_pool)?;
                     if round == ROUNDS {
@@ -182,7 +182,7 @@ impl<'a> ByKcmp<'a> {
             Ok(()) => Ok(()),
             Err(Failure::Gone) => {
                 task.owner = Some(Owner::Unknown);
-                task.number = Number::Unknown;
+                task.tfd_state = TfdState::Unknown;
                 Ok(())
             }
             Err(Failure::Error(error)) => Err(error),

@@ -47,7 +47,7 @@ impl<'a> Kernel<'a> {
         if done % 4096 == 0 && total > 0 {
             self.tell(Progress::Sorting { done, total });
         }
-        kcmp::files(a.pid, a.fd, b.pid, b.fd)
+        kcmp::files(a, b)
     }
 
     pub(super) fn epoll_tfd(
@@ -57,7 +57,7 @@ impl<'a> Kernel<'a> {
         slot: Slot,
     ) -> io::Result<Ordering> {
         self.count(|calls| calls.epoll_tfd += 1);
-        kcmp::epoll_tfd(descriptor.pid, descriptor.fd, pid, slot)
+        kcmp::epoll_tfd(descriptor, pid, slot)
     }
 
     pub(super) fn compare_tables(&self, pid1: i32, pid2: i32) -> io::Result<Ordering> {

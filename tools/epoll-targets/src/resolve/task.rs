@@ -3,7 +3,7 @@
 //! Epoll instances and targets while they are resolved.
 
 use super::tables::Tables;
-use super::{Number, Owner, Report, Resolved, Set, Skipped};
+use super::{Instance, Owner, Report, Resolved, Skipped, TfdState};
 use crate::descriptor::Descriptor;
 use crate::fdinfo::Target;
 use std::io;
@@ -51,20 +51,20 @@ impl Watched {
 /// A target while it is resolved.
 pub(super) struct Task {
     /// The index of its instance.
-    pub(super) set: usize,
+    pub(super) instance: usize,
     pub(super) target: Target,
     /// `None` as long as it is not known.
     pub(super) owner: Option<Owner>,
-    pub(super) number: Number,
+    pub(super) tfd_state: TfdState,
 }
 
 impl Task {
-    pub(super) fn new(set: usize, target: Target) -> Self {
+    pub(super) fn new(instance: usize, target: Target) -> Self {
         Self {
-            set,
+            instance,
             target,
             owner: None,
-            number: Number::Closed,
+            tfd_state: TfdState::Closed,
         }
     }
 
@@ -72,13 +72,13 @@ impl Task {
         Resolved {
             target: self.target,
             owner: self.owner.unwrap_or(Owner::Unknown),
-            number: self.number,
+            tfd_state: self.tfd_state,
             changed,
         }
     }
 }
 
-/// Notes that a process cannot be looked into, once.
+/// Notes once that a process cannot be inspected.
 pub(super) fn skip(skipped: &mut Vec<Skipped>, pid: i32, error: io::Error) {
     let efd = None;
     if !skipped.iter().any(|s| s.pid == pid && s.efd.is_none()) {
@@ -88,18 +88,18 @@ pub(super) fn skip(skipped: &mut Vec<Skipped>, pid: i32, error: io::Error) {
 
 /// Reports instances and their targets, or that they could not be read.
 pub(super) fn report(
-    instances: impl IntoIterator<Item = (Watched, Vec<Resolved>)>,
+    watched: impl IntoIterator<Item = (Watched, Vec<Resolved>)>,
     mut skipped: Vec<Skipped>,
 ) -> Report {
-    let mut sets = Vec::new();
-    for (watched, targets) in instances {
+    let mut report = Report::default();
+    for (watched, targets) in watched {
         let Descriptor { pid, fd: efd } = watched.descriptors[0];
         if let Some(error) = watched.gone {
             let efd = Some(efd);
             skipped.push(Skipped { pid, efd, error });
             continue;
         }
-        sets.push(Set {
+        report.instances.push(Instance {
             pid,
             efd,
             id: watched.id,
@@ -107,9 +107,5 @@ pub(super) fn report(
             targets,
         });
     }
-    Report {
-        sets,
-        skipped,
-        ..Report::default()
-    }
+    Report { skipped, ..report }
 }

@@ -6,7 +6,7 @@ use super::programs::{Kind, MAX_HOMES};
 use super::{ByBpf, Candidate};
 use crate::descriptor::Descriptor;
 use crate::resolve::task::Watched;
-use crate::resolve::{HINTS, Number, OWNERS, Owner};
+use crate::resolve::{HINTS, OWNERS, Owner, TfdState};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::os::fd::RawFd;
@@ -21,7 +21,7 @@ struct Index {
 impl ByBpf<'_> {
     /// The targets whose owners are not known.
     fn open_targets(&self) -> impl Iterator<Item = (&Watched, &Candidate)> {
-        self.sets.iter().flat_map(|set| {
+        self.instances.iter().flat_map(|set| {
             let targets = set.targets.iter().filter(|t| t.task.owner.is_none());
             targets.map(move |target| (&set.watched, target))
         })
@@ -60,10 +60,10 @@ impl ByBpf<'_> {
         let index = self.index(self.open_targets().map(|(_, target)| target));
         let mut found = Vec::new();
         for (watched, target) in self.open_targets() {
-            if let Some(at_number) = Self::at_number(watched, target, &index) {
-                let (same, asked) = self.verified(target, vec![at_number]);
+            if let Some(at_tfd) = Self::at_tfd(watched, target, &index) {
+                let (same, asked) = self.verified(target, vec![at_tfd]);
                 if let Some(&descriptor) = same.first() {
-                    let owner = Owner::SameNumber(descriptor);
+                    let owner = Owner::Tfd(descriptor);
                     found.push((Some(owner), asked));
                     continue;
                 }
@@ -73,16 +73,16 @@ impl ByBpf<'_> {
                 let (same, asked) = self.verified(target, named);
                 ((!same.is_empty()).then_some(Owner::Others(same)), asked)
             } else {
-                let lost = &self.sets[target.task.set].lost;
+                let lost = &self.instances[target.task.instance].lost;
                 let is_lost = after_all && lost.contains(&target.identity());
-                (is_lost.then_some(Owner::NoOne), false)
+                (is_lost.then_some(Owner::Orphaned), false)
             });
         }
-        let targets = self.sets.iter_mut().flat_map(|set| &mut set.targets);
+        let targets = self.instances.iter_mut().flat_map(|set| &mut set.targets);
         let open = targets.filter(|target| target.task.owner.is_none());
         for (target, (owner, asked)) in open.zip(found) {
-            if matches!(owner, Some(Owner::SameNumber(_))) {
-                target.task.number = Number::Target;
+            if matches!(owner, Some(Owner::Tfd(_))) {
+                target.task.tfd_state = TfdState::Target;
             }
             (target.task.owner, target.asked) = (owner, asked);
         }
@@ -92,10 +92,10 @@ impl ByBpf<'_> {
     /// they were seen.
     pub(super) fn find_lost(&mut self, after_all: bool) {
         let is_nobodys =
-            |target: &&Candidate| matches!(target.task.owner, None | Some(Owner::NoOne));
-        let targets = self.sets.iter().flat_map(|set| &set.targets);
+            |target: &&Candidate| matches!(target.task.owner, None | Some(Owner::Orphaned));
+        let targets = self.instances.iter().flat_map(|set| &set.targets);
         let index = self.index(targets.filter(is_nobodys));
-        for set in &mut self.sets {
+        for set in &mut self.instances {
             let lost = set.targets.iter().filter(is_nobodys).filter(|target| {
                 let of_file = index.files.get(&target.file);
                 after_all && of_file.is_none_or(Vec::is_empty)
@@ -149,12 +149,12 @@ impl ByBpf<'_> {
 
     /// The descriptor of the target's number, in a home that the kernel was not
     /// asked about, if it has the file.
-    fn at_number(watched: &Watched, target: &Candidate, index: &Index) -> Option<Descriptor> {
+    fn at_tfd(watched: &Watched, target: &Candidate, index: &Index) -> Option<Descriptor> {
         let further = watched.homes.get(MAX_HOMES..)?;
         let of_file = index.files.get(&target.file)?.iter();
-        let at_number = of_file.filter(|(_, open)| open.fd == target.task.target.tfd as RawFd);
+        let at_tfd = of_file.filter(|(_, open)| open.fd == target.task.target.tfd as RawFd);
         let place = |table| further.iter().position(|home| *home == table);
-        let first = at_number.filter_map(|(table, open)| Some((place(*table)?, *open)));
+        let first = at_tfd.filter_map(|(table, open)| Some((place(*table)?, *open)));
         first.min().map(|(_, descriptor)| descriptor)
     }
 

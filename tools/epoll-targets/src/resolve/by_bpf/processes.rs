@@ -68,7 +68,7 @@ impl ByBpf<'_> {
     }
 
     pub(super) fn list_again(&mut self) -> io::Result<()> {
-        let mut named = match &self.sets_of {
+        let mut named = match &self.scope {
             Scope::These(pids) => pids.clone(),
             Scope::All => Vec::new(),
         };
@@ -84,7 +84,7 @@ impl ByBpf<'_> {
         // Those that shared a table need not do so any more, or may have ended.
         let before = std::mem::take(&mut self.tables);
         self.take_in(open);
-        for set in &mut self.sets {
+        for set in &mut self.instances {
             for descriptor in &mut set.watched.descriptors {
                 if self.tables.of(descriptor.pid).is_some() {
                     continue;
@@ -102,7 +102,7 @@ impl ByBpf<'_> {
 
     /// Whether this is one of the processes whose sets are looked at.
     fn is_named(&self, pid: i32) -> bool {
-        match &self.sets_of {
+        match &self.scope {
             Scope::These(pids) => pids.contains(&pid),
             Scope::All => true,
         }

@@ -135,13 +135,21 @@ pub(super) struct Programs {
     object: Object,
 }
 
-fn from_libbpf(what: &str, error: &libbpf_rs::Error) -> io::Error {
-    let kind = match error.kind() {
+/// An error of libbpf.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct BpfError {
+    what: &'static str,
+    source: libbpf_rs::Error,
+}
+
+fn from_libbpf(what: &'static str, source: libbpf_rs::Error) -> io::Error {
+    let kind = match source.kind() {
         libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
         libbpf_rs::ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
         _ => io::ErrorKind::Other,
     };
-    io::Error::new(kind, format!("{what}: {error:#}"))
+    io::Error::new(kind, BpfError { what, source })
 }
 
 /// Without which there is no use to try.
@@ -167,7 +175,7 @@ fn room() -> io::Result<u32> {
 impl Programs {
     pub(super) fn load() -> io::Result<Self> {
         check()?;
-        let failed = |error| from_libbpf("cannot load the BPF programs", &error);
+        let failed = |error| from_libbpf("cannot load the BPF programs", error);
         let room = room()?;
         // libbpf says on standard error what we say better.
         let alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +204,7 @@ impl Programs {
 
     fn control(&self) -> io::Result<Control> {
         let control = self.map("control")?.lookup(&Control::KEY, MapFlags::ANY);
-        let control = control.map_err(|error| from_libbpf("cannot read a BPF map", &error))?;
+        let control = control.map_err(|error| from_libbpf("cannot read a BPF map", error))?;
         let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
         Ok(control.unwrap_or_default())
     }
@@ -204,7 +212,7 @@ impl Programs {
     fn set_control(&self, control: &Control) -> io::Result<()> {
         self.map("control")?
             .update(&Control::KEY, control.as_bytes(), MapFlags::ANY)
-            .map_err(|error| from_libbpf("cannot write a BPF map", &error))
+            .map_err(|error| from_libbpf("cannot write a BPF map", error))
     }
 
     /// Runs a program with an iterator; returns the records that it writes.
@@ -276,7 +284,7 @@ impl Programs {
         for (index, pid) in homes.iter().enumerate() {
             let index = (index as u32).to_ne_bytes();
             map.update(&index, &pid.to_ne_bytes(), MapFlags::ANY)
-                .map_err(|error| from_libbpf("cannot write a BPF map", &error))?;
+                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
         }
         self.set_control(&Control {
             nr_homes: homes.len() as u32,

@@ -5,32 +5,32 @@
 use super::ByKcmp;
 use crate::fdinfo::Target;
 use crate::resolve::task::Task;
-use crate::resolve::{Number, Owner, Resolved};
+use crate::resolve::{Owner, Resolved, TfdState};
 use std::io;
 
 impl ByKcmp<'_> {
     /// Reads the sets once more; keeps what was found out about targets that are
     /// still there, and finds out about those that were not there before.
     pub(super) fn look_again(&mut self, tasks: Vec<Task>) -> io::Result<Vec<Vec<Resolved>>> {
-        let mut before: Vec<Vec<Task>> = self.sets.iter().map(|_| Vec::new()).collect();
+        let mut before: Vec<Vec<Task>> = self.instances.iter().map(|_| Vec::new()).collect();
         for task in tasks {
-            before[task.set].push(task);
+            before[task.instance].push(task);
         }
         let mut resolved: Vec<Vec<Resolved>> = Vec::new();
         let mut new = Vec::new();
         let mut places = Vec::new();
         for (set, before) in before.into_iter().enumerate() {
             resolved.push(Vec::new());
-            if self.sets[set].gone.is_some() {
+            if self.instances[set].gone.is_some() {
                 continue;
             }
-            let Some(now) = self.read_set(set) else {
+            let Some(now) = self.read_instance(set) else {
                 continue;
             };
             for (place, (target, found)) in matched(before, now).into_iter().enumerate() {
                 let mut task = Task::new(set, target);
                 if let Some((owner, number)) = found {
-                    (task.owner, task.number) = (Some(owner), number);
+                    (task.owner, task.tfd_state) = (Some(owner), number);
                     resolved[set].push(task.done(false));
                 } else {
                     // A place to be filled.
@@ -53,7 +53,7 @@ impl ByKcmp<'_> {
 /// Puts what was found before to the targets that there are now.
 ///
 /// If those of one number are not what they were, any of them may be another.
-fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owner, Number)>)> {
+fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owner, TfdState)>)> {
     let key = |target: &Target| (target.tfd, target.toff);
     let identity = |target: &Target| (target.inode, target.data);
     before.sort_unstable_by_key(|task| key(&task.target));
@@ -76,7 +76,7 @@ fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owne
         }
         for (task, &index) in tasks.iter_mut().zip(group) {
             let owner = task.owner.take().filter(|owner| *owner != Owner::Unknown);
-            let number = std::mem::replace(&mut task.number, Number::Unknown);
+            let number = std::mem::replace(&mut task.tfd_state, TfdState::Unknown);
             found[index] = owner.map(|owner| (owner, number));
         }
     }
@@ -110,29 +110,29 @@ mod tests {
         let before = tasks.map(|(tfd, toff, ino)| Task {
             owner: Some(match tfd {
                 9 => Owner::Unknown,
-                fd => Owner::SameNumber(Descriptor {
+                fd => Owner::Tfd(Descriptor {
                     pid: ino as i32,
                     fd: fd as i32,
                 }),
             }),
-            number: Number::Target,
+            tfd_state: TfdState::Target,
             ..Task::new(0, target(tfd, toff, ino))
         });
         let kept = |now: &[(u32, u32, u64)]| {
             let now = now.iter().map(|&(tfd, toff, ino)| target(tfd, toff, ino));
             let before = before.each_ref().map(|task| Task {
-                set: 0,
+                instance: 0,
                 target: task.target,
                 owner: task.owner.clone(),
-                number: task.number.clone(),
+                tfd_state: task.tfd_state.clone(),
             });
             matched(before.into(), now.collect())
                 .into_iter()
                 .map(|(target, found)| {
                     found.map(|(owner, number)| {
                         let (pid, fd) = (target.inode.unwrap().ino as i32, target.tfd as i32);
-                        assert_eq!(owner, Owner::SameNumber(Descriptor { pid, fd }));
-                        assert_eq!(number, Number::Target);
+                        assert_eq!(owner, Owner::Tfd(Descriptor { pid, fd }));
+                        assert_eq!(number, TfdState::Target);
                     })
                 })
                 .map(|found| found.is_some())

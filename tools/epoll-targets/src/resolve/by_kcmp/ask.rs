@@ -8,7 +8,7 @@ use crate::kcmp::Slot;
 use crate::order::{self, File, Found};
 use crate::proc;
 use crate::resolve::task::Task;
-use crate::resolve::{HINTS, Number, OWNERS, Owner};
+use crate::resolve::{HINTS, OWNERS, Owner, TfdState};
 use std::cmp::Ordering;
 use std::io;
 use std::os::fd::RawFd;
@@ -34,13 +34,13 @@ impl From<io::Error> for Failure {
 impl ByKcmp<'_> {
     /// Asks about what the processes of the set have.
     pub(super) fn near(&mut self, task: &mut Task) -> Result<(), Failure> {
-        self.ask_number(task)?;
+        self.ask_tfd(task)?;
         self.ask_hints(task, 0)?;
         if task.owner.is_some() {
             return Ok(());
         }
         // Others that have inherited the set come with all the rest.
-        let home = self.sets[task.set].homes[0];
+        let home = self.instances[task.instance].homes[0];
         let mut files = match self.tables[home].open.sorted.take() {
             Some(files) => files,
             None => {
@@ -57,13 +57,13 @@ impl ByKcmp<'_> {
 
     /// Whether this process has the instance of a target.
     fn is_home(&self, task: &Task, pid: i32) -> bool {
-        let homes = &self.sets[task.set].homes;
+        let homes = &self.instances[task.instance].homes;
         let table = self.tables.of(pid);
         table.is_some_and(|table| homes.contains(&table))
     }
 
     fn ask(&self, task: &Task, descriptor: Descriptor) -> io::Result<Ordering> {
-        let set = self.sets[task.set].descriptors[0];
+        let set = self.instances[task.instance].descriptors[0];
         let slot = Slot {
             efd: set.fd as u32,
             tfd: task.target.tfd,
@@ -77,7 +77,7 @@ impl ByKcmp<'_> {
         match self.ask(task, descriptor) {
             Ok(order) => Ok(Some(order)),
             Err(error) if order::is_gone(&error) => {
-                let set = self.sets[task.set].descriptors[0];
+                let set = self.instances[task.instance].descriptors[0];
                 self.kernel.files(set, set).map(|_| None)
             }
             Err(error) => Err(error),
@@ -85,9 +85,9 @@ impl ByKcmp<'_> {
     }
 
     /// Asks about the number that it was added by.
-    fn ask_number(&mut self, task: &mut Task) -> Result<(), Failure> {
+    fn ask_tfd(&mut self, task: &mut Task) -> Result<(), Failure> {
         let fd = task.target.tfd as RawFd;
-        for &home in &self.sets[task.set].homes {
+        for &home in &self.instances[task.instance].homes {
             let table = &self.tables[home];
             let pid = table.pid();
             let descriptor = Descriptor { pid, fd };
@@ -98,13 +98,13 @@ impl ByKcmp<'_> {
             }
             match self.probe(task, descriptor)? {
                 Some(Ordering::Equal) => {
-                    task.owner = Some(Owner::SameNumber(descriptor));
-                    task.number = Number::Target;
+                    task.owner = Some(Owner::Tfd(descriptor));
+                    task.tfd_state = TfdState::Target;
                     break;
                 }
                 // The first process's word, if not the target itself.
-                Some(_) if task.number == Number::Closed => {
-                    task.number = link().map_or(Number::Closed, Number::Other);
+                Some(_) if task.tfd_state == TfdState::Closed => {
+                    task.tfd_state = link().map_or(TfdState::Closed, TfdState::Other);
                 }
                 // Or closed meanwhile.
                 Some(_) | None => {}
