@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Three processes whose epoll sets watch files under misleading numbers.
+ * Three processes whose epoll instances watch files under misleading numbers.
  *
  * Prints "ready PID PID PID" and keeps still until its stdin ends.  With -t it
- * first prints what "kcmp_epoll_client -q PID PID PID" has to answer: it knows,
- * for it has added the targets itself.
+ * first prints what "kcmp_epoll_client PID PID PID" has to answer, in any order:
+ * it knows, for it has added the targets itself.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -174,13 +174,6 @@ static int read_end(void)
 	return fds[0];
 }
 
-static int cmp_truth(const void *a, const void *b)
-{
-	const struct truth *x = a, *y = b;
-
-	return x->efd - y->efd ?: x->tfd - y->tfd ?: (int)x->data - (int)y->data;
-}
-
 static int cmp_owner(const void *a, const void *b)
 {
 	const struct owner *x = a, *y = b;
@@ -210,100 +203,129 @@ static void print_truth(pid_t pid, const struct truth *truth)
 	}
 }
 
+/* What there is to look at. */
+struct demo {
+	int set, outer, inner, moved;	/* epoll instances; moved is the true inner */
+	int plain, pipes[3], received, timer, event;
+	int sent;			/* the number of received in the sender */
+	pid_t sender, worker;
+};
+
+/* Gets a file from another process, which keeps it. */
+static void receive_from_sender(struct demo *d)
+{
+	int sock[2];
+
+	check(socketpair(AF_UNIX, SOCK_STREAM, 0, sock), "socketpair");
+	d->sender = spawn("demo-sender", sender, sock);
+	d->received = receive_fd(sock[0], &d->sent);
+	close(sock[0]);
+	close(sock[1]);
+}
+
+/* Adds three files under one number, which is closed in the end. */
+static void watch_pipes(struct demo *d)
+{
+	int mail[2];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(d->pipes); i++) {
+		d->pipes[i] = read_end();
+		check(dup2(d->pipes[i], TFD), "dup2");
+		watch(d->set, TFD, 2 + i);
+		close(TFD);
+	}
+
+	/* The third stays in a message that nobody receives. */
+	check(socketpair(AF_UNIX, SOCK_STREAM, 0, mail), "socketpair");
+	send_fd(mail[0], d->pipes[2]);
+	close(d->pipes[2]);
+}
+
+static void set_up(struct demo *d)
+{
+	int other;
+
+	receive_from_sender(d);
+	d->set = check(epoll_create1(0), "epoll_create1");
+	d->outer = check(epoll_create1(0), "epoll_create1");
+	d->inner = check(epoll_create1(0), "epoll_create1");
+
+	/* The plain case: the number still means what it did. */
+	d->plain = read_end();
+	watch(d->set, d->plain, 1);
+
+	watch_pipes(d);
+
+	/* The number of the received file comes to mean another one. */
+	watch(d->outer, d->received, 5);
+	other = check(open("/dev/null", O_RDONLY), "/dev/null");
+	check(dup2(other, d->received), "dup2");
+	close(other);
+
+	/* So does that of the nested instance: another one, which looks the same. */
+	d->timer = check(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
+	watch(d->inner, d->timer, 8);
+	watch(d->outer, d->inner, 6);
+	d->moved = check(fcntl(d->inner, F_DUPFD, d->inner), "F_DUPFD");
+	check(dup2(d->set, d->inner), "dup2");
+
+	/* The child inherits; of two files it has the only descriptors then. */
+	d->event = check(eventfd(0, 0), "eventfd");
+	watch(d->outer, d->event, 7);
+	d->worker = spawn("demo-worker", worker, (int[]){ d->pipes[0], d->pipes[1], d->event });
+	close(d->pipes[1]);
+	close(d->event);
+}
+
+static void tell(const struct demo *d)
+{
+	pid_t me = getpid();
+	const struct truth truth[] = {
+		{ d->set, d->plain, 1, "right", { { me, d->plain } } },
+		{ d->set, TFD, 2, "closed", { { me, d->pipes[0] }, { d->worker, d->pipes[0] } } },
+		{ d->set, TFD, 3, "closed", { { d->worker, d->pipes[1] } } },
+		{ d->set, TFD, 4, "closed", { } },
+		{ d->outer, d->received, 5, "wrong", { { d->sender, d->sent } } },
+		{ d->outer, d->inner, 6, "wrong", { { me, d->moved } } },
+		{ d->outer, d->event, 7, "closed", { { d->worker, d->event } } },
+		{ d->moved, d->timer, 8, "right", { { me, d->timer } } },
+		{ d->inner, 0, 0, NULL, { { me, d->set } } },
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(truth); i++)
+		print_truth(me, &truth[i]);
+}
+
 int main(int argc, char **argv)
 {
-	int set, outer, inner, moved, plain, timer, event, received, sent, other;
-	int sock[2], mail[2], pipes[3];
-	pid_t me = getpid(), send_pid, work_pid;
-	bool tell = false;
-	size_t i;
+	struct demo demo = {};
+	bool truth = false;
 	int opt;
 	char c;
 
 	while ((opt = getopt(argc, argv, "t")) != -1) {
 		if (opt != 't')
 			goto usage;
-		tell = true;
+		truth = true;
 	}
 	if (optind != argc)
 		goto usage;
 
 	check(prctl(PR_SET_NAME, "demo-server"), "PR_SET_NAME");
-
-	/* A file from another process, which keeps it. */
-	check(socketpair(AF_UNIX, SOCK_STREAM, 0, sock), "socketpair");
-	send_pid = spawn("demo-sender", sender, sock);
-	received = receive_fd(sock[0], &sent);
-	close(sock[0]);
-	close(sock[1]);
-
-	set = check(epoll_create1(0), "epoll_create1");
-	outer = check(epoll_create1(0), "epoll_create1");
-	inner = check(epoll_create1(0), "epoll_create1");
-
-	/* The plain case: the number still means what it did. */
-	plain = read_end();
-	watch(set, plain, 1);
-
-	/* Three files under one number, which is closed in the end. */
-	for (i = 0; i < ARRAY_SIZE(pipes); i++) {
-		pipes[i] = read_end();
-		check(dup2(pipes[i], TFD), "dup2");
-		watch(set, TFD, 2 + i);
-		close(TFD);
-	}
-
-	/* The third stays in a message that nobody receives. */
-	check(socketpair(AF_UNIX, SOCK_STREAM, 0, mail), "socketpair");
-	send_fd(mail[0], pipes[2]);
-	close(pipes[2]);
-
-	/* The number of the received file comes to mean another one. */
-	watch(outer, received, 5);
-	other = check(open("/dev/null", O_RDONLY), "/dev/null");
-	check(dup2(other, received), "dup2");
-	close(other);
-
-	/* So does that of the nested set: another set, which looks the same. */
-	timer = check(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
-	watch(inner, timer, 8);
-	watch(outer, inner, 6);
-	moved = check(fcntl(inner, F_DUPFD, inner), "F_DUPFD");
-	check(dup2(set, inner), "dup2");
-
-	/* The child inherits; of two files it has the only descriptors then. */
-	event = check(eventfd(0, 0), "eventfd");
-	watch(outer, event, 7);
-	work_pid = spawn("demo-worker", worker, (int[]){ pipes[0], pipes[1], event });
-	close(pipes[1]);
-	close(event);
-
-	if (tell) {
-		struct truth truth[] = {
-			{ set, plain, 1, "right", { { me, plain } } },
-			{ set, TFD, 2, "closed", { { me, pipes[0] }, { work_pid, pipes[0] } } },
-			{ set, TFD, 3, "closed", { { work_pid, pipes[1] } } },
-			{ set, TFD, 4, "closed", { } },
-			{ outer, received, 5, "wrong", { { send_pid, sent } } },
-			{ outer, inner, 6, "wrong", { { me, moved } } },
-			{ outer, event, 7, "closed", { { work_pid, event } } },
-			{ moved, timer, 8, "right", { { me, timer } } },
-			{ inner, 0, 0, NULL, { { me, set } } },
-		};
-
-		qsort(truth, ARRAY_SIZE(truth), sizeof(*truth), cmp_truth);
-		for (i = 0; i < ARRAY_SIZE(truth); i++)
-			print_truth(me, &truth[i]);
-	}
-	printf("ready %d %d %d\n", me, send_pid, work_pid);
+	set_up(&demo);
+	if (truth)
+		tell(&demo);
+	printf("ready %d %d %d\n", getpid(), demo.sender, demo.worker);
 	if (fflush(stdout))
 		err(1, "stdout");
 
 	while (read(STDIN_FILENO, &c, 1) > 0)
 		;
 
-	kill(send_pid, SIGKILL);
-	kill(work_pid, SIGKILL);
+	kill(demo.sender, SIGKILL);
+	kill(demo.worker, SIGKILL);
 	while (wait(NULL) > 0)
 		;
 
@@ -311,8 +333,8 @@ int main(int argc, char **argv)
 
 usage:
 	fputs("usage: epoll_demo [-t]\n"
-	      "Sets up epoll sets to look at and keeps still until stdin ends.\n"
-	      "  -t  first print the answers that kcmp_epoll_client -q has to give\n", stderr);
+	      "Sets up epoll instances to look at and keeps still until stdin ends.\n"
+	      "  -t  first print the answers that kcmp_epoll_client has to give\n", stderr);
 
 	return 2;
 }

@@ -41,7 +41,7 @@ struct owner {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);		/* set before it is loaded */
+	__uint(max_entries, 1 << 16);
 	__type(key, __u64);
 	__type(value, struct owner);
 } owners SEC(".maps");

@@ -10,6 +10,9 @@
 #define MODULE_KO	"EPOLL_CR_KO"
 
 #include "epoll-helpers.h"
+#include "epoll-hold.h"
+#include "epoll-module.h"
+#include "epoll-process.h"
 
 #define DEVICE		"/dev/epoll_cr"
 

@@ -3,6 +3,7 @@
  * Each allocation and each access to memory of the caller fails, one after the
  * other: a call is done, or fails and leaves nothing behind.
  */
+#include "epoll-fault.h"
 #include "epoll_cr.h"
 #include "kselftest_harness.h"
 

@@ -11,6 +11,9 @@
 #define MODULE_KO	"EPOLL_ITER_KO"
 
 #include "epoll-helpers.h"
+#include "epoll-hold.h"
+#include "epoll-module.h"
+#include "epoll-process.h"
 #include "epoll_iter_record.h"
 #include "kselftest_harness.h"
 

@@ -3,6 +3,7 @@
  * Allocations, and accesses to memory of the caller, that fail one after the
  * other: it is done, or it is ENOMEM or EFAULT.
  */
+#include "epoll-fault.h"
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
 #include "epoll_iter_kfunc.skel.h"

@@ -41,78 +41,89 @@ FIXTURE_TEARDOWN(epoll_iter)
 	EXPECT_EQ(0, end_module());
 }
 
-/* The next record, or NULL if there is none. */
-static struct record *next(int iter)
+/*
+ * Begins to read a set of @nr new files, whose data is 0 and so on. Their numbers
+ * begin with 100 if @step is 1, and all are 100 if it is 0.
+ */
+static int begin(struct __test_metadata *_metadata, struct epoll_iter *skel,
+		 int efd, int *fds, int nr, int step)
+{
+	int iter;
+
+	ASSERT_EQ(0, add_files(efd, fds, nr, 100, step, 0));
+	iter = open_iter(skel->progs.records, efd);
+	ASSERT_GE(iter, 0);
+
+	return iter;
+}
+
+/* The next record, of a target or of the end. */
+static struct record *next(struct __test_metadata *_metadata, int iter)
 {
 	static struct record r;
 
-	return read(iter, &r, sizeof(r)) == sizeof(r) ? &r : NULL;
+	ASSERT_EQ(sizeof(r), read(iter, &r, sizeof(r)));
+
+	return &r;
+}
+
+/* The next record is that of the target with this data, the @seq_num-th. */
+static void expect_target(struct __test_metadata *_metadata, int iter,
+			  unsigned int seq_num, unsigned int data)
+{
+	struct record *r = next(_metadata, iter);
+
+	ASSERT_EQ(0, r->end);
+	EXPECT_EQ(seq_num, r->seq_num);
+	EXPECT_EQ(data, r->data);
+}
+
+static void expect_end(struct __test_metadata *_metadata, int iter)
+{
+	EXPECT_EQ(1, next(_metadata, iter)->end);
 }
 
 /* What was shown last is removed before more is read, in each place. */
 TEST_F(epoll_iter, shown_is_removed)
 {
-	struct record *r;
 	int iter, i;
+	char c;
 
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
+	iter = begin(_metadata, self->skel, self->efd, self->fds, NR_FEW, 1);
 	for (i = 0; i < NR_FEW; i++) {
-		r = next(iter);
-		ASSERT_NE(NULL, r);
-		EXPECT_EQ(i, r->seq_num);
-		EXPECT_EQ(i, r->data);
+		expect_target(_metadata, iter, i, i);
 		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
 	}
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->end);
-	EXPECT_EQ(NULL, next(iter));
+	expect_end(_metadata, iter);
+	EXPECT_EQ(0, read(iter, &c, 1));
 }
 
 /* The same if it is added again: it has been shown. */
 TEST_F(epoll_iter, shown_is_added_again)
 {
-	struct record *r;
 	int iter, i;
 
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
+	iter = begin(_metadata, self->skel, self->efd, self->fds, NR_FEW, 1);
 	for (i = 0; i < NR_FEW; i++) {
-		r = next(iter);
-		ASSERT_NE(NULL, r);
-		EXPECT_EQ(i, r->seq_num);
-		EXPECT_EQ(i, r->data);
+		expect_target(_metadata, iter, i, i);
 		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
 		ASSERT_EQ(0, add_as(self->efd, self->fds[i], 100 + i, EPOLLIN, i));
 	}
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->end);
+	expect_end(_metadata, iter);
 }
 
 /* What would be shown next is removed: what follows it is shown, as the next. */
 TEST_F(epoll_iter, next_is_removed)
 {
-	struct record *r;
 	int iter, i;
 
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
+	iter = begin(_metadata, self->skel, self->efd, self->fds, NR_FEW, 1);
 	for (i = 0; i < NR_FEW; i += 2) {
-		r = next(iter);
-		ASSERT_NE(NULL, r);
-		EXPECT_EQ(i / 2, r->seq_num);
-		EXPECT_EQ(i, r->data);
+		expect_target(_metadata, iter, i / 2, i);
 		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
 		ASSERT_EQ(0, del_as(self->efd, self->fds[i + 1], 101 + i));
 	}
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->end);
+	expect_end(_metadata, iter);
 }
 
 /* All of one number, so that it is the file that tells where to go on. */
@@ -122,12 +133,9 @@ TEST_F(epoll_iter, shown_of_one_number_is_removed)
 	struct record *r;
 	int iter, i;
 
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 0, 0));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
+	iter = begin(_metadata, self->skel, self->efd, self->fds, NR_FEW, 0);
 	for (i = 0; i < NR_FEW; i++) {
-		r = next(iter);
-		ASSERT_NE(NULL, r);
+		r = next(_metadata, iter);
 		ASSERT_EQ(0, r->end);
 		EXPECT_EQ(i, r->seq_num);
 		ASSERT_LT(r->data, NR_FEW);
@@ -137,48 +145,32 @@ TEST_F(epoll_iter, shown_of_one_number_is_removed)
 		ASSERT_EQ(0, del_as(self->efd, self->fds[r->data], 100));
 		close(self->fds[r->data]);
 	}
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->end);
+	expect_end(_metadata, iter);
 }
 
 TEST_F(epoll_iter, all_are_removed)
 {
-	struct record *r;
 	int iter, i;
 
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
-	ASSERT_NE(NULL, next(iter));
+	iter = begin(_metadata, self->skel, self->efd, self->fds, NR_FEW, 1);
+	expect_target(_metadata, iter, 0, 0);
 	for (i = 0; i < NR_FEW; i++)
 		ASSERT_EQ(0, del_as(self->efd, self->fds[i], 100 + i));
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->end);
+	expect_end(_metadata, iter);
 }
 
 /* Before where it is: not shown. After: shown. */
 TEST_F(epoll_iter, added_before_and_after)
 {
-	struct record *r = NULL;
 	int iter;
 
-	ASSERT_EQ(0, add_files(self->efd, self->fds, 2, 100, 1, 0));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
-	ASSERT_NE(NULL, next(iter));
+	iter = begin(_metadata, self->skel, self->efd, self->fds, 2, 1);
+	expect_target(_metadata, iter, 0, 0);
 	ASSERT_EQ(0, add_files(self->efd, self->fds + 2, 1, 99, 1, 2));
 	ASSERT_EQ(0, add_files(self->efd, self->fds + 3, 1, 102, 1, 3));
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->data);
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(3, r->data);
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->end);
+	expect_target(_metadata, iter, 1, 1);
+	expect_target(_metadata, iter, 2, 3);
+	expect_end(_metadata, iter);
 }
 
 /* Threads that add and remove what does not stay, between what does. */
@@ -308,6 +300,7 @@ TEST_F_TIMEOUT(epoll_iter, storm, LONG_TIMEOUT)
 /* One who reads while the program is held up. */
 struct reader {
 	pthread_t thread;
+	struct served served;
 	int iter;
 	struct record *r;
 	ssize_t nr;
@@ -320,6 +313,30 @@ static void *read_on(void *data)
 	reader->nr = read_records(reader->iter, 65536, &reader->r);
 
 	return NULL;
+}
+
+/*
+ * Starts a reader by @prog, which is held up at the target of that number until
+ * reader->served is filled. Returns -EOPNOTSUPP if that cannot be had here.
+ */
+static int hold_reader(struct __test_metadata *_metadata, struct epoll_iter *skel,
+		       struct bpf_program *prog, int efd, unsigned int seq_num,
+		       struct reader *reader)
+{
+	int ret = served_init(&reader->served, 1);
+
+	if (ret == -EOPNOTSUPP)
+		return ret;
+	ASSERT_EQ(0, ret);
+	skel->bss->hold_seq_num = seq_num;
+	skel->bss->hold_address = (unsigned long)reader->served.map;
+
+	reader->iter = open_iter(prog, efd);
+	ASSERT_GE(reader->iter, 0);
+	ASSERT_EQ(0, pthread_create(&reader->thread, NULL, read_on, reader));
+	ASSERT_EQ(0, served_wait(&reader->served));
+
+	return 0;
 }
 
 /* One who does something that has to wait for the set. */
@@ -370,22 +387,13 @@ TEST_F(epoll_iter, dying_targets)
 {
 	static const int dying[] = { 4, 6, 7, NR_FEW - 1 };
 	struct waiter waiters[ARRAY_SIZE(dying)];
-	struct served served;
 	struct reader reader = {};
-	int i, ret, left = 0;
+	int i, left = 0;
 
 	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	ret = served_init(&served, 1);
-	if (ret == -EOPNOTSUPP)
+	if (hold_reader(_metadata, self->skel, self->skel->progs.hold,
+			self->efd, 2, &reader))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
-	self->skel->bss->hold_seq_num = 2;
-	self->skel->bss->hold_address = (unsigned long)served.map;
-
-	reader.iter = open_iter(self->skel->progs.hold, self->efd);
-	ASSERT_GE(reader.iter, 0);
-	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_EQ(0, served_wait(&served));
 
 	for (i = 0; i < ARRAY_SIZE(dying); i++) {
 		waiters[i].fd = self->fds[dying[i]];
@@ -393,7 +401,7 @@ TEST_F(epoll_iter, dying_targets)
 		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
 					  __NR_close));
 	}
-	ASSERT_EQ(0, served_fill(&served, 0, NULL));
+	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	for (i = 0; i < ARRAY_SIZE(dying); i++) {
 		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
@@ -417,28 +425,19 @@ TEST_F(epoll_iter, dying_targets)
 TEST_F(epoll_iter, dying_rest)
 {
 	struct waiter waiters[3];
-	struct served served;
 	struct reader reader = {};
-	int i, ret;
+	int i;
 
 	ASSERT_EQ(0, add_files(self->efd, self->fds, 4, 100, 1, 0));
-	ret = served_init(&served, 1);
-	if (ret == -EOPNOTSUPP)
+	if (hold_reader(_metadata, self->skel, self->skel->progs.hold,
+			self->efd, 0, &reader))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
-	self->skel->bss->hold_seq_num = 0;
-	self->skel->bss->hold_address = (unsigned long)served.map;
-
-	reader.iter = open_iter(self->skel->progs.hold, self->efd);
-	ASSERT_GE(reader.iter, 0);
-	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_EQ(0, served_wait(&served));
 	for (i = 0; i < 3; i++) {
 		waiters[i].fd = self->fds[i + 1];
 		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
 					  __NR_close));
 	}
-	ASSERT_EQ(0, served_fill(&served, 0, NULL));
+	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
@@ -454,32 +453,23 @@ TEST_F(epoll_iter, dying_rest)
 TEST_F(epoll_iter, shown_target_is_pinned)
 {
 	struct pollfd pfd = { .events = POLLIN };
-	struct served served;
 	struct reader reader = {};
-	int fds[2], ret;
+	int fds[2];
 	struct stat st;
 
 	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
 	ASSERT_EQ(0, fstat(fds[1], &st));
 	ASSERT_EQ(0, epoll_add(self->efd, fds[1], EPOLLIN, 0));
-	ret = served_init(&served, 1);
-	if (ret == -EOPNOTSUPP)
+	if (hold_reader(_metadata, self->skel, self->skel->progs.hold,
+			self->efd, 0, &reader))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
-	self->skel->bss->hold_seq_num = 0;
-	self->skel->bss->hold_address = (unsigned long)served.map;
-
-	reader.iter = open_iter(self->skel->progs.hold, self->efd);
-	ASSERT_GE(reader.iter, 0);
-	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_EQ(0, served_wait(&served));
 
 	/* The reading end tells when the writing end is gone. */
 	ASSERT_EQ(0, close(fds[1]));
 	pfd.fd = fds[0];
 	EXPECT_EQ(0, poll(&pfd, 1, A_WHILE_MS));
 
-	ASSERT_EQ(0, served_fill(&served, 0, NULL));
+	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	ASSERT_EQ(2, reader.nr);
 	EXPECT_EQ(st.st_ino, reader.r[0].ino);
@@ -491,23 +481,18 @@ TEST_F(epoll_iter, shown_target_is_pinned)
 TEST_F(epoll_iter, shown_target_is_let_go)
 {
 	struct pollfd pfd = { .events = POLLIN };
-	struct record *r;
 	int fds[2], iter;
 
 	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
 	ASSERT_EQ(0, epoll_add(self->efd, fds[1], EPOLLIN, 0));
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
-	ASSERT_NE(NULL, next(iter));
+	iter = begin(_metadata, self->skel, self->efd, self->fds, NR_FEW, 1);
+	expect_target(_metadata, iter, 0, 0);
 
 	close(fds[1]);
 	pfd.fd = fds[0];
 	EXPECT_EQ(1, poll(&pfd, 1, PATIENCE_MS));
 	EXPECT_EQ(POLLHUP, pfd.revents);
-	r = next(iter);
-	ASSERT_NE(NULL, r);
-	EXPECT_EQ(1, r->seq_num);
+	EXPECT_EQ(1, next(_metadata, iter)->seq_num);
 }
 
 /*
@@ -517,31 +502,22 @@ TEST_F(epoll_iter, shown_target_is_let_go)
 TEST_F_TIMEOUT(epoll_iter, others_get_the_set, LONG_TIMEOUT)
 {
 	const int nr = 20000, last = 70000;
-	int *fds = calloc(nr, sizeof(*fds)), ret;
-	struct served served;
+	int *fds = calloc(nr, sizeof(*fds));
 	struct reader reader = {};
 	struct waiter waiter;
 
 	ASSERT_EQ(0, allow_fds(last + 1));
 	ASSERT_EQ(0, add_files(self->efd, fds, nr, 40000, 1, 0));
-	ret = served_init(&served, 1);
-	if (ret == -EOPNOTSUPP)
+	if (hold_reader(_metadata, self->skel, self->skel->progs.hold_and_count,
+			self->efd, 0, &reader))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
-	self->skel->bss->hold_seq_num = 0;
-	self->skel->bss->hold_address = (unsigned long)served.map;
-
-	reader.iter = open_iter(self->skel->progs.hold_and_count, self->efd);
-	ASSERT_GE(reader.iter, 0);
-	ASSERT_EQ(0, pthread_create(&reader.thread, NULL, read_on, &reader));
-	ASSERT_EQ(0, served_wait(&served));
 
 	waiter.efd = self->efd;
 	waiter.fd = dup2(fds[0], last);
 	ASSERT_EQ(last, waiter.fd);
 	ASSERT_EQ(0, start_waiter(&waiter, add_target, __NR_epoll_ctl));
 	EXPECT_EQ(0, self->skel->bss->counted);
-	ASSERT_EQ(0, served_fill(&served, 0, NULL));
+	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
 	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
 	ASSERT_EQ(0, pthread_join(waiter.thread, NULL));
 

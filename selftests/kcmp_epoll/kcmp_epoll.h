@@ -9,6 +9,9 @@
 #define MODULE_KO	"KCMP_EPOLL_KO"
 
 #include "epoll-helpers.h"
+#include "epoll-hold.h"
+#include "epoll-module.h"
+#include "epoll-process.h"
 
 /* The questions. */
 

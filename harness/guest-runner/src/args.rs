@@ -36,6 +36,11 @@ pub struct Run {
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub silence: Duration,
 
+    /// Start the guest again, once, if it has not said anything this many
+    /// seconds after it was started; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub boot_silence: Duration,
+
     /// Further parameters for the guest's kernel
     #[arg(
         long,

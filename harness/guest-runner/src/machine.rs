@@ -87,11 +87,13 @@ pub fn qemu(
 }
 
 /// The console and the channel are files: a file takes all that is written to
-/// it, whereas a virtio console drops what a pipe does not take at once.
+/// it, whereas a virtio console drops what a pipe does not take at once. It is
+/// appended to, as the console's may begin with a line of ours.
 fn file_chardev(id: &str, path: &Path) -> OsString {
     let mut s = OsString::from(format!("file,id={id},path="));
     // In QEMU's options a comma is written as two.
     s.push(path.display().to_string().replace(',', ",,"));
+    s.push(",append=on");
     s
 }
 
@@ -137,6 +139,7 @@ pub fn uml_dir(run: &Run) -> PathBuf {
 /// A running machine. It ends when this is dropped, and when we are killed.
 #[derive(Debug)]
 pub struct Machine {
+    command: Command,
     child: Child,
 }
 
@@ -154,13 +157,18 @@ impl Machine {
         // SAFETY: Between fork and exec the closure makes two system calls and
         // an error without a payload. It takes no lock and allocates nothing.
         unsafe { command.pre_exec(die_with_parent) };
-        let child = command
-            // A terminal's signals are for us to handle, and a User-mode Linux
-            // is many processes.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
-        Ok(Self { child })
+        // A terminal's signals are for us to handle, and a User-mode Linux is
+        // many processes.
+        command.process_group(0);
+        let child = spawn(&mut command)?;
+        Ok(Self { command, child })
+    }
+
+    /// Ends it and starts it anew.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.child = spawn(&mut self.command)?;
+        Ok(())
     }
 
     pub fn child(&mut self) -> &mut Child {
@@ -183,6 +191,12 @@ impl Machine {
             }
         }
     }
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    command
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))
 }
 
 impl Drop for Machine {

@@ -3,7 +3,7 @@
 //! One run of a guest.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{self, PathBuf};
@@ -189,6 +189,25 @@ enum End {
     Late(String),
 }
 
+/// What is to be done with a guest that runs.
+#[derive(Debug)]
+enum Verdict {
+    GoOn,
+    Restart,
+    Stop(End),
+}
+
+/// How far the guest has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boot {
+    /// It has not said anything yet.
+    First,
+    /// Nor did the one before it.
+    Second,
+    /// It has said something.
+    Done,
+}
+
 /// A guest that runs, or has run.
 #[derive(Debug)]
 struct Session<'a> {
@@ -212,6 +231,7 @@ struct Session<'a> {
     /// When there was output last, and how much there was by then.
     heard: Instant,
     size: u64,
+    boot: Boot,
     /// When the guest is to be stopped because of trouble.
     stop: Option<Instant>,
     /// When to say how far it is.
@@ -234,13 +254,13 @@ impl<'a> Session<'a> {
                 .with_context(|| log.path.display().to_string())?;
         }
         let mut machine = Machine::start(machine)?;
-        let pid = Pid::from_child(machine.child());
+        let pidfd = machine_pidfd(&mut machine)?;
         let start = Instant::now();
         Ok(Self {
             run,
             signals,
             changes,
-            pidfd: pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?,
+            pidfd,
             machine,
             console_log,
             console: Console::new(&run.ignore),
@@ -251,6 +271,7 @@ impl<'a> Session<'a> {
             read: start,
             heard: start,
             size: 0,
+            boot: Boot::First,
             stop: None,
             tell: match run.progress {
                 Some(every) if !io::stdout().is_terminal() => Some((every, start + every)),
@@ -281,10 +302,14 @@ impl<'a> Session<'a> {
             }
             let now = Instant::now();
             if end.is_none() {
-                end = self.time_to_end(now)?;
-                if end.is_some() {
-                    self.machine.kill();
-                    continue;
+                match self.verdict(now)? {
+                    Verdict::GoOn => (),
+                    Verdict::Restart => self.restart()?,
+                    Verdict::Stop(why) => {
+                        self.machine.kill();
+                        end = Some(why);
+                        continue;
+                    }
                 }
             }
             if let Some(end) = &end {
@@ -326,31 +351,62 @@ impl<'a> Session<'a> {
         Ok(more)
     }
 
-    /// Whether to stop the guest, and why.
-    fn time_to_end(&mut self, now: Instant) -> Result<Option<End>> {
+    /// Whether to stop the guest or to start it again, and why.
+    fn verdict(&mut self, now: Instant) -> Result<Verdict> {
         if self.console.trouble().is_some() {
             let stop = *self.stop.get_or_insert(now + AFTER_TROUBLE);
             if self.console.complete() || now >= stop {
-                return Ok(Some(End::Trouble));
+                return Ok(Verdict::Stop(End::Trouble));
             }
         }
         let Run {
-            deadline, silence, ..
+            deadline,
+            silence,
+            boot_silence,
+            ..
         } = *self.run;
+        let late = |why| Ok(Verdict::Stop(End::Late(why)));
         if now - self.start > deadline {
             let seconds = deadline.as_secs_f64();
-            return Ok(Some(End::Late(format!("no end after {seconds:.0} s"))));
+            return late(format!("no end after {seconds:.0} s"));
         }
         let size = self.console_log.size()? + self.channel_log.size()?;
         if size != self.size {
             self.size = size;
             self.heard = now;
+            self.boot = Boot::Done;
+        }
+        if self.boot != Boot::Done && !boot_silence.is_zero() && now - self.heard > boot_silence {
+            if self.boot == Boot::First {
+                return Ok(Verdict::Restart);
+            }
+            let seconds = boot_silence.as_secs_f64();
+            return late(format!(
+                "two boots in a row without any output for {seconds:.0} s"
+            ));
         }
         if !silence.is_zero() && now - self.heard > silence {
             let seconds = silence.as_secs_f64();
-            return Ok(Some(End::Late(format!("no output for {seconds:.0} s"))));
+            return late(format!("no output for {seconds:.0} s"));
         }
-        Ok(None)
+        Ok(Verdict::GoOn)
+    }
+
+    /// Starts a guest that has said nothing again. On a busy host a boot can
+    /// hang before the kernel's first line.
+    fn restart(&mut self) -> Result<()> {
+        let seconds = self.run.boot_silence.as_secs_f64();
+        let line = format!("guest: no output in the first {seconds:.0} s of boot, started again");
+        eprintln!("{line}");
+        self.machine.kill();
+        writeln!(self.console_log.append()?, "{line}")
+            .with_context(|| self.console_log.path.display().to_string())?;
+        self.size = self.console_log.size()? + self.channel_log.size()?;
+        self.machine.restart()?;
+        self.pidfd = machine_pidfd(&mut self.machine)?;
+        self.heard = Instant::now();
+        self.boot = Boot::Second;
+        Ok(())
     }
 
     /// Says how far it is, if it is time to.
@@ -454,6 +510,12 @@ impl<'a> Session<'a> {
             ),
         }
     }
+}
+
+/// What becomes readable when the machine ends.
+fn machine_pidfd(machine: &mut Machine) -> Result<OwnedFd> {
+    let pid = Pid::from_child(machine.child());
+    pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")
 }
 
 fn show<'a>(lines: impl Iterator<Item = &'a [u8]>) {

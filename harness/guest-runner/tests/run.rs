@@ -17,8 +17,8 @@ use tempfile::TempDir;
 const PRELUDE: &str = r#"#!/bin/sh
 for arg; do
 	case $arg in
-	file,id=console,path=*) console=${arg#*path=} ;;
-	file,id=channel,path=*) channel=${arg#*path=} ;;
+	file,id=console,path=*) console=${arg#*path=} console=${console%,append=on} ;;
+	file,id=channel,path=*) channel=${arg#*path=} channel=${channel%,append=on} ;;
 	*VM_MARK=*) mark=${arg#*VM_MARK=} mark=${mark%% *} ;;
 	esac
 done
@@ -310,6 +310,48 @@ fn output_on_either_stream_is_no_silence() {
     let guest = Guest::new(script).options(&["--silence", "2"]);
     check(&guest.run(), 0, "123456\n", "");
     let guest = Guest::new("sleep 1.5; end 0").options(&["--silence", "0"]);
+    check(&guest.run(), 0, "", "");
+}
+
+/// A script that says nothing the first `n` times.
+fn silent(n: usize, then: &str) -> Guest {
+    Guest::new(&format!(
+        "echo >>\"${{console%/*}}/boots\"
+        [ $(wc -l <\"${{console%/*}}/boots\") -gt {n} ] || exec sleep 60
+        {then}"
+    ))
+    .options(&["--boot-silence", "2"])
+}
+
+#[test]
+fn a_silent_boot_is_tried_again_once() {
+    let line = "guest: no output in the first 2 s of boot, started again\n";
+    let guest = silent(1, "log 'booting\\n'; say 'one\\n'; end 0");
+    check(&guest.run(), 0, "one\n", line);
+    assert_eq!(guest.log("console.log"), format!("{line}booting\n"));
+    assert_eq!(guest.log("boots"), "\n\n");
+
+    let guest = silent(2, "end 0");
+    check(
+        &guest.run(),
+        124,
+        "",
+        "guest: two boots in a row without any output for 2 s; the end of its console:\n",
+    );
+    assert_eq!(guest.log("boots"), "\n\n");
+    wait_until_gone(guest.machine());
+}
+
+#[test]
+fn a_guest_that_has_said_anything_is_not_started_again() {
+    for word in ["log 'x'", "say 'x'"] {
+        let guest = silent(0, &format!("{word}; sleep 3; end 0"));
+        let output = guest.run();
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(guest.log("boots"), "\n");
+    }
+    // Nor if it is not asked for.
+    let guest = silent(0, "sleep 1.5; end 0").options(&["--boot-silence", "0"]);
     check(&guest.run(), 0, "", "");
 }
 
