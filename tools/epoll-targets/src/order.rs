@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Open files in the order of the kernel's, while their descriptors come and go.
+//! Sorts and searches open files while their descriptors are opened and closed.
 //!
-//! The kernel is asked through closures, so that tests can be the kernel.
+//! Files are compared through closures, so that tests can take the place of kcmp(2).
 
 use crate::descriptor::Descriptor;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashSet};
 use std::io;
 
-/// An open file: its descriptors. It has one at least, or is left out.
+/// An open file by its descriptors. A file without any is left out.
 pub(crate) type File = Vec<Descriptor>;
 
-/// Whether this is an error of a descriptor, or of its process, that has gone,
-/// or has come to be another user's.
+/// Whether an error says that a descriptor is closed, or its process has ended or
+/// become inaccessible.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -21,7 +21,7 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Says how the open files of two descriptors compare.
+/// Compares the open files of two descriptors.
 pub(crate) trait Compare: Fn(Descriptor, Descriptor) -> io::Result<Ordering> {}
 
 impl<F: Fn(Descriptor, Descriptor) -> io::Result<Ordering>> Compare for F {}
@@ -34,12 +34,12 @@ fn is_open(descriptor: Descriptor, compare: &impl Compare) -> io::Result<bool> {
     }
 }
 
-/// How often a descriptor may be closed when it is compared, and open when it is
-/// looked at, before it is left out.
+/// How often a comparison may find a descriptor closed, and a check find it open,
+/// before it is left out.
 const PATIENCE: u32 = 16;
 
-/// Compares two files by a descriptor of each that is still open; leaves a file
-/// empty, and says nothing, if there is none.
+/// Compares two files by a descriptor of each that is still open. If a file has none,
+/// it is left empty, and the result is `None`.
 fn compare_files(
     x: &mut File,
     y: &mut File,
@@ -48,7 +48,7 @@ fn compare_files(
     let mut tries = 0;
     while let (Some(&a), Some(&b)) = (x.first(), y.first()) {
         match compare(a, b) {
-            // Which of them?
+            // Either may be closed.
             Err(error) if is_gone(&error) => {
                 tries += 1;
                 let (x_is_open, y_is_open) = (is_open(a, compare)?, is_open(b, compare)?);
@@ -91,8 +91,8 @@ fn merge(left: Vec<File>, right: Vec<File>, compare: &impl Compare) -> io::Resul
     Ok(files)
 }
 
-/// Merges sorted lists into one, the shortest first: that is n log n in all, for
-/// n descriptors, also with what it took to sort the lists.
+/// Merges sorted lists into one, the shortest first. This takes n log n comparisons for
+/// n descriptors, including those for sorting the lists.
 pub(crate) fn merge_all(
     lists: impl IntoIterator<Item = Vec<File>>,
     compare: &impl Compare,
@@ -122,25 +122,25 @@ pub(crate) fn sort(
     merge_all(descriptors.into_iter().map(|d| vec![vec![d]]), compare)
 }
 
-/// How many neighbours of the place where nothing was found are asked about.
+/// How many neighbours are compared where a search found nothing.
 const MARGIN: usize = 3;
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// This file.
+    /// The file at this index.
     At(usize),
-    /// None.
+    /// No file is equal.
     Nothing,
-    /// The order does not hold.
+    /// The order is broken.
     Astray,
 }
 
-/// Finds the file that `probe` says is equal. `probe` compares the file of a
-/// descriptor with what is looked for, if it is still open.
+/// Finds the file for which `probe` returns *equal*. `probe` compares the file of a
+/// descriptor, if it is still open, with the one that is searched.
 ///
-/// One that has come to mean another file can lead the search astray. Then it ends
-/// right beside that one, and the neighbours tell.
+/// A descriptor that means another file by now can mislead the search. The search then
+/// ends next to it, so that comparing the neighbours shows it.
 pub(crate) fn search(
     files: &mut Vec<File>,
     mut probe: impl FnMut(Descriptor) -> io::Result<Option<Ordering>>,
@@ -176,18 +176,18 @@ pub(crate) fn search(
 /// What [`check`] found.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// Files, each found greater than the one before it just now.
+    /// Files, each of which was just found greater than the one before.
     pub(crate) files: Vec<File>,
-    /// All other descriptors that there are.
+    /// All other descriptors that are open.
     pub(crate) rest: Vec<Descriptor>,
-    /// Whether the order was another, so that a search may have been led astray.
+    /// Whether the order was broken, so that a search may have been misled.
     pub(crate) broken: bool,
 }
 
-/// Checks the order of sorted files: `now` is all descriptors that there are.
+/// Checks the order of sorted files; `now` has all descriptors that are open.
 ///
-/// That takes one comparison a descriptor. Where the order is not what it was,
-/// both neighbours are taken out: either may mean another file now.
+/// This takes one comparison for each descriptor. Where the order is broken, both
+/// neighbours are taken out, as either may mean another file now.
 pub(crate) fn check(
     files: Vec<File>,
     mut now: HashSet<Descriptor>,
@@ -255,12 +255,12 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::collections::{BTreeMap, HashMap};
 
-    /// A kernel: which file each descriptor means.
+    /// Takes the place of the kernel: the file of each descriptor.
     #[derive(Default)]
     struct Kernel {
         open: RefCell<HashMap<Descriptor, u32>>,
         calls: Cell<u32>,
-        /// Closed when so many questions have been asked.
+        /// Descriptors to be closed, by the number of calls after which they are.
         closes: RefCell<BTreeMap<u32, Descriptor>>,
     }
 
@@ -308,7 +308,7 @@ mod tests {
             all
         }
 
-        /// Whether `files` is what is open, sorted.
+        /// Whether `files` has all that is open, sorted.
         fn is_sorted(&self, files: &[File]) -> bool {
             let mut by_file: BTreeMap<u32, Vec<Descriptor>> = BTreeMap::new();
             for d in self.descriptors() {
