@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many calls of kcmp(2) it takes, with that alone. A file of its own, with one test: nothing else may go
-//! on in the process.
+//! The number of calls of kcmp(2). This is a file of its own, with one test: nothing
+//! else may run in the process.
 
 mod common;
 

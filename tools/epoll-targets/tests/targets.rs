@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Targets of sets of this process, in all states that they can get into.
+//! Targets of epoll instances of this process, in all states that they can be in.
 
 mod common;
 

@@ -595,3 +595,22 @@ fn completions() {
     assert_eq!((status, errors.as_str()), (0, ""));
     assert!(script.contains("--orphaned") && script.contains("complete -F"));
 }
+
+#[test]
+fn a_name_cannot_drive_the_terminal() {
+    let Some(_alone) = start() else { return };
+    let _fixture = Fixture::new();
+    let comm = format!("/proc/{}/comm", pid());
+    let before = fs::read(&comm).unwrap();
+    let name = "a\u{202e}\x1b[2Jb";
+    fs::write(&comm, name).unwrap();
+    let (_, table, _) = of_this(&[]);
+    let (_, json, _) = of_this(&["--json"]);
+    fs::write(&comm, before).unwrap();
+    assert!(table.contains("a??[2Jb"), "{table}");
+    for text in [&table, &json] {
+        assert!(!text.contains(['\u{202e}', '\x1b']), "{text:?}");
+    }
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["sets"][0]["command"], name);
+}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the programs need of the kernel's types. Where the fields really are,
- * libbpf finds out when it loads them: no kernel has to be there for the build.
+ * The kernel's types as far as the programs use them. libbpf relocates the fields
+ * when it loads the programs, so that the build needs no kernel.
  */
 #ifndef KERNEL_H
 #define KERNEL_H

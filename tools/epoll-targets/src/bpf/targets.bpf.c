@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tells which descriptors mean which open files, and which open files the
- * targets of an epoll set are.
+ * Lists which descriptors refer to which open files, and which open files the
+ * targets of an epoll instance are.
  *
- * An open file is known here by its address, which goes no further: what comes
- * out is a number that stands for it. An address alone says little, since the
- * memory of a file that is closed is used again, at once in most cases. So a
- * descriptor is the owner of a target only if its table has the address of the
- * target while that is held: see is_open_as().
+ * The programs identify an open file by its address, and report a number in its
+ * place. An address alone is not enough, since the memory of a file that is
+ * released is reused, at once in most cases. So a descriptor is the owner of a
+ * target only if its table has the address of the target while that is held: see
+ * is_open_as().
  */
 #include "kernel.h"
 
@@ -20,20 +20,20 @@ char LICENSE[] SEC("license") = "GPL";
 #define PIPEFS_MAGIC		0x50495045
 #define ANON_INODE_FS_MAGIC	0x09041934
 
-/* Each is asked about each target, with the set's mutex held. */
+/* Each is checked for each target, with the instance's mutex held. */
 #define MAX_HOMES 16
 
 /* Layouts shared with resolve/by_bpf/programs.rs. */
 struct control {
-	/* out: of the epoll set */
+	/* out: of the epoll instance */
 	__u64 epoll_id;
-	/* in: no threads that are not the first of their process */
+	/* in: only thread group leaders */
 	__u32 processes;
-	/* in: how many processes have the set, see homes */
+	/* in: how many processes have the instance, see homes */
 	__u32 nr_homes;
 	/* out: the maps are too small */
 	__u32 overflow;
-	/* how many numbers have been given away */
+	/* the last numbers that were assigned */
 	__u32 last_file;
 	__u32 last_table;
 	__u32 pad;
@@ -71,10 +71,10 @@ struct target {
 	__s32 home_open;
 };
 
-/* An open file, by its address. */
+/* The value for an open file, by its address. */
 struct file_state {
 	__u32 number;
-	/* the descriptor that was seen last, if pid is not 0 */
+	/* the last descriptor seen, if pid is not 0 */
 	__s32 pid;
 	__s32 fd;
 };
@@ -86,7 +86,7 @@ struct {
 	__type(value, struct file_state);
 } files SEC(".maps");
 
-/* The numbers of tables of descriptors, by their address. */
+/* The numbers of descriptor tables, by their address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);		/* likewise */
@@ -94,7 +94,7 @@ struct {
 	__type(value, __u32);
 } tables SEC(".maps");
 
-/* The processes that have the set, as the reader knows them. */
+/* The processes that have the instance, by their pids in the reader's namespace. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_HOMES);
@@ -137,7 +137,7 @@ static __always_inline __s32 vpid(struct task_struct *task)
 	return nr;
 }
 
-/* The state of a file, with a number; NULL if there is no room. */
+/* The state of a file, which gets a number; NULL if the map is full. */
 static __always_inline struct file_state *get_file(const struct file *file,
 						   struct control *ctl)
 {
@@ -227,8 +227,8 @@ enum slot {
 };
 
 /*
- * What is descriptor fd of a process? The file is held by our caller, so what
- * has its address is that file and no other.
+ * Compare descriptor fd of a process with a file. The caller holds the file, so
+ * that what has its address is that file and no other.
  */
 static __always_inline enum slot is_open_as(__s32 pid, __u32 fd,
 					    const struct file *file)
@@ -242,10 +242,10 @@ static __always_inline enum slot is_open_as(__s32 pid, __u32 fd,
 	if (!task)
 		return SLOT_CLOSED;
 	/*
-	 * The table can be freed at any time, and its memory be that of another.
-	 * To read it does no harm: a load that faults gives 0. But a task that
-	 * ends, or gets another table, has no pointer to this one by the time
-	 * that it lets go of it. So if it has it still, it was its table.
+	 * The table can be freed at any time, and its memory be reused. Reading it
+	 * is safe: a load that faults returns 0. A task that exits, or gets another
+	 * table, drops its pointer to this one before it releases it. So if the
+	 * pointer is unchanged afterwards, the table was the task's.
 	 */
 	table = task->files;
 	if (table) {
@@ -276,7 +276,7 @@ int list_targets(struct bpf_iter__epoll *ctx)
 
 	if (!ctl)
 		return 0;
-	/* This is all there is of a set that is empty. */
+	/* All that there is for an empty instance. */
 	ctl->epoll_id = ctx->ep->id;
 	if (!epi)
 		return 0;
@@ -307,7 +307,7 @@ int list_targets(struct bpf_iter__epoll *ctx)
 		}
 	}
 	if (out.home_same < 0) {
-		/* It gets a number in any case: it may be seen later. */
+		/* It gets a number in any case: its descriptor may be listed later. */
 		state = get_file(file, ctl);
 		if (!state) {
 			ctl->overflow = 1;

@@ -29,11 +29,11 @@ impl Table<Vec<Open>> {
     }
 }
 
-/// An epoll instance, and what BPF saw of it.
+/// An epoll instance as BPF saw it.
 struct View {
     watched: Watched,
     targets: Vec<Candidate>,
-    /// Those that nobody had when they were seen last, and when descriptors were
+    /// Targets that had no owner when they were last read, nor when descriptors were
     /// listed after that.
     lost: HashSet<Identity>,
 }
@@ -46,17 +46,17 @@ impl View {
     }
 }
 
-/// What a target is known by from one look to the next.
+/// Identifies a target from one read to the next: tfd, file, data, inode.
 type Identity = (u32, u32, u64, u64);
 
-/// A target, and what BPF saw of it.
+/// A target as BPF saw it.
 struct Candidate {
     task: Task,
     /// The number of its file, unless its owner is known.
     file: u32,
-    /// A descriptor that had its file when it was seen.
+    /// A descriptor that had its file at that time.
     seen_owner: Option<Descriptor>,
-    /// Others were compared with that one, but later.
+    /// Other descriptors were compared with that one later.
     asked: bool,
 }
 
@@ -66,7 +66,7 @@ impl Candidate {
         (target.tfd, self.file, target.data, self.ino())
     }
 
-    /// The inode's number.
+    /// The number of its inode.
     fn ino(&self) -> u64 {
         self.task.target.inode.map_or(0, |inode| inode.ino)
     }
@@ -78,7 +78,7 @@ pub(super) struct ByBpf<'a> {
     programs: Programs,
     kernel: Kernel<'a>,
     tables: Tables<Vec<Open>>,
-    /// How many of the tables are those of the processes that were named.
+    /// How many of the tables are those of the processes in `scope`.
     near: usize,
     /// Whether the descriptors of all processes that may be searched are listed.
     listed_all: bool,
@@ -115,10 +115,10 @@ impl<'a> ByBpf<'a> {
         self.find_instances()?;
 
         for round in 1.. {
-            // If not all were listed before, nothing can be nobody's.
+            // A target is orphaned only if all descriptors were listed before.
             let after_all = self.listed_all || !self.search_all;
             self.look(after_all)?;
-            // What is not known by then is told as such.
+            // What is not known by then is reported as unknown.
             if self.is_done() || round == ROUNDS {
                 break;
             }
@@ -129,17 +129,17 @@ impl<'a> ByBpf<'a> {
     }
 
     fn report(self) -> Report {
-        let sets = self.instances.into_iter().map(|set| {
-            let tasks = set.targets.into_iter().map(|target| target.task);
+        let views = self.instances.into_iter().map(|view| {
+            let tasks = view.targets.into_iter().map(|target| target.task);
             let targets: Vec<Resolved> = tasks.map(|task| task.done(false)).collect();
-            (set.watched, targets)
+            (view.watched, targets)
         });
         Report {
             tables: self.tables.len(),
             descriptors: self.tables.iter().map(|table| table.open.len()).sum(),
             calls: self.kernel.calls(),
             method: Method::Bpf,
-            ..task::report(sets, self.skipped)
+            ..task::report(views, self.skipped)
         }
     }
 
@@ -148,8 +148,8 @@ impl<'a> ByBpf<'a> {
     fn find_instances(&mut self) -> io::Result<()> {
         let mut found: HashMap<u32, Vec<Descriptor>> = HashMap::new();
         for table in self.tables.iter() {
-            let sets = table.open.iter().filter(|open| open.kind() == Kind::Epoll);
-            for open in sets {
+            let instances = table.open.iter().filter(|o| o.kind() == Kind::Epoll);
+            for open in instances {
                 let (pid, fd) = (table.pid(), open.fd);
                 found
                     .entry(open.file)
@@ -157,42 +157,42 @@ impl<'a> ByBpf<'a> {
                     .push(Descriptor { pid, fd });
             }
         }
-        let mut sets = Vec::new();
+        let mut instances = Vec::new();
         for descriptors in found.into_values() {
             if descriptors.len() == 1 {
-                sets.push(descriptors);
+                instances.push(descriptors);
             } else {
-                // They had one address, but perhaps one after the other.
-                sets.extend(order::sort(descriptors, &|a, b| self.kernel.files(a, b))?);
+                // They had one address, but perhaps not at the same time.
+                instances.extend(order::sort(descriptors, &|a, b| self.kernel.files(a, b))?);
             }
         }
-        let sets = Watched::all(sets, &self.tables).into_iter();
-        let sets = sets.map(|watched| View {
+        let views = Watched::all(instances, &self.tables).into_iter();
+        let views = views.map(|watched| View {
             watched,
             targets: Vec::new(),
             lost: HashSet::new(),
         });
-        self.instances = sets.collect();
+        self.instances = views.collect();
         Ok(())
     }
 
-    /// A descriptor of the set for us.
-    fn open_instance(&self, set: usize) -> io::Result<OwnedFd> {
-        let Descriptor { pid, fd } = self.instances[set].watched.descriptors[0];
+    /// Duplicates a descriptor of the instance.
+    fn open_instance(&self, index: usize) -> io::Result<OwnedFd> {
+        let Descriptor { pid, fd } = self.instances[index].watched.descriptors[0];
         PidFd::open_task(pid)?.getfd(fd)
     }
 
-    /// Looks at the targets of the sets that are not done.
+    /// Reads the instances that are not done, and finds owners of their targets.
     fn look(&mut self, after_all: bool) -> io::Result<()> {
-        for set in 0..self.instances.len() {
-            if self.instances[set].is_done() {
+        for index in 0..self.instances.len() {
+            if self.instances[index].is_done() {
                 continue;
             }
-            self.read_instance_or_not(set)?;
+            self.read_instance_or_not(index)?;
         }
         self.settle(after_all);
         self.confirm()?;
-        let targets = || self.instances.iter().flat_map(|set| &set.targets);
+        let targets = || self.instances.iter().flat_map(|view| &view.targets);
         let done = targets().filter(|t| t.task.owner.is_some()).count();
         let total = targets().count();
         if total > 0 {
@@ -201,28 +201,28 @@ impl<'a> ByBpf<'a> {
         Ok(())
     }
 
-    fn read_instance_or_not(&mut self, set: usize) -> io::Result<()> {
-        if let Err(error) = self.read_instance(set) {
-            self.instances[set].watched.gone = Some(reason(error)?);
+    fn read_instance_or_not(&mut self, index: usize) -> io::Result<()> {
+        if let Err(error) = self.read_instance(index) {
+            self.instances[index].watched.gone = Some(reason(error)?);
         }
         Ok(())
     }
 
-    fn read_instance(&mut self, set: usize) -> io::Result<()> {
-        let fd = match self.open_instance(set) {
+    fn read_instance(&mut self, index: usize) -> io::Result<()> {
+        let fd = match self.open_instance(index) {
             Ok(fd) => fd,
-            // It takes more than to look into the process. That of one set says
-            // nothing about the others.
+            // pidfd_getfd(2) needs more than read access. That it is refused for one
+            // instance says nothing about the others.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let descriptor = self.instances[set].watched.descriptors[0];
+                let descriptor = self.instances[index].watched.descriptors[0];
                 let (kind, source) = (error.kind(), error);
                 let refused = Refused { descriptor, source };
-                self.instances[set].watched.gone = Some(io::Error::new(kind, refused));
+                self.instances[index].watched.gone = Some(io::Error::new(kind, refused));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let homes = &self.instances[set].watched.homes;
+        let homes = &self.instances[index].watched.homes;
         let (homes, further) = homes.split_at(homes.len().min(MAX_HOMES));
         let homes = homes.iter().map(|&home| self.tables[home].pid());
         let homes: Vec<i32> = homes.collect();
@@ -231,7 +231,7 @@ impl<'a> ByBpf<'a> {
         let mut counts = HashMap::new();
         let candidate = |seen: Seen| {
             let count = counts.entry(seen.tfd).or_insert(0);
-            let mut task = Task::new(set, seen.target(*count));
+            let mut task = Task::new(index, seen.target(*count));
             *count += 1;
             let fd = seen.tfd as RawFd;
             if let Some(home) = seen.home_same() {
@@ -255,13 +255,13 @@ impl<'a> ByBpf<'a> {
             }
         };
         let targets = seen.into_iter().map(candidate).collect();
-        let set = &mut self.instances[set];
-        // Its descriptor is that of another instance by now.
-        if set.watched.id.is_some_and(|known| known != id) {
+        let view = &mut self.instances[index];
+        // Its descriptor refers to another instance by now.
+        if view.watched.id.is_some_and(|known| known != id) {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        set.watched.id = Some(id);
-        set.targets = targets;
+        view.watched.id = Some(id);
+        view.targets = targets;
         Ok(())
     }
 
@@ -269,20 +269,20 @@ impl<'a> ByBpf<'a> {
         self.instances.iter().all(View::is_done)
     }
 
-    /// Looks once more at sets for which others were compared with the owner that
-    /// was seen: if it is that still, it was then, and did not mean another file.
+    /// Reads instances again if descriptors were compared with an owner that BPF saw:
+    /// if that still is the owner, it was when it was compared.
     fn confirm(&mut self) -> io::Result<()> {
-        for set in 0..self.instances.len() {
-            if self.instances[set]
+        for index in 0..self.instances.len() {
+            if self.instances[index]
                 .targets
                 .iter()
                 .all(|target| !target.asked)
             {
                 continue;
             }
-            let mut targets = std::mem::take(&mut self.instances[set].targets);
-            self.read_instance_or_not(set)?;
-            let now = self.instances[set].targets.iter();
+            let mut targets = std::mem::take(&mut self.instances[index].targets);
+            self.read_instance_or_not(index)?;
+            let now = self.instances[index].targets.iter();
             let now: HashMap<_, _> = now.map(|t| (t.identity(), t.seen_owner)).collect();
             for target in targets.iter_mut().filter(|target| target.asked) {
                 target.asked = false;
@@ -290,23 +290,23 @@ impl<'a> ByBpf<'a> {
                     (target.task.owner, target.task.tfd_state) = (None, TfdState::Unknown);
                 }
             }
-            self.instances[set].targets = targets;
+            self.instances[index].targets = targets;
         }
         Ok(())
     }
 }
 
-/// Why a set could not be read, if that says nothing about others.
+/// Why an instance could not be read, if that says nothing about others.
 fn reason(error: io::Error) -> io::Result<io::Error> {
     match error.raw_os_error() {
-        // It was closed, or its number means something else now.
+        // It was closed, or its descriptor was reused.
         Some(libc::EBADF | libc::EOPNOTSUPP) => Ok(io::ErrorKind::NotFound.into()),
         Some(libc::ESRCH) => Ok(error),
         _ => Err(error),
     }
 }
 
-/// pidfd_getfd(2) takes more than kcmp(2).
+/// pidfd_getfd(2) was refused: it needs more access than kcmp(2).
 #[derive(Debug, thiserror::Error)]
 #[error("descriptor {} of process {} cannot be duplicated", descriptor.fd, descriptor.pid)]
 struct Refused {

@@ -21,8 +21,8 @@ use processes::Listed;
 use std::collections::HashMap;
 use std::io;
 
-/// How many descriptors are asked about one by one, rather than sorted; and for
-/// how many targets that is done with all descriptors.
+/// How many new descriptors are compared one by one, rather than sorted; and how many
+/// targets are compared with all descriptors.
 const FEW: usize = 64;
 
 pub(super) struct ByKcmp<'a> {
@@ -30,15 +30,15 @@ pub(super) struct ByKcmp<'a> {
     search_all: bool,
     kernel: Kernel<'a>,
     tables: Tables<Listed>,
-    /// Sockets and pipes by inode.
+    /// Descriptors of sockets and pipes, by inode.
     by_inode: HashMap<u64, Vec<Descriptor>>,
-    /// Tables that look the same, by what they look like, in the kernel's order.
+    /// Indices of tables by the hash of their links, in the order of kcmp(2).
     alike: HashMap<u64, Vec<usize>>,
     /// Whether all processes that may be searched are in `tables`.
     searched_all: bool,
-    /// All files of all tables in their order, once that was needed.
+    /// The files of all tables in the order of kcmp(2), once that was needed.
     pool: Option<Vec<File>>,
-    /// Descriptors that are not in the pool, because they have changed.
+    /// Descriptors that are not in the pool, as they changed.
     loose: Vec<Descriptor>,
     instances: Vec<Watched>,
     skipped: Vec<Skipped>,
@@ -69,9 +69,9 @@ impl<'a> ByKcmp<'a> {
         self.find_instances()?;
 
         let mut tasks = Vec::new();
-        for set in 0..self.instances.len() {
-            let targets = self.read_instance(set).into_iter().flatten();
-            tasks.extend(targets.map(|target| Task::new(set, target)));
+        for instance in 0..self.instances.len() {
+            let targets = self.read_instance(instance).into_iter().flatten();
+            tasks.extend(targets.map(|target| Task::new(instance, target)));
         }
         self.work(&mut tasks)?;
         let resolved = self.look_again(tasks)?;
@@ -90,18 +90,18 @@ impl<'a> ByKcmp<'a> {
         let mut descriptors = Vec::new();
         for table in self.tables.iter() {
             let links = table.open.links.iter();
-            let sets = links.filter(|(_, link)| *link == proc::EPOLL_LINK);
+            let instances = links.filter(|(_, link)| *link == proc::EPOLL_LINK);
             let pid = table.pid();
-            descriptors.extend(sets.map(|(&fd, _)| Descriptor { pid, fd }));
+            descriptors.extend(instances.map(|(&fd, _)| Descriptor { pid, fd }));
         }
-        let sets = order::sort(descriptors, &|a, b| self.kernel.files(a, b))?;
-        self.instances = Watched::all(sets, &self.tables);
+        let instances = order::sort(descriptors, &|a, b| self.kernel.files(a, b))?;
+        self.instances = Watched::all(instances, &self.tables);
         Ok(())
     }
 
-    /// Reads the targets of an instance; notes why if that cannot be done.
-    fn read_instance(&mut self, set: usize) -> Option<Vec<Target>> {
-        let watched = &mut self.instances[set];
+    /// Reads the targets of an instance, or notes why it cannot be read.
+    fn read_instance(&mut self, instance: usize) -> Option<Vec<Target>> {
+        let watched = &mut self.instances[instance];
         let Descriptor { pid, fd } = watched.descriptors[0];
         let read = fdinfo::read(pid, fd).and_then(|mut targets| {
             let all = targets.by_ref().collect();
@@ -113,7 +113,7 @@ impl<'a> ByKcmp<'a> {
 
     // The targets.
 
-    /// Finds the owners of all these.
+    /// Finds the owners of targets.
     fn work(&mut self, tasks: &mut [Task]) -> io::Result<()> {
         let total = tasks.len();
         let mut done = 0;
@@ -140,7 +140,7 @@ impl<'a> ByKcmp<'a> {
         let made = self.make_pool()?;
         for task in &mut left {
             self.step(task, |this, task| this.ask_hints(task, hinted))?;
-            // One table alone has been searched already.
+            // If there is only one table, it has been searched already.
             if !(made && self.tables.len() == 1) {
                 self.step(task, Self::search_pool)?;
             }
@@ -172,7 +172,7 @@ impl<'a> ByKcmp<'a> {
         Ok(())
     }
 
-    /// Does one thing for a target; what has gone is unknown from then on.
+    /// Runs one step for a target. If the target is gone, its owner is unknown.
     fn step(
         &mut self,
         task: &mut Task,

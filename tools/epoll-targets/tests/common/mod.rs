@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Not all of it is used by each of the tests.
+//! What the tests share. Not each of them uses all of it.
 #![allow(dead_code)]
 
 use epoll_targets::kcmp::{self, Support};
@@ -93,7 +93,7 @@ pub fn receive(socket: impl AsFd) -> OwnedFd {
     fds.unwrap()
 }
 
-/// What the report says of this set of ours.
+/// What the report says of this instance of ours.
 pub fn found<'a>(report: &'a Report, set: &OwnedFd) -> &'a Instance {
     let efd = set.as_raw_fd();
     let mut sets = report.instances.iter();

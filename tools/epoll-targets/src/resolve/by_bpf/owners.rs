@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The owners of targets, among the descriptors that were listed.
+//! Finds the owners of targets among the descriptors that were listed.
 
 use super::programs::{Kind, MAX_HOMES};
 use super::{ByBpf, Candidate};
@@ -21,13 +21,13 @@ struct Index {
 impl ByBpf<'_> {
     /// The targets whose owners are not known.
     fn open_targets(&self) -> impl Iterator<Item = (&Watched, &Candidate)> {
-        self.instances.iter().flat_map(|set| {
-            let targets = set.targets.iter().filter(|t| t.task.owner.is_none());
-            targets.map(move |target| (&set.watched, target))
+        self.instances.iter().flat_map(|view| {
+            let targets = view.targets.iter().filter(|t| t.task.owner.is_none());
+            targets.map(move |target| (&view.watched, target))
         })
     }
 
-    /// The descriptors that can be owners of these.
+    /// The descriptors that can be owners of these targets.
     fn index<'b>(&'b self, targets: impl Iterator<Item = &'b Candidate>) -> Index {
         let mut index = Index::default();
         for target in targets {
@@ -55,7 +55,7 @@ impl ByBpf<'_> {
         index
     }
 
-    /// Finds the owners of targets that are not what their number means.
+    /// Finds the owners of targets that tfd does not mean any more.
     pub(super) fn settle(&mut self, after_all: bool) {
         let index = self.index(self.open_targets().map(|(_, target)| target));
         let mut found = Vec::new();
@@ -78,7 +78,7 @@ impl ByBpf<'_> {
                 (is_lost.then_some(Owner::Orphaned), false)
             });
         }
-        let targets = self.instances.iter_mut().flat_map(|set| &mut set.targets);
+        let targets = self.instances.iter_mut().flat_map(|view| &mut view.targets);
         let open = targets.filter(|target| target.task.owner.is_none());
         for (target, (owner, asked)) in open.zip(found) {
             if matches!(owner, Some(Owner::Tfd(_))) {
@@ -88,24 +88,24 @@ impl ByBpf<'_> {
         }
     }
 
-    /// Remembers which targets nobody has, by the descriptors that were listed after
-    /// they were seen.
+    /// Notes which targets have no owner among the descriptors that were listed after
+    /// the targets were read.
     pub(super) fn find_lost(&mut self, after_all: bool) {
         let is_nobodys =
             |target: &&Candidate| matches!(target.task.owner, None | Some(Owner::Orphaned));
-        let targets = self.instances.iter().flat_map(|set| &set.targets);
+        let targets = self.instances.iter().flat_map(|view| &view.targets);
         let index = self.index(targets.filter(is_nobodys));
-        for set in &mut self.instances {
-            let lost = set.targets.iter().filter(is_nobodys).filter(|target| {
+        for view in &mut self.instances {
+            let lost = view.targets.iter().filter(is_nobodys).filter(|target| {
                 let of_file = index.files.get(&target.file);
                 after_all && of_file.is_none_or(Vec::is_empty)
             });
-            set.lost = lost.map(Candidate::identity).collect();
+            view.lost = lost.map(Candidate::identity).collect();
         }
     }
 
-    /// Those that have the inode of a target and its file, if they are among the
-    /// first few that have the inode.
+    /// The descriptors that have the inode and the file of a target, of the first few
+    /// that have the inode.
     fn hinted(
         &self,
         watched: &Watched,
@@ -123,7 +123,7 @@ impl ByBpf<'_> {
         same.map(|(_, descriptor, _)| *descriptor).collect()
     }
 
-    /// The descriptors to be named as owners, as they were listed.
+    /// The descriptors to be named as owners, according to the list.
     fn named(&self, watched: &Watched, target: &Candidate, index: &Index) -> Vec<Descriptor> {
         let hinted = self.hinted(watched, target, index, |table| table < self.near);
         if !hinted.is_empty() {
@@ -147,8 +147,8 @@ impl ByBpf<'_> {
         all.into_iter().map(|(_, descriptor)| *descriptor).collect()
     }
 
-    /// The descriptor of the target's number, in a home that the kernel was not
-    /// asked about, if it has the file.
+    /// Descriptor tfd of a home beyond those that the BPF program checked, if it has
+    /// the file.
     fn at_tfd(watched: &Watched, target: &Candidate, index: &Index) -> Option<Descriptor> {
         let further = watched.homes.get(MAX_HOMES..)?;
         let of_file = index.files.get(&target.file)?.iter();
@@ -158,13 +158,13 @@ impl ByBpf<'_> {
         first.min().map(|(_, descriptor)| descriptor)
     }
 
-    /// Those that have the file still, and whether any had to be asked about.
+    /// The descriptors that still have the file, and whether kcmp(2) was needed.
     fn verified(&self, target: &Candidate, mut named: Vec<Descriptor>) -> (Vec<Descriptor>, bool) {
         let Some(owner) = target.seen_owner else {
             return (Vec::new(), false);
         };
-        // Another process of the same table is asked about, too: they may have
-        // parted since, or that one have ended.
+        // A process of the same table is checked too: it may have another one by now,
+        // or have ended.
         named.retain(|&other| {
             other == owner || self.kernel.files(owner, other).is_ok_and(Ordering::is_eq)
         });

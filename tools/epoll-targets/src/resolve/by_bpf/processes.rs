@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 
 impl ByBpf<'_> {
-    /// Whether a process may be looked into. BPF does not ask, so we do.
+    /// Checks that the process may be inspected, which BPF does not.
     fn check(&self, pid: i32) -> io::Result<()> {
         fs::read_dir(format!("/proc/{pid}/fd"))?;
         self.kernel.may_compare(pid)
@@ -21,7 +21,7 @@ impl ByBpf<'_> {
 
     /// Lists the descriptors of these processes.
     ///
-    /// `quiet`: one that does not exist any more is no reason to say so.
+    /// `quiet`: a process that does not exist is not reported as skipped.
     pub(super) fn list(
         &mut self,
         pids: Vec<i32>,
@@ -47,9 +47,9 @@ impl ByBpf<'_> {
         for descriptor in self.programs.descriptors(None)? {
             open.entry(descriptor.pid).or_default().push(descriptor);
         }
-        // Those that have none are listed all the same, if they may be.
+        // Processes without descriptors count as well.
         for pid in proc::pids()? {
-            // One that has gone is sorted out by what follows.
+            // The check below leaves out those that have ended.
             if !proc::is_kernel_thread(pid).unwrap_or(false) {
                 open.entry(pid).or_default();
             }
@@ -74,18 +74,18 @@ impl ByBpf<'_> {
         };
         let mut open = BTreeMap::new();
         if self.search_all {
-            // Threads are not among all processes, but can have been named.
+            // Threads are not listed as processes, but may be in the scope.
             let processes = proc::pids()?;
             named.retain(|pid| processes.binary_search(pid).is_err());
             open = self.list_all()?;
         }
         open.extend(self.list(named, true)?);
 
-        // Those that shared a table need not do so any more, or may have ended.
+        // Processes that shared a table may have ended, or have another one by now.
         let before = std::mem::take(&mut self.tables);
         self.take_in(open);
-        for set in &mut self.instances {
-            for descriptor in &mut set.watched.descriptors {
+        for view in &mut self.instances {
+            for descriptor in &mut view.watched.descriptors {
                 if self.tables.of(descriptor.pid).is_some() {
                     continue;
                 }
@@ -95,12 +95,12 @@ impl ByBpf<'_> {
                     descriptor.pid = *heir;
                 }
             }
-            set.watched.find_homes(&self.tables);
+            view.watched.find_homes(&self.tables);
         }
         Ok(())
     }
 
-    /// Whether this is one of the processes whose sets are looked at.
+    /// Whether the instances of this process are resolved.
     fn is_named(&self, pid: i32) -> bool {
         match &self.scope {
             Scope::These(pids) => pids.contains(&pid),
@@ -108,11 +108,10 @@ impl ByBpf<'_> {
         }
     }
 
-    /// Puts all descriptors into their tables: those of the processes that were
-    /// named first.
+    /// Assigns all descriptors to tables, those of processes in the scope first.
     pub(super) fn take_in(&mut self, open: BTreeMap<i32, Vec<Open>>) {
         self.tables = Tables::default();
-        // By the number of the table.
+        // The index of the last table with a number.
         let mut last = HashMap::new();
         let (near, far): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|(pid, _)| self.is_named(*pid));
@@ -128,7 +127,7 @@ impl ByBpf<'_> {
     fn take_in_one(&mut self, pid: i32, open: Vec<Open>, last: &mut HashMap<u32, usize>) {
         let number = open.first().map(|descriptor| descriptor.table);
         let twin = number.and_then(|number| last.get(&number).copied());
-        // The number alone could be that of one that has gone.
+        // The number may be that of a table that was freed.
         let twin = twin.filter(|&twin| {
             let order = self.kernel.compare_tables(self.tables[twin].pid(), pid);
             order.is_ok_and(Ordering::is_eq)

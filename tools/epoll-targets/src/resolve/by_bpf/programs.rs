@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The BPF programs of `bpf/targets.bpf.c`, and what they say.
+//! The BPF programs of `bpf/targets.bpf.c` and their records.
 
 use crate::descriptor::Descriptor;
 use crate::fdinfo::{Events, Inode, Target};
@@ -14,24 +14,24 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// As compiled by build.rs; libelf wants it aligned.
+/// The object that build.rs compiled; libelf needs it aligned.
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 
 static PROGRAMS: &Aligned<[u8]> =
     &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/targets.bpf.o")));
 
-/// How many processes that have a set are asked about a number: `MAX_HOMES`.
-/// That is done for each target, and whoever uses the set has to wait.
+/// In how many processes that have an instance tfd is checked: `MAX_HOMES`. This is
+/// done for each target, with the mutex of the instance held.
 pub(super) const MAX_HOMES: usize = 16;
 
-/// What libbpf says with is one for the process.
+/// Held while the print function of libbpf, which is global, is replaced.
 static PRINT: Mutex<()> = Mutex::new(());
 
-/// What the kernel fills at a time, and more.
+/// The size of a read: more than the kernel fills at a time.
 const BUFFER: usize = 1 << 16;
 
-/// What kind of file a descriptor means, if that is of interest.
+/// The kind of a file, as far as it is of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Other,
@@ -152,7 +152,7 @@ fn from_libbpf(what: &'static str, source: libbpf_rs::Error) -> io::Error {
     io::Error::new(kind, BpfError { what, source })
 }
 
-/// Without which there is no use to try.
+/// Checks what the programs need.
 fn check() -> io::Result<()> {
     let unsupported = |why| Err(io::Error::new(io::ErrorKind::Unsupported, why));
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
@@ -164,7 +164,7 @@ fn check() -> io::Result<()> {
     Ok(())
 }
 
-/// How many open files there can be, with room for more.
+/// The capacity of the maps: more than the files that are open.
 fn room() -> io::Result<u32> {
     let files = fs::read_to_string("/proc/sys/fs/file-nr")?;
     let open: Option<u32> = files.split_whitespace().next().and_then(|n| n.parse().ok());
@@ -177,7 +177,7 @@ impl Programs {
         check()?;
         let failed = |error| from_libbpf("cannot load the BPF programs", error);
         let room = room()?;
-        // libbpf says on standard error what we say better.
+        // libbpf would print the error on standard error, too.
         let alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
         let print = libbpf_rs::set_print(None);
         let object = ObjectBuilder::default()
@@ -225,14 +225,14 @@ impl Programs {
             iter_info_len: size_of::<bpf_iter_link_info>() as u32,
             ..Default::default()
         };
-        // SAFETY: The program's pointer is good as long as the object is, which we
-        // borrow. It has a descriptor, since the object is loaded.
+        // SAFETY: The program's pointer is valid as long as the object, which is
+        // borrowed.
         let fd = unsafe { libbpf_sys::bpf_program__fd(program.as_libbpf_object().as_ptr()) };
-        // SAFETY: `opts` says its size, and of `info` where and how long it is. Both
-        // live until this returns, and the kernel only reads them.
+        // SAFETY: `opts` has its size, and the address and size of `info`. Both live
+        // until this returns, and are only read.
         let link = unsafe { libbpf_sys::bpf_link_create(fd, 0, BPF_TRACE_ITER, &raw const opts) };
         let link = owned(link)?;
-        // SAFETY: It takes an integer.
+        // SAFETY: It takes only an integer.
         let iter = owned(unsafe { libbpf_sys::bpf_iter_create(link.as_raw_fd()) })?;
 
         let mut iter = fs::File::from(iter);
@@ -244,7 +244,7 @@ impl Programs {
                 Ok(0) if filled == 0 => break,
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => n,
-                // The kernel had nothing to tell for a long time.
+                // The program wrote nothing for a long time.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -273,10 +273,10 @@ impl Programs {
         self.run("list_descriptors", info)
     }
 
-    /// The id of a set, and its targets. `homes` are the processes that have it.
+    /// The id of an instance, and its targets. `homes` are the processes that have it.
     pub(super) fn targets(
         &self,
-        set: BorrowedFd<'_>,
+        instance: BorrowedFd<'_>,
         homes: &[i32],
     ) -> io::Result<(u64, Vec<Seen>)> {
         let homes = &homes[..homes.len().min(MAX_HOMES)];
@@ -291,18 +291,18 @@ impl Programs {
             ..self.control()?
         })?;
         let mut info = bpf_iter_link_info::default();
-        // Where `epoll.epoll_fd` is, which libbpf does not know yet.
-        info.map.map_fd = set.as_raw_fd() as u32;
+        // `epoll.epoll_fd` is at the same place; libbpf does not have it yet.
+        info.map.map_fd = instance.as_raw_fd() as u32;
         let all = self.run("list_targets", info)?;
         Ok((self.control()?.epoll_id, all))
     }
 }
 
-/// What libbpf returns: a descriptor, or what errno says.
+/// Converts what libbpf returns: a descriptor, or a negative errno.
 fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::from_raw_os_error(-fd));
     }
-    // SAFETY: libbpf has just got it from the kernel, for us.
+    // SAFETY: libbpf has just opened it for the caller, who owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -9,8 +9,8 @@ use crate::resolve::{Owner, Resolved, TfdState};
 use std::io;
 
 impl ByKcmp<'_> {
-    /// Reads the sets once more; keeps what was found out about targets that are
-    /// still there, and finds out about those that were not there before.
+    /// Reads the instances again. Keeps what was found for targets that are still
+    /// there, and resolves those that are new.
     pub(super) fn look_again(&mut self, tasks: Vec<Task>) -> io::Result<Vec<Vec<Resolved>>> {
         let mut before: Vec<Vec<Task>> = self.instances.iter().map(|_| Vec::new()).collect();
         for task in tasks {
@@ -19,23 +19,23 @@ impl ByKcmp<'_> {
         let mut resolved: Vec<Vec<Resolved>> = Vec::new();
         let mut new = Vec::new();
         let mut places = Vec::new();
-        for (set, before) in before.into_iter().enumerate() {
+        for (instance, before) in before.into_iter().enumerate() {
             resolved.push(Vec::new());
-            if self.instances[set].gone.is_some() {
+            if self.instances[instance].gone.is_some() {
                 continue;
             }
-            let Some(now) = self.read_instance(set) else {
+            let Some(now) = self.read_instance(instance) else {
                 continue;
             };
             for (place, (target, found)) in matched(before, now).into_iter().enumerate() {
-                let mut task = Task::new(set, target);
+                let mut task = Task::new(instance, target);
                 if let Some((owner, number)) = found {
                     (task.owner, task.tfd_state) = (Some(owner), number);
-                    resolved[set].push(task.done(false));
+                    resolved[instance].push(task.done(false));
                 } else {
-                    // A place to be filled.
-                    resolved[set].push(Task::new(set, target).done(true));
-                    places.push((set, place));
+                    // Replaced once it is resolved.
+                    resolved[instance].push(Task::new(instance, target).done(true));
+                    places.push((instance, place));
                     new.push(task);
                 }
             }
@@ -43,16 +43,16 @@ impl ByKcmp<'_> {
         if !new.is_empty() {
             self.work(&mut new)?;
         }
-        for ((set, place), task) in places.into_iter().zip(new) {
-            resolved[set][place] = task.done(true);
+        for ((instance, place), task) in places.into_iter().zip(new) {
+            resolved[instance][place] = task.done(true);
         }
         Ok(resolved)
     }
 }
 
-/// Puts what was found before to the targets that there are now.
+/// Assigns what was found before to the targets that are there now.
 ///
-/// If those of one number are not what they were, any of them may be another.
+/// If the targets of one tfd changed, any of them may be another one.
 fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owner, TfdState)>)> {
     let key = |target: &Target| (target.tfd, target.toff);
     let identity = |target: &Target| (target.inode, target.data);
@@ -138,12 +138,12 @@ mod tests {
                 .map(|found| found.is_some())
                 .collect::<Vec<_>>()
         };
-        // All there, in another order; what was unknown is asked about again.
+        // All are there, in another order; an unknown owner is looked for again.
         let all = [(3, 0, 30), (5, 0, 50), (5, 1, 51), (7, 0, 70), (9, 0, 90)];
         assert_eq!(kept(&all), [true, true, true, true, false]);
-        // One of two went: which?
+        // One of two is gone, either may be.
         assert_eq!(kept(&[(3, 0, 30), (5, 0, 51)]), [true, false]);
-        // One came, one was replaced.
+        // One is new, one was replaced.
         assert_eq!(
             kept(&[(3, 0, 30), (4, 0, 40), (7, 0, 71)]),
             [true, false, false]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Asking the kernel about a target.
+//! Queries about one target.
 
 use super::ByKcmp;
 use crate::descriptor::Descriptor;
@@ -13,9 +13,9 @@ use std::cmp::Ordering;
 use std::io;
 use std::os::fd::RawFd;
 
-/// Why a target could not be asked about.
+/// Why a query about a target failed.
 pub(super) enum Failure {
-    /// It, or its set, has gone.
+    /// The target or its instance is gone.
     Gone,
     Error(io::Error),
 }
@@ -32,14 +32,14 @@ impl From<io::Error> for Failure {
 }
 
 impl ByKcmp<'_> {
-    /// Asks about what the processes of the set have.
+    /// Compares the target with descriptors of the processes that have the instance.
     pub(super) fn near(&mut self, task: &mut Task) -> Result<(), Failure> {
         self.ask_tfd(task)?;
         self.ask_hints(task, 0)?;
         if task.owner.is_some() {
             return Ok(());
         }
-        // Others that have inherited the set come with all the rest.
+        // Other processes that inherited the instance are searched with all the rest.
         let home = self.instances[task.instance].homes[0];
         let mut files = match self.tables[home].open.sorted.take() {
             Some(files) => files,
@@ -63,35 +63,36 @@ impl ByKcmp<'_> {
     }
 
     fn ask(&self, task: &Task, descriptor: Descriptor) -> io::Result<Ordering> {
-        let set = self.instances[task.instance].descriptors[0];
+        let instance = self.instances[task.instance].descriptors[0];
         let slot = Slot {
-            efd: set.fd as u32,
+            efd: instance.fd as u32,
             tfd: task.target.tfd,
             toff: task.target.toff,
         };
-        self.kernel.epoll_tfd(descriptor, set.pid, slot)
+        self.kernel.epoll_tfd(descriptor, instance.pid, slot)
     }
 
-    /// `None` if the descriptor is closed, rather than that of the set.
+    /// Compares the target with a descriptor; `None` if that is closed, and the
+    /// descriptor of the instance is not.
     fn probe(&self, task: &Task, descriptor: Descriptor) -> io::Result<Option<Ordering>> {
         match self.ask(task, descriptor) {
             Ok(order) => Ok(Some(order)),
             Err(error) if order::is_gone(&error) => {
-                let set = self.instances[task.instance].descriptors[0];
-                self.kernel.files(set, set).map(|_| None)
+                let instance = self.instances[task.instance].descriptors[0];
+                self.kernel.files(instance, instance).map(|_| None)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Asks about the number that it was added by.
+    /// Compares the target with descriptor tfd.
     fn ask_tfd(&mut self, task: &mut Task) -> Result<(), Failure> {
         let fd = task.target.tfd as RawFd;
         for &home in &self.instances[task.instance].homes {
             let table = &self.tables[home];
             let pid = table.pid();
             let descriptor = Descriptor { pid, fd };
-            // Most closed ones need no call.
+            // Saves the call for most closed descriptors.
             let link = || proc::link(pid, fd);
             if !table.open.links.contains_key(&fd) && link().is_err() {
                 continue;
@@ -102,19 +103,19 @@ impl ByKcmp<'_> {
                     task.tfd_state = TfdState::Target;
                     break;
                 }
-                // The first process's word, if not the target itself.
+                // What tfd means in the first process that has it open.
                 Some(_) if task.tfd_state == TfdState::Closed => {
                     task.tfd_state = link().map_or(TfdState::Closed, TfdState::Other);
                 }
-                // Or closed meanwhile.
+                // Known already, or closed meanwhile.
                 Some(_) | None => {}
             }
         }
         Ok(())
     }
 
-    /// Asks about sockets and pipes that have the target's inode, in tables from
-    /// the one of number `first`.
+    /// Compares the target with sockets and pipes that have its inode, in tables from
+    /// index `first`.
     pub(super) fn ask_hints(&self, task: &mut Task, first: usize) -> Result<(), Failure> {
         let Some(inode) = task.target.inode.filter(|_| task.owner.is_none()) else {
             return Ok(());
@@ -153,7 +154,7 @@ impl ByKcmp<'_> {
                 return self.ask_each(task, &all);
             }
         };
-        // The kernel has just named the first one. The others were the same file
+        // The first was just compared with the target. The others had the same file
         // when they were sorted.
         let first = files[index][0];
         let mut owners = vec![first];
@@ -167,7 +168,7 @@ impl ByKcmp<'_> {
         Ok(())
     }
 
-    /// Asks about these descriptors.
+    /// Compares the target with each of these descriptors.
     pub(super) fn ask_each(
         &self,
         task: &mut Task,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All descriptors that may be searched, in the order of their files.
+//! The pool: all descriptors that may be searched, in the order of their files.
 
 use super::ask::Failure;
 use super::{ByKcmp, FEW};
@@ -11,17 +11,17 @@ use std::io;
 
 /// What [`ByKcmp::check_pool`] found.
 pub(super) struct State {
-    /// The pool was in order since it was made or checked last, and has all
+    /// The pool stayed in order since it was made or checked last, and has all
     /// descriptors that are not loose.
     pub(super) held: bool,
-    /// Nothing seems to have changed since then.
+    /// No descriptor seems to have changed since then.
     pub(super) still: bool,
     pub(super) loose: Vec<Descriptor>,
     pub(super) all: Vec<Descriptor>,
 }
 
 impl ByKcmp<'_> {
-    /// Whether it has just been made.
+    /// Makes the pool if there is none; returns whether it did.
     pub(super) fn make_pool(&mut self) -> io::Result<bool> {
         if self.pool.is_some() {
             return Ok(false);
@@ -40,7 +40,7 @@ impl ByKcmp<'_> {
         Ok(true)
     }
 
-    /// Checks the pool, and brings it up to date but for a few descriptors.
+    /// Checks the pool and updates it. A few new descriptors stay loose.
     pub(super) fn check_pool(&mut self) -> io::Result<State> {
         let (mut now, unchanged) = self.reload()?;
         let mut all: Vec<_> = now.iter().copied().collect();

@@ -15,14 +15,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::RawFd;
 
-/// Each descriptor of a table, with what its link says.
+/// The descriptors of a table and their links in `/proc`.
 type Links = BTreeMap<RawFd, OsString>;
 
-/// What is known of a table of descriptors.
+/// The content of a descriptor table.
 #[derive(Default)]
 pub(super) struct Listed {
     pub(super) links: Links,
-    /// Its files in their order, once that was needed.
+    /// Its files in the order of kcmp(2), once that was needed.
     pub(super) sorted: Option<Vec<File>>,
 }
 
@@ -53,7 +53,7 @@ fn list(pid: i32) -> io::Result<Links> {
 impl ByKcmp<'_> {
     /// Lists the descriptors of processes that have not been listed.
     ///
-    /// `quiet`: one that does not exist any more is no reason to say so.
+    /// `quiet`: a process that does not exist is not reported as skipped.
     pub(super) fn load(&mut self, pids: Vec<i32>, quiet: bool) -> io::Result<()> {
         let pids: BTreeSet<i32> = pids.into_iter().collect();
         let skipped: HashSet<i32> = self.skipped.iter().map(|s| s.pid).collect();
@@ -73,26 +73,26 @@ impl ByKcmp<'_> {
     pub(super) fn load_all(&mut self) -> io::Result<()> {
         self.searched_all = true;
         let mut pids = proc::pids()?;
-        // One that has gone is sorted out when it is listed.
+        // A process that has ended is left out when it is listed.
         pids.retain(|&pid| !proc::is_kernel_thread(pid).unwrap_or(false));
         self.load(pids, true)
     }
 
     fn load_one(&mut self, pid: i32) -> io::Result<()> {
         let links = list(pid)?;
-        // What /proc shows is not all that kcmp(2) asks for. Without this,
-        // descriptors that may not be compared would look as if they had gone.
+        // kcmp(2) needs more than read access to /proc. Without this check, descriptors
+        // that may not be compared would look closed.
         self.kernel.may_compare(pid)?;
 
-        // Tables that are one look the same, unless they change at that time:
-        // then its owners are told twice.
+        // A shared table looks the same in each process, unless it changes meanwhile:
+        // then its descriptors are named twice.
         let mut hasher = DefaultHasher::new();
         links.hash(&mut hasher);
         let alike = self.alike.entry(hasher.finish()).or_default();
         let compare = |&number: &usize| {
             let twin = self.tables[number].pid();
             let order = self.kernel.compare_tables(twin, pid);
-            // It has gone: one side is as good as the other.
+            // It has ended: either side will do.
             order.unwrap_or(Ordering::Less)
         };
         match alike.binary_search_by(compare) {
@@ -114,8 +114,8 @@ impl ByKcmp<'_> {
         Ok(())
     }
 
-    /// Lists the descriptors of all processes anew. Returns whether what is there
-    /// looks as it did before, too.
+    /// Lists the descriptors of all processes again. Returns them, and whether the
+    /// tables look as before.
     pub(super) fn reload(&mut self) -> io::Result<(HashSet<Descriptor>, bool)> {
         let mut now = HashSet::new();
         let mut unchanged = true;
@@ -124,7 +124,7 @@ impl ByKcmp<'_> {
                 let pid = table.pid();
                 match list(pid) {
                     Ok(links) => break links,
-                    // Others have the table still.
+                    // Other processes still have the table.
                     Err(_) if table.pids.len() > 1 => drop(table.pids.remove(0)),
                     Err(error) => {
                         if !is_no_process(&error) {
