@@ -7,6 +7,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
+use epoll_targets::Descriptor;
 use epoll_targets::kcmp::{self, Slot};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -87,6 +88,13 @@ impl Set {
         Ok(())
     }
 
+    fn descriptor(&self, fd: &impl AsRawFd) -> Descriptor {
+        Descriptor {
+            pid: self.pid,
+            fd: fd.as_raw_fd(),
+        }
+    }
+
     /// Is that what it is? It is, or something is wrong. Targets have their own
     /// numbers.
     pub fn ask(&self, index: usize) -> Result<()> {
@@ -96,7 +104,7 @@ impl Set {
             tfd: number(fd),
             toff: 0,
         };
-        match kcmp::epoll_tfd(self.pid, fd.as_raw_fd(), self.pid, slot)? {
+        match kcmp::epoll_tfd(self.descriptor(fd), self.pid, slot)? {
             Ordering::Equal => Ok(()),
             other => bail!("the answer should be 'equal', but is {other:?}"),
         }
@@ -111,17 +119,15 @@ impl Set {
             tfd: number,
             toff: u32::try_from(toff)?,
         };
-        kcmp::epoll_tfd(self.pid, self.files[0].as_raw_fd(), self.pid, slot)?;
+        kcmp::epoll_tfd(self.descriptor(&self.files[0]), self.pid, slot)?;
         Ok(())
     }
 
     /// The question that looks up the same two descriptors, and no target.
     pub fn ask_files(&self, index: usize) -> Result<()> {
         kcmp::files(
-            self.pid,
-            self.files[index].as_raw_fd(),
-            self.pid,
-            self.set.as_raw_fd(),
+            self.descriptor(&self.files[index]),
+            self.descriptor(&self.set),
         )?;
         Ok(())
     }

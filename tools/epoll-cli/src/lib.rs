@@ -15,7 +15,9 @@ pub mod table;
 pub mod text;
 
 use anstream::AutoStream;
+use anyhow::Chain;
 use epoll_targets::fdinfo::Events;
+use std::error::Error;
 use std::io::{self, BufWriter, StdoutLock, Write};
 
 /// Standard output, buffered. Colours reach it only if it is a terminal that shows
@@ -26,11 +28,18 @@ pub fn stdout() -> BufWriter<AutoStream<StdoutLock<'static>>> {
     BufWriter::new(AutoStream::auto(io::stdout().lock()))
 }
 
+/// An error and its causes on one line: `what: cause: cause`. No cause is repeated if
+/// the message of each error says only its own part, which is the rule here.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let messages: Vec<_> = Chain::new(error).map(ToString::to_string).collect();
+    messages.join(": ")
+}
+
 /// Prints an error and its causes on one line: `tool: what: cause: cause`.
 ///
 /// An error of writing is ignored: nobody is left to be told.
 pub fn report(to: &mut impl Write, tool: &str, error: &anyhow::Error) {
-    let message = text::printable(&format!("{error:#}"));
+    let message = text::printable(&chain(error.as_ref()));
     let _ = writeln!(to, "{tool}: {message}");
 }
 

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `/proc/PID/fdinfo/EFD` shows of an epoll set.
+//! Parses `/proc/PID/fdinfo/EFD` of an epoll instance.
 //!
-//! One line a target, after some that all descriptors have:
+//! After the lines that all descriptors have, there is one line for each target:
 //!
 //! ```text
 //! tfd:        5 events:       19 data:                5  pos:0 ino:5a3c sdev:10
 //! ```
 //!
-//! The kernel with the series has a line before them, which says which set it is:
+//! A kernel with this project's patches identifies the instance in a line before:
 //!
 //! ```text
 //! epoll-id: 7
 //! ```
 //!
-//! The lines come in the order of the set's tree. Whichever that is, targets of
-//! one number stand in it as kcmp(2) counts them, so that a target's `toff` is
-//! the number of lines before it with the same `tfd`.
+//! The targets are in the order of the instance's red-black tree. Targets of one tfd
+//! are in the order in which kcmp(2) counts them, so that `toff` of a target is the
+//! number of lines before it with the same `tfd`.
 //!
-//! The kernel makes the whole text at once: a set of a million targets costs it
-//! some 100 MB while it is being read. [`Targets`] itself keeps one line, and a
-//! count for each number.
+//! The kernel produces the whole text at once: for an instance of a million targets
+//! it uses some 100 MB while the file is read. [`Targets`] itself keeps one line, and a
+//! count for each tfd.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,31 +28,34 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::RawFd;
 
-/// A target of an epoll set, as its fdinfo shows it.
+/// A target of an epoll instance, as its fdinfo shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Target {
-    /// The number that it was added by. It may mean another file by now.
+    /// The descriptor by which the target was added. It may mean another file by now.
     pub tfd: u32,
-    /// How many targets of that number come before it.
+    /// How many targets of the same tfd come before it.
     pub toff: u32,
-    /// What is waited for.
+    /// The events it waits for.
     pub events: Events,
-    /// What the program gets back with an event.
+    /// What epoll_wait(2) returns with an event.
     pub data: u64,
-    /// The file's position.
+    /// The position of the open file description, in bytes. Kernels before 4.13 do
+    /// not show it.
     pub pos: Option<i64>,
-    /// The file's inode. Kernels before 4.13 show none.
+    /// The file's inode. Kernels before 4.13 do not show it.
     pub inode: Option<Inode>,
 }
 
-/// An inode, as fdinfo names it.
+/// An inode, as fdinfo shows it.
 ///
 /// It identifies an open file only roughly: all eventfds have one inode, both
-/// ends of a pipe do, and a file can be opened twice. For files on overlayfs or
-/// btrfs it differs from what stat(2) says.
+/// ends of a pipe have one, and a file can be opened twice. For files on overlayfs or
+/// btrfs it differs from that of stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Inode {
-    /// The inode's number.
+    /// The number of the inode.
     pub ino: u64,
     /// Major number of the file system's device.
     pub major: u32,
@@ -60,7 +63,18 @@ pub struct Inode {
     pub minor: u32,
 }
 
-/// The events of a target, in the kernel's bits.
+impl Inode {
+    /// From `dev_t` as the kernel keeps it: 12 bits and 20.
+    pub(crate) fn new(ino: u64, dev: u32) -> Self {
+        Self {
+            ino,
+            major: dev >> 20,
+            minor: dev & 0xf_ffff,
+        }
+    }
+}
+
+/// The events of a target: `EPOLL*` bits of epoll_ctl(2).
 ///
 /// ```
 /// use epoll_targets::fdinfo::Events;
@@ -95,18 +109,18 @@ impl Events {
         (1 << 31, "ET"),
     ];
 
-    /// `EPOLLERR` and `EPOLLHUP`, which the kernel adds to whatever is asked for.
+    /// `EPOLLERR` and `EPOLLHUP`, which the kernel always adds.
     pub const ALWAYS: Events = Events(0x18);
 
-    /// How to wait, rather than what for: `EXCLUSIVE`, `WAKEUP`, `ONESHOT`, `ET`.
+    /// Bits that are not events: `EXCLUSIVE`, `WAKEUP`, `ONESHOT`, `ET`.
     const MODES: u32 = 0xf << 28;
 
-    /// Without the bits of `other`.
+    /// These events without those of `other`.
     pub fn without(self, other: Events) -> Events {
         Events(self.0 & !other.0)
     }
 
-    /// Whether nothing is waited for: a `ONESHOT` target whose event has come.
+    /// Whether no event is waited for: a `ONESHOT` target that has reported one.
     ///
     /// ```
     /// use epoll_targets::fdinfo::Events;
@@ -149,32 +163,25 @@ impl fmt::Display for Events {
     }
 }
 
-/// A line that begins as a target does, and goes on otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A line of an fdinfo that begins like a target but is not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of an fdinfo is not a target: {text:?}")]
+#[non_exhaustive]
 pub struct ParseError {
-    /// Which line, from 1.
+    /// The number of the line, from 1.
     pub line: u64,
-    /// What it says.
+    /// The text of the line.
     pub text: String,
 }
 
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { line, text } = self;
-        write!(f, "line {line} is no target of an epoll set: {text:?}")
-    }
-}
-
-impl std::error::Error for ParseError {}
-
 /// Reads the targets from the text of an fdinfo, line by line.
 ///
-/// Lines that do not begin with `tfd:` are skipped, whatever they are, and so is
-/// what a later kernel may put behind the known fields. The first error ends it.
+/// Lines that do not begin with `tfd:` are skipped, and so is what a later kernel may
+/// add after the known fields. The iterator ends after the first error.
 ///
 /// # Errors
 ///
-/// Each item is a target or an error: of the reader, or
+/// Each item is a target or an error: one of the reader, or
 /// [`InvalidData`](io::ErrorKind::InvalidData) with a [`ParseError`] inside.
 ///
 /// ```
@@ -193,7 +200,7 @@ impl std::error::Error for ParseError {}
 /// let error = Targets::new(&b"tfd: five"[..]).next().unwrap().unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "line 1 is no target of an epoll set: \"tfd: five\""
+///     "line 1 of an fdinfo is not a target: \"tfd: five\""
 /// );
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -218,9 +225,9 @@ impl<R: BufRead> Targets<R> {
         }
     }
 
-    /// The id of the set: no other one has it as long as the system is up. It is
-    /// known as soon as the first target is, or that there is none, and is `None`
-    /// if the kernel does not show it.
+    /// The id of the epoll instance, which no other one gets until the system is
+    /// rebooted. It is known once [`next`](Iterator::next) was called, and `None` if
+    /// the kernel does not show it.
     ///
     /// ```
     /// use epoll_targets::fdinfo::Targets;
@@ -292,19 +299,13 @@ fn parse(line: &str) -> Option<Target> {
     if let Some((pos, rest)) = field(rest, "pos:") {
         let (ino, rest) = field(rest, "ino:")?;
         let (sdev, _) = field(rest, "sdev:")?;
-        let sdev: u32 = hex(sdev)?.try_into().ok()?;
         target.pos = Some(pos.parse().ok()?);
-        // As the kernel keeps it: 12 bits and 20.
-        target.inode = Some(Inode {
-            ino: hex(ino)?,
-            major: sdev >> 20,
-            minor: sdev & 0xf_ffff,
-        });
+        target.inode = Some(Inode::new(hex(ino)?, hex(sdev)?.try_into().ok()?));
     }
     Some(target)
 }
 
-/// The value behind `name` at the beginning of `text`, and the rest.
+/// The value after `name` at the beginning of `text`, and the rest.
 fn field<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
     let text = text.trim_start().strip_prefix(name)?.trim_start();
     let end = text.find(char::is_whitespace).unwrap_or(text.len());
@@ -319,15 +320,14 @@ fn hex(digits: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// Reads the targets of the set that is descriptor `efd` of `pid`.
-///
-/// If it is not an epoll set, there are none.
+/// Reads the targets of descriptor `efd` of process `pid`. If it is not an epoll
+/// instance, there are none.
 ///
 /// # Errors
 ///
 /// Those of opening the file: `NotFound` if there is no such process or
-/// descriptor, `PermissionDenied` if the caller may not read the process as with
-/// ptrace(2); then those of [`Targets`].
+/// descriptor, `PermissionDenied` if the caller lacks ptrace(2) access to the
+/// process; then those of [`Targets`].
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -366,7 +366,7 @@ mod tests {
             (Some(pos), Some(inode)) => format!(
                 "{known} pos:{pos} ino:{:x} sdev:{:x}\n",
                 inode.ino,
-                inode.major << 20 | inode.minor
+                (inode.major << 20) | inode.minor
             ),
             _ => known + "\n",
         }

@@ -1,39 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! kcmp(2): do two processes share something of the kernel's?
+//! kcmp(2): do two processes share a kernel object?
 //!
 //! The kernel answers *equal*, *less* or *greater*. The order is total, the same
-//! for all callers, and stays until the system is shut down. It says nothing
-//! about addresses. [`files`] and [`epoll_tfd`] have one and the same order, so
-//! that files sorted with the former can be searched with the latter.
+//! for all callers, and constant until the system is rebooted. It does not reveal
+//! addresses. [`files`] and [`epoll_tfd`] use the same order, so that files sorted
+//! with the former can be searched with the latter.
 //!
 //! # Errors
 //!
 //! All functions return the kernel's `errno` in an [`io::Error`]
-//! ([`raw_os_error`](io::Error::raw_os_error)), the first that applies of:
+//! ([`raw_os_error`](io::Error::raw_os_error)): the first of these that applies.
 //!
 //! | errno | when |
 //! |---|---|
 //! | `ENOSYS` | the kernel has no kcmp(2) (`CONFIG_KCMP`) |
 //! | `ESRCH` | there is no such task in the caller's PID namespace |
-//! | `EINTR` | the caller was killed while it waited (it does not live to see it) |
+//! | `EINTR` | the caller was killed while it waited (it does not see the error) |
 //! | `EPERM` | no `PTRACE_MODE_READ_REALCREDS` on one of the tasks, or a seccomp filter |
 //! | `EINVAL` | the kernel does not know this type ([`Type::EpollTfd`]: before 4.13) |
 //! | `EOPNOTSUPP` | [`Type::EpollTfd`], and the kernel has no epoll; [`Type::Sysvsem`], and no System V IPC |
 //! | `EBADF` | a descriptor is not open |
-//! | `EINVAL` | [`epoll_tfd`]: `efd` is not an epoll set |
-//! | `ENOENT` | [`epoll_tfd`]: the set has no such entry |
+//! | `EINVAL` | [`epoll_tfd`]: `efd` is not an epoll instance |
+//! | `ENOENT` | [`epoll_tfd`]: the interest list has no such target |
 //!
-//! [`support`] tells the first kinds apart without a process to ask about. An
-//! answer that is no order is an error that [`Unordered`] is the source of.
+//! [`support`] tells the errors of a missing feature apart without another process.
+//! An answer that is not an order is an error with an [`Unordered`] inside.
 
+use crate::descriptor::Descriptor;
 use std::cmp::Ordering;
 use std::fmt;
 use std::io;
-use std::os::fd::RawFd;
 
-/// What is compared: the types of kcmp(2), with the kernel's numbers.
+/// What is compared: the types of kcmp(2), with the kernel's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum Type {
     /// The open files of two descriptors: [`files`].
@@ -50,12 +51,12 @@ pub enum Type {
     Io = 5,
     /// Lists of System V semaphore undo operations.
     Sysvsem = 6,
-    /// An open file and the one behind an entry of an epoll set: [`epoll_tfd`].
+    /// The open file of a descriptor and that of a target: [`epoll_tfd`].
     EpollTfd = 7,
 }
 
 impl Type {
-    /// All types, in the order of their numbers.
+    /// All types, in the order of their values.
     pub const ALL: [Type; 8] = [
         Type::File,
         Type::Vm,
@@ -68,8 +69,9 @@ impl Type {
     ];
 }
 
-/// The types that compare two tasks as such, and take nothing but their pids.
+/// The types that compare two tasks as such, and take only their pids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum Resource {
     /// Address spaces.
@@ -86,70 +88,61 @@ pub enum Resource {
     Sysvsem = Type::Sysvsem as u8,
 }
 
-/// Which entry of an epoll set: `struct kcmp_epoll_slot` of `linux/kcmp.h`.
+/// A target of an epoll instance: `struct kcmp_epoll_slot` of `linux/kcmp.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Slot {
-    /// Descriptor of the epoll set, in the second process.
+    /// The descriptor of the epoll instance, in the second process.
     pub efd: u32,
-    /// Number that the entry was added by.
+    /// The descriptor by which the target was added.
     pub tfd: u32,
-    /// How many entries of that number to skip.
+    /// How many targets of the same tfd to skip.
     pub toff: u32,
 }
 
 const _: () = assert!(size_of::<Slot>() == 12);
 
-/// The kernel said something that is not less, equal or greater.
+/// An answer of kcmp(2) that is not *equal*, *less* or *greater*.
 ///
 /// kcmp(2) reserves 3 for *not equal, but without an order*. No kernel has
 /// returned it so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("kcmp(2) returned {0}, which is not an order")]
 pub struct Unordered(
     /// What the kernel returned.
     pub i64,
 );
 
-impl fmt::Display for Unordered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            3 => f.write_str("kcmp: not equal, but there is no order"),
-            other => write!(f, "kcmp gave {other}, which is no order"),
-        }
-    }
-}
-
-impl std::error::Error for Unordered {}
-
-/// What the running kernel can do, for the caller: see [`support`].
+/// What kcmp(2) of the running kernel can do for the caller: see [`support`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Support {
-    /// Everything, [`Type::EpollTfd`] as well.
+    /// Everything, including [`Type::EpollTfd`].
     Epoll,
     /// kcmp(2), but not [`Type::EpollTfd`] (`CONFIG_EPOLL`, or before 4.13).
     NoEpoll,
     /// No kcmp(2) (`CONFIG_KCMP`).
     Missing,
-    /// A process may not even compare itself: a seccomp filter, as of containers.
+    /// A process may not even compare itself: a seccomp filter, as in containers.
     Forbidden,
 }
 
 impl fmt::Display for Support {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Epoll => "kcmp(2) can tell the targets of epoll sets",
+            Self::Epoll => "kcmp(2) can compare targets of epoll instances",
             Self::NoEpoll => "this kernel's kcmp(2) has no KCMP_EPOLL_TFD",
             Self::Missing => "this kernel has no kcmp(2) (CONFIG_KCMP)",
-            Self::Forbidden => "kcmp(2) is forbidden here, by a seccomp filter perhaps",
+            Self::Forbidden => "kcmp(2) is forbidden, perhaps by a seccomp filter",
         })
     }
 }
 
-/// The system call as it is, for those who need arguments that the other
-/// functions rule out; returns the kernel's answer unless it is an error.
+/// The bare system call, for arguments that the other functions rule out; returns
+/// the kernel's answer unless it is an error.
 ///
-/// The kernel only ever reads what `idx2` points at, and fails with `EFAULT` if
-/// it cannot, so no arguments can do harm.
+/// The kernel only reads what `idx2` points to, and fails with `EFAULT` if it
+/// cannot, so no argument can do harm.
 ///
 /// # Errors
 ///
@@ -164,8 +157,8 @@ impl fmt::Display for Support {
 /// assert!(error.raw_os_error().is_some());
 /// ```
 pub fn raw(pid1: i32, pid2: i32, r#type: i32, idx1: usize, idx2: usize) -> io::Result<i64> {
-    // SAFETY: kcmp(2) takes five integers. It writes no memory of the caller's,
-    // and what it is to read, it reads as copy_from_user() does, which checks.
+    // SAFETY: kcmp(2) takes five integers. It writes no memory of the caller, and
+    // reads with copy_from_user(), which fails where nothing is mapped.
     let ret = unsafe { libc::syscall(libc::SYS_kcmp, pid1, pid2, r#type, idx1, idx2) };
     if ret < 0 {
         return Err(io::Error::last_os_error());
@@ -184,10 +177,10 @@ fn ordering(answer: i64) -> io::Result<Ordering> {
     }
 }
 
-/// Compares the open files of two descriptors ([`Type::File`]).
+/// Compares the open file descriptions of two descriptors ([`Type::File`]).
 ///
-/// [`Ordering::Equal`] is the same open file description, as dup(2) makes it;
-/// one file that was opened twice is two of them.
+/// [`Ordering::Equal`] means one open file description, as after dup(2); a file that
+/// was opened twice has two.
 ///
 /// # Errors
 ///
@@ -195,27 +188,30 @@ fn ordering(answer: i64) -> io::Result<Ordering> {
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
+/// use epoll_targets::Descriptor;
 /// use epoll_targets::kcmp::{self, Support};
 /// use std::cmp::Ordering;
 /// use std::os::fd::AsRawFd;
 ///
 /// # if kcmp::support() != Support::Epoll { return Ok(()) }
 /// let pid = std::process::id() as i32;
-/// let (reader, writer) = std::io::pipe()?;
-/// let copy = reader.try_clone()?;
+/// let (reader, writer) = rustix::pipe::pipe()?;
+/// let copy = rustix::io::dup(&reader)?;
 ///
-/// let order = |a: i32, b: i32| kcmp::files(pid, a, pid, b);
-/// assert_eq!(order(reader.as_raw_fd(), copy.as_raw_fd())?, Ordering::Equal);
-/// assert_ne!(order(reader.as_raw_fd(), writer.as_raw_fd())?, Ordering::Equal);
+/// let [reader, writer, copy] = [&reader, &writer, &copy].map(|file| {
+///     let fd = file.as_raw_fd();
+///     Descriptor { pid, fd }
+/// });
+/// assert_eq!(kcmp::files(reader, copy)?, Ordering::Equal);
+/// assert_ne!(kcmp::files(reader, writer)?, Ordering::Equal);
 /// # Ok(()) }
 /// ```
-pub fn files(pid1: i32, fd1: RawFd, pid2: i32, fd2: RawFd) -> io::Result<Ordering> {
-    let idx = |fd: RawFd| fd as u32 as usize;
-    ordering(raw(pid1, pid2, Type::File as i32, idx(fd1), idx(fd2))?)
+pub fn files(a: Descriptor, b: Descriptor) -> io::Result<Ordering> {
+    ordering(raw(a.pid, b.pid, Type::File as i32, a.index(), b.index())?)
 }
 
-/// Compares the open file of descriptor `fd` of `pid1` with the one behind an
-/// entry of an epoll set of `pid2` ([`Type::EpollTfd`]).
+/// Compares the open file description of a descriptor with that of a target of an
+/// epoll instance of process `pid` ([`Type::EpollTfd`]).
 ///
 /// # Errors
 ///
@@ -223,6 +219,7 @@ pub fn files(pid1: i32, fd1: RawFd, pid2: i32, fd2: RawFd) -> io::Result<Orderin
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
+/// use epoll_targets::Descriptor;
 /// use epoll_targets::kcmp::{self, Slot, Support};
 /// use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 /// use std::cmp::Ordering;
@@ -231,7 +228,7 @@ pub fn files(pid1: i32, fd1: RawFd, pid2: i32, fd2: RawFd) -> io::Result<Orderin
 /// # if kcmp::support() != Support::Epoll { return Ok(()) }
 /// let pid = std::process::id() as i32;
 /// let set = epoll::create(CreateFlags::CLOEXEC)?;
-/// let (reader, _writer) = std::io::pipe()?;
+/// let (reader, _writer) = rustix::pipe::pipe()?;
 /// epoll::add(&set, &reader, EventData::new_u64(1), EventFlags::IN)?;
 ///
 /// let slot = Slot {
@@ -239,17 +236,23 @@ pub fn files(pid1: i32, fd1: RawFd, pid2: i32, fd2: RawFd) -> io::Result<Orderin
 ///     tfd: reader.as_raw_fd() as u32,
 ///     toff: 0,
 /// };
-/// let order = kcmp::epoll_tfd(pid, reader.as_raw_fd(), pid, slot)?;
+/// let fd = reader.as_raw_fd();
+/// let order = kcmp::epoll_tfd(Descriptor { pid, fd }, pid, slot)?;
 /// assert_eq!(order, Ordering::Equal);
 /// # Ok(()) }
 /// ```
-pub fn epoll_tfd(pid1: i32, fd: RawFd, pid2: i32, slot: Slot) -> io::Result<Ordering> {
-    let idx1 = fd as u32 as usize;
+pub fn epoll_tfd(file: Descriptor, pid: i32, slot: Slot) -> io::Result<Ordering> {
     let idx2 = (&raw const slot).expose_provenance();
-    ordering(raw(pid1, pid2, Type::EpollTfd as i32, idx1, idx2)?)
+    ordering(raw(
+        file.pid,
+        pid,
+        Type::EpollTfd as i32,
+        file.index(),
+        idx2,
+    )?)
 }
 
-/// Compares what two tasks have of a [`Resource`].
+/// Compares a [`Resource`] of two tasks.
 ///
 /// # Errors
 ///
@@ -271,7 +274,7 @@ pub fn compare(resource: Resource, pid1: i32, pid2: i32) -> io::Result<Ordering>
     ordering(raw(pid1, pid2, resource as i32, 0, 0)?)
 }
 
-/// Asks the kernel what it can do, with a question about the caller itself.
+/// Finds out what kcmp(2) can do, by a query about the caller itself.
 ///
 /// ```
 /// use epoll_targets::kcmp;
@@ -302,8 +305,8 @@ mod tests {
         assert_eq!(ordering(1).unwrap(), Ordering::Less);
         assert_eq!(ordering(2).unwrap(), Ordering::Greater);
         for (answer, message) in [
-            (3, "kcmp: not equal, but there is no order"),
-            (4, "kcmp gave 4, which is no order"),
+            (3, "kcmp(2) returned 3, which is not an order"),
+            (4, "kcmp(2) returned 4, which is not an order"),
         ] {
             let error = ordering(answer).unwrap_err();
             let source = error.get_ref().and_then(|e| e.downcast_ref());
@@ -330,9 +333,12 @@ mod tests {
         let slot = Slot::default();
         let errno = |result: io::Result<Ordering>| result.unwrap_err().raw_os_error();
 
-        assert_eq!(errno(epoll_tfd(i32::MAX, 0, pid, slot)), Some(libc::ESRCH));
-        assert_eq!(errno(epoll_tfd(pid, -1, pid, slot)), Some(libc::EBADF));
-        assert_eq!(errno(files(pid, -1, pid, 0)), Some(libc::EBADF));
+        let descriptor = |pid, fd| Descriptor { pid, fd };
+        let tfd = |pid1, fd| errno(epoll_tfd(descriptor(pid1, fd), pid, slot));
+        assert_eq!(tfd(i32::MAX, 0), Some(libc::ESRCH));
+        assert_eq!(tfd(pid, -1), Some(libc::EBADF));
+        let order = files(descriptor(pid, -1), descriptor(pid, 0));
+        assert_eq!(errno(order), Some(libc::EBADF));
         assert_eq!(errno(compare(Resource::Vm, pid, 0)), Some(libc::ESRCH));
     }
 }

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which open files does an epoll set of a process watch?
+//! Finds out which open files an epoll instance of any process watches.
 //!
-//! An epoll set does not watch descriptors. It watches pairs of an open file and
-//! the number that its descriptor had when epoll_ctl(2) added it. The number can
-//! be closed since, or mean another file; the pair stays until nothing holds the
-//! file any more. `/proc/PID/fdinfo/EFD` shows the number, not the file. kcmp(2)
-//! knows the file.
+//! The interest list of an epoll instance does not hold descriptors. It holds
+//! *targets*: pairs of an open file description and the descriptor, *tfd*, by which
+//! epoll_ctl(2) added it. That descriptor may since have been closed or reused; the
+//! target stays until the open file description is released.
+//! `/proc/PID/fdinfo/EFD` shows tfd, not the file. kcmp(2) can compare the file.
 //!
-//! - [`resolve`] puts it all together: the owners of all targets of the epoll
-//!   sets of some processes;
-//! - [`kcmp`] asks the kernel;
-//! - [`fdinfo`] reads what the kernel shows of a set;
+//! - [`resolve`] combines the other modules: it finds the owners of all targets of the
+//!   epoll instances of some processes;
+//! - [`kcmp`] is the system call;
+//! - [`fdinfo`] parses what the kernel shows of an epoll instance;
 //! - [`proc`] lists processes and their descriptors;
-//! - [`pidfd`] holds on to a process while it is looked at.
+//! - [`pidfd`] holds a process while it is inspected.
 //!
-//! It needs Linux 5.6, `CONFIG_KCMP`, `CONFIG_EPOLL`, and for processes of others
-//! the right to read them as with ptrace(2): root, in most cases. Some questions
-//! are answered faster if the module `kcmp_epoll` is loaded, none differently.
+//! Process ids are those of the caller's PID namespace.
+//!
+//! This needs Linux 5.6 with `CONFIG_KCMP` and `CONFIG_EPOLL`, and ptrace(2) access
+//! (`PTRACE_MODE_READ_REALCREDS`) to the processes, which root has in most cases. The
+//! kernel module `kcmp_epoll` makes some queries faster; it changes no answer.
 //!
 //! ```
 //! # fn main() -> std::io::Result<()> {
@@ -27,16 +29,17 @@
 //! # use epoll_targets::kcmp::{self, Support};
 //! # if kcmp::support() != Support::Epoll { return Ok(()) }
 //!
-//! let set = epoll::create(CreateFlags::CLOEXEC)?;
+//! let instance = epoll::create(CreateFlags::CLOEXEC)?;
 //! let (reader, _writer) = rustix::pipe::pipe()?;
-//! epoll::add(&set, &reader, EventData::new_u64(1), EventFlags::IN)?;
-//! // The number goes, but its file stays: another descriptor has it.
+//! epoll::add(&instance, &reader, EventData::new_u64(1), EventFlags::IN)?;
+//! // Descriptor tfd is closed, but its file stays open by another.
 //! let copy = rustix::io::dup(&reader)?;
 //! drop(reader);
 //!
 //! let pid = std::process::id() as i32;
 //! let report = Resolver::new([pid]).resolve()?;
-//! let found = report.sets.iter().find(|s| s.efd == set.as_raw_fd()).unwrap();
+//! let efd = instance.as_raw_fd();
+//! let found = report.instances.iter().find(|i| i.efd == efd).unwrap();
 //! let fd = copy.as_raw_fd();
 //! assert_eq!(
 //!     found.targets[0].owner,
@@ -47,10 +50,13 @@
 
 #![deny(missing_docs)]
 
+pub use descriptor::Descriptor;
+
 pub mod fdinfo;
 pub mod kcmp;
 pub mod pidfd;
 pub mod proc;
 pub mod resolve;
 
+mod descriptor;
 mod order;

@@ -4,7 +4,7 @@
 //!
 //! The kernel is asked through closures, so that tests can be the kernel.
 
-use crate::resolve::Descriptor;
+use crate::descriptor::Descriptor;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashSet};
 use std::io;

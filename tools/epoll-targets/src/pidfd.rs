@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A process held by a descriptor, so that its pid cannot come to mean another.
+//! A descriptor that holds a process, so that its pid cannot come to mean another.
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 /// A process.
 ///
-/// While one is held and [`runs`](Self::runs) says true, whatever was found out
-/// by the pid since [`open`](Self::open) was about this process.
+/// As long as [`runs`](Self::runs) returns true, whatever was read by the pid since
+/// [`open`](Self::open) was about this process.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -37,28 +37,35 @@ impl PidFd {
     /// # Errors
     ///
     /// - `ESRCH`: there is none in the caller's PID namespace
-    /// - `EINVAL`: `pid` is not positive, or of a thread that is not the first
+    /// - `EINVAL`: `pid` is not positive, or that of a thread that does not lead its
+    ///   process
     /// - `ENOSYS`: the kernel is older than 5.3
     pub fn open(pid: i32) -> io::Result<Self> {
-        let pid = (pid > 0).then(|| Pid::from_raw(pid)).flatten();
-        let pid = pid.ok_or(rustix::io::Errno::INVAL)?;
-        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+        Self::open_with(pid, PidfdFlags::empty())
     }
 
     /// Opens a process, or a thread of one, by its id.
-    #[cfg(feature = "bpf")]
-    pub(crate) fn open_task(tid: i32) -> io::Result<Self> {
-        let tid = (tid > 0).then(|| Pid::from_raw(tid)).flatten();
-        let tid = tid.ok_or(rustix::io::Errno::INVAL)?;
-        // O_EXCL by another name. Kernels that have the BPF iterator know it.
+    ///
+    /// # Errors
+    ///
+    /// - `ESRCH`: there is none in the caller's PID namespace
+    /// - `EINVAL`: `tid` is not positive, or the kernel is older than 6.9
+    /// - `ENOSYS`: the kernel is older than 5.3
+    pub fn open_task(tid: i32) -> io::Result<Self> {
         let thread = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
-        Ok(Self(pidfd_open(tid, thread)?))
+        Self::open_with(tid, thread)
+    }
+
+    fn open_with(id: i32, flags: PidfdFlags) -> io::Result<Self> {
+        let id = (id > 0).then(|| Pid::from_raw(id)).flatten();
+        let id = id.ok_or(rustix::io::Errno::INVAL)?;
+        Ok(Self(pidfd_open(id, flags)?))
     }
 
     /// Duplicates descriptor `fd` of the process into the caller, close-on-exec.
     ///
-    /// Both then have the same open file: what one does to its position and flags,
-    /// the other sees.
+    /// Both then refer to one open file description, with one position and one set of
+    /// status flags.
     ///
     /// # Errors
     ///
@@ -70,6 +77,7 @@ impl PidFd {
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
+    /// use epoll_targets::Descriptor;
     /// use epoll_targets::kcmp::{self, Support};
     /// use epoll_targets::pidfd::PidFd;
     /// use std::cmp::Ordering;
@@ -80,7 +88,11 @@ impl PidFd {
     /// let (reader, _writer) = rustix::pipe::pipe()?;
     /// let copy = PidFd::open(pid)?.getfd(reader.as_raw_fd())?;
     ///
-    /// let order = kcmp::files(pid, reader.as_raw_fd(), pid, copy.as_raw_fd())?;
+    /// let descriptor = |fd| Descriptor { pid, fd };
+    /// let order = kcmp::files(
+    ///     descriptor(reader.as_raw_fd()),
+    ///     descriptor(copy.as_raw_fd()),
+    /// )?;
     /// assert_eq!(order, Ordering::Equal);
     /// # Ok(()) }
     /// ```
@@ -96,7 +108,7 @@ impl PidFd {
     /// # Errors
     ///
     /// - `ESRCH`: the process has ended
-    /// - `EPERM`: the caller may not
+    /// - `EPERM`: the caller lacks the permission, see kill(2)
     pub fn send_signal(&self, signal: Signal) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.0, signal)?)
     }

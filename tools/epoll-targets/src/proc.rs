@@ -9,13 +9,13 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What the link of a descriptor of an epoll set says.
+/// The link of an epoll instance's descriptor.
 pub const EPOLL_LINK: &str = "anon_inode:[eventpoll]";
 
-/// A flag of the kernel's, in `/proc/PID/stat`: a thread of its own.
-const PF_KTHREAD: u64 = 0x0020_0000;
+/// A flag in [`Stat::flags`]: a kernel thread.
+const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// The pids of all processes that `/proc` shows, ascending.
+/// The ids of all processes that `/proc` shows, ascending.
 ///
 /// # Errors
 ///
@@ -35,16 +35,16 @@ pub fn pids() -> io::Result<Vec<i32>> {
 ///
 /// # Errors
 ///
-/// `NotFound` if there is no such process, `PermissionDenied` if the caller may
-/// not read it as with ptrace(2).
+/// `NotFound` if there is no such process, `PermissionDenied` if the caller lacks
+/// ptrace(2) access to it.
 pub fn fds(pid: i32) -> io::Result<Vec<RawFd>> {
     numbers(Path::new(&format!("/proc/{pid}/fd")))
 }
 
-/// The names in a folder that are numbers, ascending.
-fn numbers(folder: &Path) -> io::Result<Vec<i32>> {
+/// The names in a directory that are numbers, ascending.
+fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
     let mut numbers = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         numbers.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
     }
@@ -52,17 +52,17 @@ fn numbers(folder: &Path) -> io::Result<Vec<i32>> {
     Ok(numbers)
 }
 
-/// What a descriptor stands for: a path, or something like `socket:[1234]`.
+/// What a descriptor refers to: a path, or something like `socket:[1234]`.
 ///
 /// # Errors
 ///
 /// `NotFound` if it is not open, or there is no such process; `PermissionDenied`
-/// if the caller may not read it as with ptrace(2).
+/// if the caller lacks ptrace(2) access to the process.
 pub fn link(pid: i32, fd: RawFd) -> io::Result<OsString> {
     Ok(fs::read_link(format!("/proc/{pid}/fd/{fd}"))?.into())
 }
 
-/// The epoll sets among the descriptors of a process, ascending.
+/// The descriptors of a process that refer to epoll instances, ascending.
 ///
 /// # Errors
 ///
@@ -81,12 +81,12 @@ pub fn link(pid: i32, fd: RawFd) -> io::Result<OsString> {
 /// ```
 pub fn epoll_fds(pid: i32) -> io::Result<Vec<RawFd>> {
     let mut fds = fds(pid)?;
-    // One that is closed meanwhile is no set any more.
+    // One that is closed meanwhile is no instance any more.
     fds.retain(|&fd| link(pid, fd).is_ok_and(|link| link == EPOLL_LINK));
     Ok(fds)
 }
 
-/// The name of a process, as `ps` shows it: at most 15 bytes.
+/// The command name of a process, at most 15 bytes; what is not UTF-8 is replaced.
 ///
 /// # Errors
 ///
@@ -97,24 +97,141 @@ pub fn command(pid: i32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
-/// Whether this is a thread of the kernel's, which has no descriptors.
+/// What a task does: the third field of `/proc/PID/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// `R`: it runs, or waits for a CPU.
+    Running,
+    /// `S`: it sleeps until an event or a signal.
+    Sleeping,
+    /// `D`: it sleeps, and no signal wakes it, or only a fatal one.
+    Uninterruptible,
+    /// `T`: a signal stopped it.
+    Stopped,
+    /// `t`: a debugger stopped it, with ptrace(2).
+    Tracing,
+    /// `Z`: it ended, and its parent did not wait for it yet.
+    Zombie,
+    /// `X`: it has ended.
+    Dead,
+    /// `I`: a kernel thread that is idle.
+    Idle,
+    /// Any other letter.
+    Other(char),
+}
+
+impl From<char> for State {
+    fn from(letter: char) -> Self {
+        match letter {
+            'R' => Self::Running,
+            'S' => Self::Sleeping,
+            'D' => Self::Uninterruptible,
+            'T' => Self::Stopped,
+            't' => Self::Tracing,
+            'Z' => Self::Zombie,
+            'X' => Self::Dead,
+            'I' => Self::Idle,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// What `/proc/PID/stat` says of a process, or `/proc/PID/task/TID/stat` of a thread.
+///
+/// ```
+/// use epoll_targets::proc::{Stat, State};
+///
+/// let own = Stat::of(std::process::id() as i32)?;
+/// assert_eq!(own.state, State::Running);
+/// assert!(own.threads >= 1);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stat {
+    /// The command name, at most 15 bytes, which can have any byte in it, blanks and
+    /// parentheses too. (Field 2, `comm`.)
+    pub command: OsString,
+    /// What it does. (Field 3.)
+    pub state: State,
+    /// The parent's process id; 0 if that is in another PID namespace. (Field 4.)
+    pub ppid: i32,
+    /// The process group's id. (Field 5.)
+    pub pgrp: i32,
+    /// Flags of the kernel, `PF_*` of its `linux/sched.h`. (Field 9.)
+    pub flags: u32,
+    /// The number of threads in the process. (Field 20, `num_threads`.)
+    pub threads: u32,
+    /// When it started: clock ticks, of `sysconf(_SC_CLK_TCK)` a second, after the
+    /// system booted. Together with its id it identifies a process. (Field 22.)
+    pub starttime: u64,
+}
+
+impl Stat {
+    /// Reads the stat of a process, or of a thread, by its id in the caller's PID
+    /// namespace.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` or `ESRCH` if there is no such task (see [`is_no_process`]),
+    /// `InvalidData` if it cannot be parsed.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Self::read(format!("/proc/{pid}/stat"))
+    }
+
+    /// Reads a stat file, such as that of a thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`of`](Self::of).
+    pub fn read(path: impl AsRef<Path>) -> io::Result<Self> {
+        let stat = fs::read(path)?;
+        Self::parse(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Parses the content of a stat file; `None` if a field is missing or malformed.
+    pub fn parse(stat: &[u8]) -> Option<Self> {
+        let begin = stat.iter().position(|&byte| byte == b'(')?;
+        let end = stat.iter().rposition(|&byte| byte == b')')?;
+        let command = OsStr::from_bytes(stat.get(begin + 1..end)?).to_owned();
+        let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+        // From field 3.
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Self {
+            command,
+            state: field(3)?.chars().next()?.into(),
+            ppid: field(4)?.parse().ok()?,
+            pgrp: field(5)?.parse().ok()?,
+            flags: field(9)?.parse().ok()?,
+            threads: field(20)?.parse().ok()?,
+            starttime: field(22)?.parse().ok()?,
+        })
+    }
+
+    /// Whether it is a kernel thread, which has no descriptors.
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+}
+
+/// Whether a process is a kernel thread, which has no descriptors.
 ///
 /// # Errors
 ///
-/// `NotFound` if there is no such process.
+/// As [`Stat::of`].
 pub fn is_kernel_thread(pid: i32) -> io::Result<bool> {
-    let stat = fs::read(format!("/proc/{pid}/stat"))?;
-    Ok(flags(&stat).is_some_and(|flags| flags & PF_KTHREAD != 0))
+    Ok(Stat::of(pid)?.is_kernel_thread())
 }
 
-/// The ninth field; the second is a name, and can have anything in it.
-fn flags(stat: &[u8]) -> Option<u64> {
-    let end = stat.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(6)?.parse().ok()
+/// Whether an error says that a process does not exist, or has ended: `NotFound` from
+/// `/proc`, `ESRCH` from a system call.
+pub fn is_no_process(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// The inode's number in a link such as `socket:[1234]` or `pipe:[1234]`.
+/// The number of the inode in a link such as `socket:[1234]` or `pipe:[1234]`.
 pub(crate) fn linked_inode(link: &OsStr) -> Option<u64> {
     let bytes = link.as_bytes();
     let rest = bytes
@@ -128,12 +245,41 @@ pub(crate) fn linked_inode(link: &OsStr) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// Fields from the fourth on.
+    const REST: &str = "1 2 3 4 5 2129984 0 0 0 0 0 0 0 0 20 0 7 0 12345 0";
+
     #[test]
     fn a_name_can_have_anything_in_it() {
-        let stat = b"12 (a) S 1 (b) S 1 12 12 0 -1 2129984 0 0";
-        assert_eq!(flags(stat), Some(2_129_984));
-        assert_eq!(flags(b"12 (a"), None);
-        assert_eq!(flags(b"12 (a) S 1"), None);
+        for name in ["a", "(a) S 1 (b", ") R 1 2", "a\nb", ""] {
+            let stat = Stat::parse(format!("12 ({name}) t {REST}\n").as_bytes()).unwrap();
+            assert_eq!(stat.command, name);
+            assert_eq!(stat.state, State::Tracing);
+            assert_eq!((stat.ppid, stat.pgrp), (1, 2));
+            assert_eq!((stat.threads, stat.starttime), (7, 12345));
+            assert!(stat.is_kernel_thread());
+        }
+        let bytes = [b"12 (\xff) Z ", REST.as_bytes()].concat();
+        let stat = Stat::parse(&bytes).unwrap();
+        assert_eq!(stat.command.as_bytes(), b"\xff");
+        assert_eq!(stat.state, State::Zombie);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_no_stat() {
+        let whole = format!("12 (a) S {REST}");
+        assert!(Stat::parse(whole.as_bytes()).is_some());
+        for len in 0..whole.rfind("12345").unwrap() {
+            assert_eq!(Stat::parse(&whole.as_bytes()[..len]), None);
+        }
+        assert_eq!(Stat::parse(b"12 )a( S 1"), None);
+    }
+
+    #[test]
+    fn states_by_their_letters() {
+        for (letter, state) in [('T', State::Stopped), ('t', State::Tracing)] {
+            assert_eq!(State::from(letter), state);
+        }
+        assert_eq!(State::from('?'), State::Other('?'));
     }
 
     #[test]

@@ -1,291 +1,147 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who has the open files that epoll sets watch?
+//! Resolves the targets of epoll instances: which descriptors have their files?
 //!
-//! For each target of each epoll set of some processes, [`Resolver`] finds the
-//! descriptors whose open file it is. There are two ways to it, with the same
-//! answers: see [`Method`].
+//! For each target of each epoll instance of some processes, [`Resolver`] finds the
+//! descriptors that refer to the target's open file description. There are two ways
+//! to find them, with the same results: see [`Method`].
 //!
 //! # With kcmp(2)
 //!
-//! kcmp(2) alone decides; everything else that is known only says whom to ask
-//! about first:
+//! Only the answers of kcmp(2) count. Everything else that is known only determines
+//! which descriptors are compared first:
 //!
-//! 1. The descriptor of the number that the target was added by, in the process
-//!    of the set. That is it, most often, for one call.
-//! 2. Sockets and pipes whose inode is the target's: up to four of them. (Other
-//!    inodes say little, and stat(2) can hang on a file system whose server is
-//!    gone; the links in `/proc` show these.)
-//! 3. The process's other descriptors: they are sorted by their files, once, and
+//! 1. Descriptor tfd of the process that has the instance. In most cases, this is
+//!    the owner, found with one call.
+//! 2. Sockets and pipes that have the inode of the target, up to four of them. (Other
+//!    inodes say little, and stat(2) can hang on a file system whose server is gone;
+//!    the links in `/proc` show these.)
+//! 3. The other descriptors of the process: they are sorted by their files, once, and
 //!    searched.
-//! 4. All descriptors of all processes that may be searched, likewise.
+//! 4. The descriptors of all processes that may be searched, in the same way.
 //! 5. The descriptors are listed again, and their order is checked. New ones are
-//!    asked about. If one has come to mean another file, it may have led a search
-//!    astray: then the search is repeated without it, and it is asked about by
-//!    itself. (If the search can tell by itself, it asks about each one instead.)
+//!    compared. A descriptor that means another file by now may have misled a search:
+//!    then the search is repeated without it, and it is compared separately. (If the
+//!    search notices this itself, it compares each descriptor instead.)
 //!
-//! Steps 3 to 5 are for the targets that are left, and if none is, nothing is
-//! sorted. Processes or threads that share a table of descriptors count as one.
+//! Steps 3 to 5 apply to the targets that are left; if none is, nothing is sorted.
+//! Processes or threads that share a descriptor table count as one.
 //!
-//! # How many calls
+//! # Number of calls
 //!
-//! For *n* targets and *m* descriptors, with processes that hold still, at most
+//! For *n* targets and *m* descriptors of processes that do not change them, at most
 //!
 //! - *m* (⌈log₂ *m*⌉ + 3) to sort descriptors, and
-//! - *n* (28 + 2 ⌈log₂ (*m* + 1)⌉) to ask about targets, and one more for each
-//!   further process that has inherited the set,
+//! - *n* (28 + 2 ⌈log₂ (*m* + 1)⌉) to compare targets, and one more for each further
+//!   process that has inherited the instance,
 //!
-//! where *m* leaves out processes that need not be searched. It is *n* if each
-//! target still is what its number means. To this add *e* ⌈log₂ *e*⌉ to tell *e*
-//! descriptors of epoll sets apart, and a call to see that a process may be looked
-//! into, with some more if others have descriptors that look just the same.
-//! [`Report::calls`] counts.
+//! where *m* leaves out processes that need not be searched. It is *n* if each tfd
+//! still means its target. Add *e* ⌈log₂ *e*⌉ to tell *e* descriptors of epoll
+//! instances apart, and one call for each process to check that it may be inspected,
+//! with some more if others have descriptors that look the same.
+//! [`Report::calls`] has the counts.
 //!
 //! # With BPF
 //!
-//! Two programs are run by iterators in the kernel. One sees all descriptors and
-//! numbers the open files by their addresses. The other sees the targets of a set
-//! and looks their files up: both take time in proportion to what there is to
-//! see. An address is the name of a file only while that file is held. So what
-//! counts is what a table of descriptors has while the iterator holds the target,
-//! be it the number that the target was added by, or a descriptor that was seen
-//! to have that address. If there are further owners, kcmp(2) is asked whether
-//! they are the same file as the first, and the set is looked at once more, to see
-//! that the first one still is.
+//! Iterators in the kernel run two programs. One sees all descriptors and numbers the
+//! open file descriptions by their addresses. The other sees the targets of an epoll
+//! instance and looks up their files. Both take time in proportion to what they visit.
+//! An address identifies a file only while that file is held. So the second program
+//! checks, while the iterator holds the target, which file a descriptor has: tfd, or
+//! a descriptor that was seen to have that address. If there are further owners,
+//! kcmp(2) compares them with the first, and the instance is read once more to check
+//! that the first still is an owner.
 //!
-//! [`Owner::NoOne`] says that all descriptors were listed between two looks at
-//! the target, and before, and none had it. What cannot be told is looked at
-//! again, eight times at most.
+//! [`Owner::Orphaned`] means that all descriptors were listed between two reads of the
+//! target, and before, and none had its file. What cannot be decided is read again,
+//! eight times at most.
 //!
-//! # While the processes run on
+//! # While the processes run
 //!
-//! An owner that is named was the owner when kcmp(2) said so, and may not be now.
-//! [`Owner::NoOne`] says that none was found, though the order held from before
-//! the search until after it. If descriptors came or went in that time, up to 64
-//! such targets are asked about with each descriptor there is, as no order can
-//! mislead that; but one that is sent to and fro over a socket can escape still.
-//! At the end each set is read
-//! again: targets that have gone are left out, and those that have come, or taken
-//! the place of others, are resolved then and marked as
-//! [`changed`](Resolved::changed). BPF sees a target and its owner at one time,
-//! and has no need of that. Stop the processes first to be sure.
+//! An owner that is named was the owner when kcmp(2) said so, and may not be any more.
+//! [`Owner::Orphaned`] means that no owner was found although the order held from
+//! before the search until after it. If descriptors were opened or closed in that
+//! time, up to 64 such targets are compared with each descriptor, which no order can
+//! mislead; but a descriptor that is sent to and fro over a socket can still escape.
+//! At the end each instance is read again: targets that are gone are left out, and
+//! those that were added, or took the place of others, are resolved then and marked as
+//! [`changed`](Resolved::changed). BPF sees a target and its owner at one time and
+//! does not need this. To be certain, stop the processes first.
 
 #[cfg(feature = "bpf")]
-mod bpf;
-#[cfg(feature = "bpf")]
-mod join;
-mod session;
+mod by_bpf;
+mod by_kcmp;
+mod kernel;
+mod report;
+mod tables;
+mod task;
 
-use crate::fdinfo::Target;
+pub use crate::descriptor::Descriptor;
+pub use report::{Calls, Instance, Owner, Report, Resolved, Skipped, TfdState};
+
 use crate::kcmp::{self, Support};
-use session::Session;
-use std::ffi::OsString;
+use by_kcmp::ByKcmp;
 use std::fmt;
 use std::io;
-use std::os::fd::RawFd;
 
-/// How many calls a hint is worth.
+/// How many descriptors are compared because of their inode.
 const HINTS: usize = 4;
 
-/// How often a search is repeated because a descriptor led it astray.
+/// How often a search is repeated because a descriptor misled it.
 const ROUNDS: u32 = 8;
 
-/// How many owners are named. Each is asked about, however many targets it has.
+/// How many owners are named: each costs a call for each target.
 const OWNERS: usize = 8;
-
-fn is_no_process(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-}
 
 /// How the owners are found.
 ///
-/// The answers are the same, if the processes hold still. (If more descriptors
-/// have a file than are named, it need not be the same ones that are.)
+/// The results are the same if the processes do not change. (If more descriptors have
+/// a file than are named, the methods may name different ones.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Method {
-    /// With BPF if that works here, and for all sets, otherwise with kcmp(2).
+    /// With BPF if that works for all instances, otherwise with kcmp(2).
     #[default]
     Auto,
-    /// With kcmp(2), one question at a time.
+    /// With kcmp(2), one query at a time.
     Kcmp,
-    /// With the BPF iterators over descriptors and over epoll sets, in a few passes
-    /// over all of them. For those with `CAP_BPF` and `CAP_PERFMON` and ptrace(2)
-    /// access to attach, that is root, on a kernel with the module `epoll_iter`,
-    /// if this crate was built with the feature `bpf`.
+    /// With BPF iterators over descriptors and over epoll instances, in a few passes
+    /// over all of them. This needs `CAP_BPF`, `CAP_PERFMON` and `CAP_SYS_PTRACE`,
+    /// which root has, the kernel module `epoll_iter`, and the feature `bpf` of this
+    /// crate.
     Bpf,
 }
 
-/// A descriptor of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Descriptor {
-    /// The process, in the caller's PID namespace.
-    pub pid: i32,
-    /// The descriptor's number.
-    pub fd: RawFd,
-}
-
-impl fmt::Display for Descriptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.pid, self.fd)
-    }
-}
-
-/// Who has the open file that a target is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// The number that it was added by, in a process that has the set.
-    ///
-    /// Others may have the file too; they have not been looked for.
-    SameNumber(Descriptor),
-    /// Other descriptors: one at least, those of the set's process first.
-    ///
-    /// At most eight are named, and there may be more: the search ends with the
-    /// process that has it, or the inode that leads to it.
-    Others(Vec<Descriptor>),
-    /// None of the processes that were searched: a *zombie*. Something else holds
-    /// the file: a process that was not searched, or may not be; a message on a
-    /// socket that was not received yet; io_uring; a system call going on.
-    NoOne,
-    /// The set or the target went away before the kernel could tell, or no owner
-    /// was found while descriptors kept changing what they mean.
-    Unknown,
-}
-
-/// What the number that a target was added by means now, in the set's process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Number {
-    /// The target, still.
-    Target,
-    /// Nothing: it is closed.
-    Closed,
-    /// Another open file: what the link of the descriptor says.
-    Other(OsString),
-    /// It is open, and could not be compared with the target.
-    Unknown,
-}
-
-/// A target, and who has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
-    /// The target.
-    pub target: Target,
-    /// Who has it.
-    pub owner: Owner,
-    /// What its number means.
-    pub number: Number,
-    /// It came, or took the place of another, while we looked.
-    pub changed: bool,
-}
-
-impl Resolved {
-    /// Whether nobody was found to have it open, so that its events come for a
-    /// descriptor that is closed.
-    pub fn is_zombie(&self) -> bool {
-        self.owner == Owner::NoOne
-    }
-
-    /// Whether its number means another file now.
-    pub fn is_stale(&self) -> bool {
-        matches!(self.number, Number::Other(_))
-    }
-}
-
-/// An epoll set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Set {
-    /// The process that it was looked at in.
-    pub pid: i32,
-    /// Its descriptor there.
-    pub efd: RawFd,
-    /// Which set it is: a number that no other one gets, as in its fdinfo and that
-    /// of BPF iterators for it. `None` if the kernel does not number them.
-    pub id: Option<u64>,
-    /// Further descriptors of the same set, of any of the processes.
-    pub also: Vec<Descriptor>,
-    /// Its targets, in the order of the kernel.
-    pub targets: Vec<Resolved>,
-}
-
-/// A process or a set that could not be looked into.
-#[derive(Debug)]
-pub struct Skipped {
-    /// The process.
-    pub pid: i32,
-    /// The epoll set; the whole process if there is none.
-    pub efd: Option<RawFd>,
-    /// Why: `PermissionDenied` if the caller may not read the process as with
-    /// ptrace(2), `NotFound` or `ESRCH` if it does not exist.
-    pub error: io::Error,
-}
-
-impl Skipped {
-    /// Whether it is a set of a process that may be looked into.
-    fn is_refused_set(&self) -> bool {
-        self.efd.is_some() && self.error.kind() == io::ErrorKind::PermissionDenied
-    }
-}
-
-/// How many times the kernel was asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls {
-    /// Comparisons of two descriptors: `KCMP_FILE`.
-    pub file: u64,
-    /// Comparisons of a descriptor with a target: `KCMP_EPOLL_TFD`.
-    pub epoll_tfd: u64,
-    /// Comparisons of two tables of descriptors: `KCMP_FILES`. One for each
-    /// process, to see whether it may be compared, and those between processes
-    /// whose tables look the same.
-    pub tables: u64,
-}
-
-/// What was found.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// The epoll sets, by pid and descriptor.
-    pub sets: Vec<Set>,
-    /// What could not be looked into, or went away meanwhile.
-    pub skipped: Vec<Skipped>,
-    /// How many tables of descriptors were listed.
-    pub tables: usize,
-    /// How many descriptors are in them.
-    pub descriptors: usize,
-    /// How many times the kernel was asked by kcmp(2).
-    pub calls: Calls,
-    /// How it was found out: with [`Method::Kcmp`] or [`Method::Bpf`].
-    pub method: Method,
-    /// Why it was not [`Method::Bpf`], if that was the resolver's choice.
-    pub no_bpf: Option<io::Error>,
-}
-
-/// How far it is.
+/// How far a resolver is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Progress {
     /// Targets are being resolved.
     Targets {
-        /// So many are.
+        /// The number of targets that are resolved.
         done: usize,
-        /// Of so many.
+        /// The number of all targets.
         total: usize,
     },
     /// Descriptors are being sorted.
     Sorting {
-        /// So many calls were needed for it.
+        /// The number of calls made for it.
         done: u64,
-        /// Of at most so many.
+        /// The number of calls that it takes at most.
         total: u64,
     },
 }
 
-/// Which processes?
+/// The processes whose epoll instances are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Scope {
     These(Vec<i32>),
     All,
 }
 
-/// Resolves the targets of epoll sets. See the [module](self).
+/// Resolves the targets of epoll instances. See the [module](self).
 pub struct Resolver<'a> {
-    sets_of: Scope,
+    scope: Scope,
     search_all: bool,
     method: Method,
     progress: Box<dyn FnMut(Progress) + 'a>,
@@ -294,7 +150,7 @@ pub struct Resolver<'a> {
 impl fmt::Debug for Resolver<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver")
-            .field("sets_of", &self.sets_of)
+            .field("scope", &self.scope)
             .field("search_all", &self.search_all)
             .field("method", &self.method)
             .finish_non_exhaustive()
@@ -302,18 +158,23 @@ impl fmt::Debug for Resolver<'_> {
 }
 
 impl<'a> Resolver<'a> {
-    fn with(sets_of: Scope) -> Self {
+    fn with(scope: Scope) -> Self {
         Self {
-            sets_of,
+            scope,
             search_all: false,
             method: Method::Auto,
             progress: Box::new(|_| {}),
         }
     }
 
-    /// Looks at the epoll sets of these processes, and searches them for owners.
-    /// Threads whose table of descriptors is their own can be named like
-    /// processes.
+    /// Whether all processes are searched for owners.
+    fn searches_all(&self) -> bool {
+        self.search_all || self.scope == Scope::All
+    }
+
+    /// Resolves the epoll instances of these processes, and searches them for owners.
+    /// The ids are those of the caller's PID namespace. A thread that has a
+    /// descriptor table of its own can be named like a process.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -322,9 +183,9 @@ impl<'a> Resolver<'a> {
     /// # if kcmp::support() != Support::Epoll { return Ok(()) }
     ///
     /// let report = Resolver::new([std::process::id() as i32]).resolve()?;
-    /// for set in &report.sets {
-    ///     let zombies = set.targets.iter().filter(|t| t.is_zombie()).count();
-    ///     println!("{}: {zombies} that nobody has open", set.efd);
+    /// for instance in &report.instances {
+    ///     let orphaned = instance.targets.iter().filter(|t| t.is_orphaned()).count();
+    ///     println!("{}: {orphaned} orphaned", instance.efd);
     /// }
     /// # Ok(()) }
     /// ```
@@ -332,26 +193,27 @@ impl<'a> Resolver<'a> {
         Self::with(Scope::These(pids.into_iter().collect()))
     }
 
-    /// Looks at the epoll sets of all processes, and searches them for owners.
-    pub fn everyone() -> Self {
+    /// Resolves the epoll instances of all processes, and searches them for owners.
+    /// Those that the caller may not inspect are in [`Report::skipped`].
+    pub fn all_processes() -> Self {
         Self::with(Scope::All)
     }
 
-    /// Searches all processes for the owners of what is left unresolved.
+    /// Searches all processes for the owners of targets that are left.
     #[must_use]
-    pub fn search_everyone(mut self) -> Self {
+    pub fn search_all_processes(mut self) -> Self {
         self.search_all = true;
         self
     }
 
-    /// Finds owners in this way.
+    /// Finds owners with this method.
     #[must_use]
     pub fn method(mut self, method: Method) -> Self {
         self.method = method;
         self
     }
 
-    /// Tells how far it is from time to time.
+    /// Calls `tell` from time to time with how far the resolver is.
     #[must_use]
     pub fn on_progress(mut self, tell: impl FnMut(Progress) + 'a) -> Self {
         self.progress = Box::new(tell);
@@ -362,16 +224,18 @@ impl<'a> Resolver<'a> {
     ///
     /// # Errors
     ///
-    /// - `Unsupported` if the kernel has no `KCMP_EPOLL_TFD`, and
-    ///   `PermissionDenied` if kcmp(2) is forbidden altogether; both with the
-    ///   message of [`Support`]
-    /// - what kcmp(2) has no reason to return, [`kcmp::Unordered`] among them
-    /// - those of listing `/proc`, if all processes are meant
+    /// - `Unsupported` if the kernel has no `KCMP_EPOLL_TFD`, and `PermissionDenied`
+    ///   if kcmp(2) is forbidden altogether, both with the message of [`Support`]
+    /// - any errno that kcmp(2) has no reason to return, or [`kcmp::Unordered`]
+    /// - those of reading `/proc`, if all processes are resolved or searched
     /// - with [`Method::Bpf`], why it cannot be used: `Unsupported` if it was not
     ///   built in or the module is not loaded, `PermissionDenied`, or an error of
     ///   loading or running the programs
     ///
-    /// What belongs to one process or set only is in [`Report::skipped`].
+    /// An error of one process or instance is in [`Report::skipped`] instead.
+    ///
+    /// The message of an error does not include its cause, which is the
+    /// [`source`](std::error::Error::source).
     pub fn resolve(mut self) -> io::Result<Report> {
         let kind = match kcmp::support() {
             Support::Epoll => return self.resolve_by_method(),
@@ -384,27 +248,29 @@ impl<'a> Resolver<'a> {
     fn resolve_by_method(&mut self) -> io::Result<Report> {
         let no_bpf = match self.method {
             Method::Kcmp => None,
-            Method::Bpf => return self.join(),
-            Method::Auto => match self.join() {
-                Ok(mut report) => match report.skipped.iter().position(Skipped::is_refused_set) {
-                    // kcmp(2) asks for less.
-                    Some(refused) => Some(report.skipped.swap_remove(refused).error),
-                    None => return Ok(report),
-                },
+            Method::Bpf => return self.by_bpf(),
+            Method::Auto => match self.by_bpf() {
+                Ok(mut report) => {
+                    match report.skipped.iter().position(Skipped::is_refused_instance) {
+                        // kcmp(2) asks for less.
+                        Some(refused) => Some(report.skipped.swap_remove(refused).error),
+                        None => return Ok(report),
+                    }
+                }
                 Err(error) => Some(error),
             },
         };
-        let report = Session::new(self).run()?;
+        let report = ByKcmp::new(self).run()?;
         Ok(Report { no_bpf, ..report })
     }
 
     #[cfg(feature = "bpf")]
-    fn join(&mut self) -> io::Result<Report> {
-        join::Join::new(self)?.run()
+    fn by_bpf(&mut self) -> io::Result<Report> {
+        by_bpf::ByBpf::new(self)?.run()
     }
 
     #[cfg(not(feature = "bpf"))]
-    fn join(&mut self) -> io::Result<Report> {
+    fn by_bpf(&mut self) -> io::Result<Report> {
         let kind = io::ErrorKind::Unsupported;
         Err(io::Error::new(
             kind,

@@ -7,7 +7,7 @@ mod common;
 
 use common::{add, can, copy, file, found, method, new_set, pair, pid, receive, send};
 use epoll_targets::fdinfo;
-use epoll_targets::resolve::{Descriptor, Method, Number, Owner, Report, Resolver};
+use epoll_targets::resolve::{Descriptor, Method, Owner, Report, Resolver, TfdState};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
@@ -93,7 +93,7 @@ fn same(resolver: impl Fn() -> Resolver<'static>) -> Report {
     assert_eq!((kcmp.method, bpf.method), (Method::Kcmp, Method::Bpf));
     // Other processes of the system do not hold still.
     let of = |report: &Report| {
-        let sets = report.sets.iter().filter(|set| is_ours(set.pid));
+        let sets = report.instances.iter().filter(|set| is_ours(set.pid));
         sets.cloned().collect::<Vec<_>>()
     };
     let skipped = |report: &Report| {
@@ -115,7 +115,7 @@ fn same(resolver: impl Fn() -> Resolver<'static>) -> Report {
 
 /// The owner of the target that has this data.
 fn owner_of(report: &Report, data: u64) -> Owner {
-    let mut targets = report.sets.iter().flat_map(|set| &set.targets);
+    let mut targets = report.instances.iter().flat_map(|set| &set.targets);
     let target = targets.find(|t| t.target.data == data);
     target.unwrap().owner.clone()
 }
@@ -180,22 +180,22 @@ fn targets_in_all_states() {
 
     let (own, there) = (pid(), holder.pid());
     let named = same(|| Resolver::new([own]));
-    assert!(found(&named, &set).targets.iter().any(|t| t.is_zombie()));
+    assert!(found(&named, &set).targets.iter().any(|t| t.is_orphaned()));
     assert!(found(&named, &set).targets.iter().any(|t| t.is_stale()));
     assert!(found(&named, &empty).targets.is_empty());
     let of_400 = |report: &Report| owner_of(report, 400);
-    assert_eq!(of_400(&named), Owner::NoOne);
+    assert_eq!(of_400(&named), Owner::Orphaned);
     let owner = Owner::Others(vec![Descriptor { pid: there, fd: 1 }]);
     for all in [
         same(|| Resolver::new([own, there])),
-        same(|| Resolver::new([own]).search_everyone()),
-        same(|| Resolver::new([there]).search_everyone()),
-        same(Resolver::everyone),
+        same(|| Resolver::new([own]).search_all_processes()),
+        same(|| Resolver::new([there]).search_all_processes()),
+        same(Resolver::all_processes),
     ] {
         assert_eq!(of_400(&all), owner);
     }
     let other_only = same(|| Resolver::new([there]));
-    assert_eq!(other_only.sets.len(), 1);
+    assert_eq!(other_only.instances.len(), 1);
     drop((again, keep, files));
 }
 
@@ -221,11 +221,14 @@ fn a_thread_with_its_own_table() {
         let (tid, efd, fd) = told.recv().unwrap();
         for report in [
             same(|| Resolver::new([tid])),
-            same(|| Resolver::new([tid]).search_everyone()),
+            same(|| Resolver::new([tid]).search_all_processes()),
         ] {
-            let set = report.sets.iter().find(|s| s.pid == tid && s.efd == efd);
+            let set = report
+                .instances
+                .iter()
+                .find(|s| s.pid == tid && s.efd == efd);
             let owner = &set.unwrap().targets[0].owner;
-            assert_eq!(*owner, Owner::SameNumber(Descriptor { pid: tid, fd }));
+            assert_eq!(*owner, Owner::Tfd(Descriptor { pid: tid, fd }));
         }
         drop(end);
     });
@@ -267,12 +270,12 @@ fn a_thousand_targets() {
         targets.clone()
     };
     for target in owners(&same(|| Resolver::new([pid()]))) {
-        assert_eq!(target.number, Number::Target);
+        assert_eq!(target.tfd_state, TfdState::Target);
     }
     drop(numbers);
     for target in owners(&same(|| Resolver::new([pid()]))) {
         let (pid, fd) = (pid(), files[target.target.data as usize].as_raw_fd());
-        assert_eq!(target.number, Number::Closed);
+        assert_eq!(target.tfd_state, TfdState::Closed);
         assert_eq!(target.owner, Owner::Others(vec![Descriptor { pid, fd }]));
     }
 }
@@ -406,14 +409,11 @@ fn many_have_the_set() {
         let named = pids.clone();
         let report = same(move || Resolver::new(named.clone()));
         let (pid, fd) = (pids[N], numbers[0]);
-        assert_eq!(
-            owner_of(&report, 10),
-            Owner::SameNumber(Descriptor { pid, fd })
-        );
+        assert_eq!(owner_of(&report, 10), Owner::Tfd(Descriptor { pid, fd }));
         let link = epoll_targets::proc::link(pid, numbers[1]).unwrap();
-        let mut targets = report.sets.iter().flat_map(|set| &set.targets);
+        let mut targets = report.instances.iter().flat_map(|set| &set.targets);
         let stale = targets.find(|t| t.target.data == 11).unwrap();
-        assert_eq!(stale.number, Number::Other(link));
+        assert_eq!(stale.tfd_state, TfdState::Other(link));
     });
     drop(second);
 }
@@ -486,7 +486,7 @@ fn a_set_that_is_refused() {
     let (orphan, [bpf, auto]) = std::thread::scope(|scope| scope.spawn(test).join().unwrap());
     let (bpf, auto) = (bpf.unwrap(), auto.unwrap());
     assert_eq!(bpf.method, Method::Bpf);
-    assert!(matches!(owner_of(&bpf, 20), Owner::SameNumber(_)));
+    assert!(matches!(owner_of(&bpf, 20), Owner::Tfd(_)));
     assert_eq!(bpf.skipped.len(), 1);
     let skipped = &bpf.skipped[0];
     assert!(skipped.pid == orphan && skipped.efd.is_some_and(|efd| [0, 3].contains(&efd)));

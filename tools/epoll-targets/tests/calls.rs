@@ -6,7 +6,7 @@
 mod common;
 
 use common::{add, can, copy, file, found, new_set, pid};
-use epoll_targets::resolve::{Method, Number, Owner, Resolver};
+use epoll_targets::resolve::{Method, Owner, Resolver, TfdState};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -37,13 +37,13 @@ fn a_thousand_targets() {
     // Each is what its number means.
     let report = Resolver::new([pid()])
         .method(Method::Kcmp)
-        .search_everyone()
+        .search_all_processes()
         .resolve()
         .unwrap();
     let targets = &found(&report, &set).targets;
     assert_eq!(targets.len(), N);
     for target in targets {
-        assert_eq!(target.number, Number::Target);
+        assert_eq!(target.tfd_state, TfdState::Target);
         let fd = files[target.target.data as usize].as_raw_fd();
         assert_eq!(target.target.tfd, fd as u32);
     }
@@ -67,7 +67,7 @@ fn a_thousand_targets() {
     });
     let report = Resolver::new([pid()])
         .method(Method::Kcmp)
-        .search_everyone()
+        .search_all_processes()
         .resolve()
         .unwrap();
     let targets = &found(&report, &set).targets;

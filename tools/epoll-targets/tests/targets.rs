@@ -5,7 +5,7 @@
 mod common;
 
 use common::{add, can, copy, everyone, file, found, new_set, pair, pid, receive, resolver, send};
-use epoll_targets::resolve::{Descriptor, Number, Owner, Progress, Resolved, Resolver, Set};
+use epoll_targets::resolve::{Descriptor, Instance, Owner, Progress, Resolved, Resolver, TfdState};
 use epoll_targets::{fdinfo, proc};
 use rustix::pipe::PipeFlags;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -19,12 +19,12 @@ fn here(fd: &impl AsRawFd) -> Descriptor {
     Descriptor { pid: pid(), fd }
 }
 
-fn resolve(set: &OwnedFd) -> Set {
+fn resolve(set: &OwnedFd) -> Instance {
     let report = resolver([pid()]).resolve().unwrap();
     found(&report, set).clone()
 }
 
-fn only(set: &Set) -> &Resolved {
+fn only(set: &Instance) -> &Resolved {
     assert_eq!(set.targets.len(), 1);
     &set.targets[0]
 }
@@ -88,11 +88,11 @@ fn same_number() {
     add(&set, &target, 0xfedc_ba98_7654_3210);
     let set = resolve(&set);
     let target = here(&target);
-    assert_eq!(only(&set).owner, Owner::SameNumber(target));
-    assert_eq!(only(&set).number, Number::Target);
+    assert_eq!(only(&set).owner, Owner::Tfd(target));
+    assert_eq!(only(&set).tfd_state, TfdState::Target);
     assert_eq!(only(&set).target.tfd, target.fd as u32);
     assert_eq!(only(&set).target.data, 0xfedc_ba98_7654_3210);
-    assert!(!only(&set).is_zombie() && !only(&set).is_stale() && !only(&set).changed);
+    assert!(!only(&set).is_orphaned() && !only(&set).is_stale() && !only(&set).changed);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn closed_number() {
     drop(number);
     let set = resolve(&set);
     assert_eq!(only(&set).owner, Owner::Others(vec![here(&owner)]));
-    assert_eq!(only(&set).number, Number::Closed);
+    assert_eq!(only(&set).tfd_state, TfdState::Closed);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn reused_number() {
     let found = resolve(&set);
     assert_eq!(only(&found).owner, Owner::Others(vec![here(&owner)]));
     let link = proc::link(pid(), other.as_raw_fd()).unwrap();
-    assert_eq!(only(&found).number, Number::Other(link));
+    assert_eq!(only(&found).tfd_state, TfdState::Other(link));
     assert!(only(&found).is_stale());
 
     // With another copy there are two owners.
@@ -145,8 +145,8 @@ fn three_under_one_number() {
         assert_eq!(target.target.toff, toff as u32);
         match target.target.data {
             2 => {
-                assert_eq!(target.owner, Owner::SameNumber(number));
-                assert_eq!(target.number, Number::Target);
+                assert_eq!(target.owner, Owner::Tfd(number));
+                assert_eq!(target.tfd_state, TfdState::Target);
             }
             data => {
                 let owner = here(&files[data as usize]);
@@ -169,11 +169,11 @@ fn one_on_its_way_in_a_message_is_nobodys() {
         drop((target, number));
 
         let found = resolve(&set);
-        assert_eq!(only(&found).owner, Owner::NoOne);
-        assert_eq!(only(&found).number, Number::Closed);
-        assert!(only(&found).is_zombie());
-        let everyone = resolver([pid()]).search_everyone().resolve().unwrap();
-        assert!(only(common::found(&everyone, &set)).is_zombie());
+        assert_eq!(only(&found).owner, Owner::Orphaned);
+        assert_eq!(only(&found).tfd_state, TfdState::Closed);
+        assert!(only(&found).is_orphaned());
+        let everyone = resolver([pid()]).search_all_processes().resolve().unwrap();
+        assert!(only(common::found(&everyone, &set)).is_orphaned());
 
         let arrived = receive(&receiver);
         let expected = Owner::Others(vec![here(&arrived)]);
@@ -195,10 +195,10 @@ fn another_process_has_it() {
             let report = resolver.resolve().unwrap();
             only(found(&report, &set)).owner.clone()
         };
-        assert_eq!(set_of(resolver([pid()])), Owner::NoOne);
+        assert_eq!(set_of(resolver([pid()])), Owner::Orphaned);
         let expected = Owner::Others(vec![holder]);
         assert_eq!(set_of(resolver([pid(), holder.pid])), expected);
-        assert_eq!(set_of(resolver([pid()]).search_everyone()), expected);
+        assert_eq!(set_of(resolver([pid()]).search_all_processes()), expected);
         assert_eq!(set_of(everyone()), expected);
     }
 }
@@ -213,7 +213,7 @@ fn an_inherited_set_is_one_set() {
     let again = copy(&set);
 
     let report = resolver([there.pid, pid()]).resolve().unwrap();
-    let sets = report.sets.iter();
+    let sets = report.instances.iter();
     let mine: Vec<_> = sets
         .filter(|s| s.also.contains(&there) || s.efd == set.as_raw_fd())
         .collect();
@@ -228,7 +228,7 @@ fn an_inherited_set_is_one_set() {
     let mut expected = [there, here(&set), here(&again)];
     expected.sort();
     assert_eq!(all, expected);
-    assert_eq!(only(mine[0]).owner, Owner::SameNumber(here(&target)));
+    assert_eq!(only(mine[0]).owner, Owner::Tfd(here(&target)));
 }
 
 #[test]
@@ -239,8 +239,8 @@ fn a_set_in_a_set() {
     add(&outer, &inner, 2);
     let report = resolver([pid()]).resolve().unwrap();
     let owner = |set| only(found(&report, set)).owner.clone();
-    assert_eq!(owner(&outer), Owner::SameNumber(here(&inner)));
-    assert_eq!(owner(&inner), Owner::SameNumber(here(&target)));
+    assert_eq!(owner(&outer), Owner::Tfd(here(&inner)));
+    assert_eq!(owner(&inner), Owner::Tfd(here(&target)));
 
     let number = far_away(&inner);
     add(&outer, &number, 3);
@@ -267,7 +267,7 @@ fn threads_share_one_table() {
         let report = resolver([pid(), tid]).resolve().unwrap();
         drop(end);
         assert_eq!(report.tables, 1);
-        assert_eq!(only(found(&report, &set)).number, Number::Target);
+        assert_eq!(only(found(&report, &set)).tfd_state, TfdState::Target);
     });
 }
 
@@ -283,7 +283,7 @@ fn an_empty_set() {
 fn what_is_no_process_is_skipped() {
     let Some(_alone) = start() else { return };
     let report = resolver([i32::MAX]).resolve().unwrap();
-    assert!(report.sets.is_empty());
+    assert!(report.instances.is_empty());
     assert_eq!(report.skipped.len(), 1);
     assert_eq!(report.skipped[0].pid, i32::MAX);
     let kind = report.skipped[0].error.kind();
@@ -375,7 +375,7 @@ fn a_process_that_does_not_hold_still() {
             for (data, expected) in (1..).zip(owners) {
                 assert_eq!(owner(data), Owner::Others(vec![expected]));
             }
-            assert_eq!(owner(3), Owner::NoOne);
+            assert_eq!(owner(3), Owner::Orphaned);
         }
     });
     drop(receiver);

@@ -2,8 +2,9 @@
 
 //! For programs. The manual page documents it: lsepoll.1, OUTPUT FOR PROGRAMS.
 
-use crate::{Args, names};
-use epoll_targets::resolve::{Descriptor, Number, Owner, Report, Resolved};
+use crate::args::Args;
+use crate::names;
+use epoll_targets::resolve::{Descriptor, Owner, Report, Resolved, TfdState};
 use epoll_targets::{fdinfo, resolve};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -12,13 +13,13 @@ use std::io::{self, Write};
 struct Output<'a> {
     version: u32,
     complete: bool,
-    sets: Vec<Set<'a>>,
+    sets: Vec<Instance<'a>>,
     skipped: Vec<Skipped>,
     statistics: Statistics,
 }
 
 #[derive(Serialize)]
-struct Set<'a> {
+struct Instance<'a> {
     pid: i32,
     command: String,
     efd: i32,
@@ -34,6 +35,8 @@ struct Target<'a> {
     events: Events,
     data: String,
     inode: Option<Inode>,
+    orphaned: bool,
+    /// What `orphaned` was called.
     zombie: bool,
     stale: bool,
     changed: bool,
@@ -104,16 +107,16 @@ impl<'a> From<&'a Resolved> for Target<'a> {
     fn from(resolved: &'a Resolved) -> Self {
         let target = resolved.target;
         let (owner, owners) = match &resolved.owner {
-            Owner::SameNumber(place) => ("same", vec![(*place).into()]),
+            Owner::Tfd(place) => ("same", vec![(*place).into()]),
             Owner::Others(places) => ("other", places.iter().map(|&p| p.into()).collect()),
-            Owner::NoOne => ("none", Vec::new()),
-            Owner::Unknown => ("unknown", Vec::new()),
+            Owner::Orphaned => ("none", Vec::new()),
+            _ => ("unknown", Vec::new()),
         };
-        let (number, number_file) = match &resolved.number {
-            Number::Target => ("target", None),
-            Number::Closed => ("closed", None),
-            Number::Other(link) => ("other", Some(link.to_string_lossy())),
-            Number::Unknown => ("unknown", None),
+        let (number, number_file) = match &resolved.tfd_state {
+            TfdState::Target => ("target", None),
+            TfdState::Closed => ("closed", None),
+            TfdState::Other(link) => ("other", Some(link.to_string_lossy())),
+            _ => ("unknown", None),
         };
         Self {
             tfd: target.tfd,
@@ -124,7 +127,8 @@ impl<'a> From<&'a Resolved> for Target<'a> {
             },
             data: format!("{:#x}", target.data),
             inode: target.inode.map(Inode::from),
-            zombie: resolved.is_zombie(),
+            orphaned: resolved.is_orphaned(),
+            zombie: resolved.is_orphaned(),
             stale: resolved.is_stale(),
             changed: resolved.changed,
             owner,
@@ -135,14 +139,18 @@ impl<'a> From<&'a Resolved> for Target<'a> {
     }
 }
 
-fn set<'a>(args: &Args, set: &'a resolve::Set, commands: &mut names::Commands) -> Set<'a> {
-    let targets = set.targets.iter();
-    Set {
-        pid: set.pid,
-        command: commands.of(set.pid).to_owned(),
-        efd: set.efd,
-        epoll_id: set.id,
-        also: set.also.iter().map(|&place| place.into()).collect(),
+fn instance<'a>(
+    args: &Args,
+    instance: &'a resolve::Instance,
+    commands: &mut names::Commands,
+) -> Instance<'a> {
+    let targets = instance.targets.iter();
+    Instance {
+        pid: instance.pid,
+        command: commands.of(instance.pid).to_owned(),
+        efd: instance.efd,
+        epoll_id: instance.id,
+        also: instance.also.iter().map(|&place| place.into()).collect(),
         targets: targets
             .filter(|target| args.shows(target))
             .map(Target::from)
@@ -158,10 +166,10 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
         version: 1,
         complete: report.skipped.is_empty(),
         sets: report
-            .sets
+            .instances
             .iter()
-            .map(|s| set(args, s, &mut commands))
-            .filter(|set| !set.targets.is_empty() || !args.is_filtered())
+            .map(|i| instance(args, i, &mut commands))
+            .filter(|i| !i.targets.is_empty() || !args.is_filtered())
             .collect(),
         skipped: skipped
             .map(|skipped| Skipped {
@@ -171,7 +179,7 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
             })
             .collect(),
         statistics: Statistics {
-            resolver: crate::name(report.method),
+            resolver: crate::method_name(report.method),
             tables: report.tables,
             descriptors: report.descriptors,
             kcmp_file: calls.file,

@@ -2,12 +2,13 @@
 
 //! For people.
 
-use crate::{Args, names};
+use crate::args::Args;
+use crate::names;
 use anstyle::{AnsiColor, Style};
 use epoll_cli::events;
 use epoll_cli::table::{Cell, Column, Table};
 use epoll_cli::text::printable;
-use epoll_targets::resolve::{Number, Owner, Report, Resolved, Set};
+use epoll_targets::resolve::{Instance, Owner, Report, Resolved, TfdState};
 use std::io::{self, Write};
 
 /// The column that is shown only if it is asked for.
@@ -30,17 +31,17 @@ const COLUMNS: [Column; 11] = [
 /// All columns but the last.
 fn row(
     args: &Args,
-    set: &Set,
+    instance: &Instance,
     target: Option<&Resolved>,
     names: &mut names::Commands,
 ) -> Vec<Cell> {
     let mut row: Vec<Cell> = vec![
-        set.pid.to_string().into(),
-        printable(names.of(set.pid)).into(),
-        set.efd.to_string().into(),
+        instance.pid.to_string().into(),
+        printable(names.of(instance.pid)).into(),
+        instance.efd.to_string().into(),
     ];
     if args.ids {
-        let id = set.id.map_or_else(|| "?".into(), |id| id.to_string());
+        let id = instance.id.map_or_else(|| "?".into(), |id| id.to_string());
         row.push(id.into());
     }
     let Some(resolved) = target else {
@@ -54,14 +55,14 @@ fn row(
         events(target.events).into(),
         format!("{:#x}", target.data).into(),
         state(resolved),
-        owner(set, resolved).into(),
+        owner(instance, resolved).into(),
     ]);
     row
 }
 
 fn state(resolved: &Resolved) -> Cell {
     let states = [
-        (resolved.is_zombie(), "zombie"),
+        (resolved.is_orphaned(), "orphaned"),
         (matches!(resolved.owner, Owner::Others(_)), "moved"),
         (resolved.owner == Owner::Unknown, "unknown"),
         (resolved.is_stale(), "stale"),
@@ -76,7 +77,7 @@ fn state(resolved: &Resolved) -> Cell {
         return "-".into();
     }
     let style = match names[..] {
-        _ if resolved.is_zombie() => AnsiColor::Red.on_default(),
+        _ if resolved.is_orphaned() => AnsiColor::Red.on_default(),
         _ if resolved.is_stale() => AnsiColor::Yellow.on_default(),
         ["moved"] => AnsiColor::Cyan.on_default(),
         _ => Style::new(),
@@ -84,14 +85,14 @@ fn state(resolved: &Resolved) -> Cell {
     Cell::from(names.join(",")).style(style)
 }
 
-fn owner(set: &Set, resolved: &Resolved) -> String {
+fn owner(instance: &Instance, resolved: &Resolved) -> String {
     let (first, more) = match &resolved.owner {
-        Owner::SameNumber(first) => (first, 0),
+        Owner::Tfd(first) => (first, 0),
         Owner::Others(owners) => (&owners[0], owners.len() - 1),
-        Owner::NoOne => return "nobody".into(),
-        Owner::Unknown => return "?".into(),
+        Owner::Orphaned => return "none".into(),
+        _ => return "?".into(),
     };
-    let place = if first.pid == set.pid {
+    let place = if first.pid == instance.pid {
         format!("fd {}", first.fd)
     } else {
         format!("pid {} fd {}", first.pid, first.fd)
@@ -102,12 +103,12 @@ fn owner(set: &Set, resolved: &Resolved) -> String {
     }
 }
 
-/// The file of the owner, and what the number means if that is another one.
+/// The file of the owner, and what tfd means if that is another file.
 fn file(resolved: &Resolved) -> String {
     let owner = match &resolved.owner {
-        Owner::SameNumber(owner) => Some(owner),
+        Owner::Tfd(owner) => Some(owner),
         Owner::Others(owners) => owners.first(),
-        Owner::NoOne | Owner::Unknown => None,
+        _ => None,
     };
     let inode = || {
         let inode = resolved.target.inode?;
@@ -117,10 +118,10 @@ fn file(resolved: &Resolved) -> String {
     let link = owner.and_then(|&owner| names::link(owner));
     let file = link.or_else(inode).unwrap_or_else(|| "?".into());
     let tfd = resolved.target.tfd;
-    let text = match &resolved.number {
-        Number::Other(link) => format!("{file} (now {tfd} is {})", link.to_string_lossy()),
-        Number::Closed => format!("{file} ({tfd} is closed)"),
-        Number::Target | Number::Unknown => file,
+    let text = match &resolved.tfd_state {
+        TfdState::Other(link) => format!("{file} (now {tfd} is {})", link.to_string_lossy()),
+        TfdState::Closed => format!("{file} ({tfd} is closed)"),
+        _ => file,
     };
     printable(&text)
 }
@@ -131,18 +132,18 @@ fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
 }
 
-/// The targets of a set that are shown; a set that has none has a line as well,
-/// unless only some targets are asked for.
-fn lines<'a>(args: &'a Args, set: &'a Set) -> impl Iterator<Item = Option<&'a Resolved>> {
-    let is_empty = set.targets.is_empty() && !args.is_filtered();
-    let shown = set.targets.iter().filter(|target| args.shows(target));
+/// The targets of an instance that are shown. An instance without targets has a line
+/// as well, unless only some targets are asked for.
+fn lines<'a>(args: &'a Args, instance: &'a Instance) -> impl Iterator<Item = Option<&'a Resolved>> {
+    let is_empty = instance.targets.is_empty() && !args.is_filtered();
+    let shown = instance.targets.iter().filter(|target| args.shows(target));
     shown.map(Some).chain(is_empty.then_some(None))
 }
 
 pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<()> {
     let lines = || {
-        let sets = report.sets.iter();
-        sets.flat_map(|set| lines(args, set).map(move |target| (set, target)))
+        let instances = report.instances.iter();
+        instances.flat_map(|i| lines(args, i).map(move |target| (i, target)))
     };
     if lines().next().is_none() {
         return Ok(());
@@ -151,13 +152,13 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
     let columns = columns.filter(|(column, _)| args.ids || *column != ID);
     let mut table = Table::new(columns.map(|(_, column)| column)).fit(terminal_width());
     let mut names = names::Commands::default();
-    // Twice each: a million of them all at once would need much memory.
-    for (set, target) in lines() {
-        table.measure(&row(args, set, target, &mut names));
+    // Each row is made twice: a million at once would need much memory.
+    for (instance, target) in lines() {
+        table.measure(&row(args, instance, target, &mut names));
     }
     table.head(out)?;
-    for (set, target) in lines() {
-        let mut row = row(args, set, target, &mut names);
+    for (instance, target) in lines() {
+        let mut row = row(args, instance, target, &mut names);
         row.push(target.map_or_else(|| "no targets".into(), file).into());
         table.row(&row, out)?;
     }

@@ -120,7 +120,7 @@ impl Fixture {
     }
 
     /// Only a message that nobody has received has it.
-    fn zombie(&mut self) -> i32 {
+    fn orphan(&mut self) -> i32 {
         let (sender, receiver) = sockets();
         let file = Self::file();
         let number = fcntl_dupfd_cloexec(&file, 600).unwrap();
@@ -198,13 +198,13 @@ fn what_is_odd_is_marked() {
     assert_eq!(line(&table, stale)[7], "moved,stale");
     assert!(table.contains(&format!("(now {stale} is socket:[")));
 
-    let zombie = fixture.zombie();
+    let orphan = fixture.orphan();
     let (status, table, _) = of_this(&[]);
     assert_eq!(status, 1);
-    assert_eq!(line(&table, zombie)[6..9], ["0x44", "zombie", "nobody"]);
+    assert_eq!(line(&table, orphan)[6..9], ["0x44", "orphaned", "none"]);
     // Nobody else either.
     let (_, table, _) = run(&["-p", &pid()]);
-    assert_eq!(line(&table, zombie)[7], "zombie");
+    assert_eq!(line(&table, orphan)[7], "orphaned");
 }
 
 #[test]
@@ -212,9 +212,9 @@ fn filters() {
     let Some(_alone) = start() else { return };
     let mut fixture = Fixture::new();
     fixture.good();
-    let none = of_this(&["--zombies", "--stale"]);
+    let none = of_this(&["--orphaned", "--stale"]);
     assert_eq!(none, (0, String::new(), String::new()));
-    let (stale, zombie) = (fixture.stale(), fixture.zombie());
+    let (stale, orphan) = (fixture.stale(), fixture.orphan());
     let numbers = |args: &[&str]| {
         let (status, table, _) = of_this(args);
         assert_eq!(status, 1);
@@ -226,15 +226,17 @@ fn filters() {
         numbers
     };
     assert_eq!(numbers(&["--stale"]), [stale]);
-    assert_eq!(numbers(&["--zombies"]), [zombie]);
-    assert_eq!(numbers(&["--zombies", "--stale"]), [stale, zombie]);
+    assert_eq!(numbers(&["--orphaned"]), [orphan]);
+    // The old name.
+    assert_eq!(numbers(&["--zombies"]), [orphan]);
+    assert_eq!(numbers(&["--orphaned", "--stale"]), [stale, orphan]);
 }
 
 #[test]
 fn json() {
     let Some(_alone) = start() else { return };
     let mut fixture = Fixture::new();
-    let (good, stale, zombie) = (fixture.good(), fixture.stale(), fixture.zombie());
+    let (good, stale, orphan) = (fixture.good(), fixture.stale(), fixture.orphan());
     let (status, text, errors) = of_this(&["--json"]);
     assert_eq!((status, errors.as_str()), (1, ""));
     let output: Value = serde_json::from_str(&text).unwrap();
@@ -274,15 +276,16 @@ fn json() {
             .starts_with("socket:[")
     );
 
-    let zombie = target(zombie);
+    let orphan = target(orphan);
     assert_eq!(
-        (&zombie["stale"], &zombie["zombie"]),
+        (&orphan["stale"], &orphan["zombie"]),
         (&false.into(), &true.into())
     );
-    assert_eq!(zombie["owner"], "none");
-    assert_eq!(zombie["number"], "closed");
+    assert_eq!(orphan["orphaned"], true);
+    assert_eq!(orphan["owner"], "none");
+    assert_eq!(orphan["number"], "closed");
 
-    let (_, text, _) = of_this(&["--json", "--zombies"]);
+    let (_, text, _) = of_this(&["--json", "--orphaned"]);
     let output: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(output["sets"][0]["targets"].as_array().unwrap().len(), 1);
 }
@@ -306,7 +309,7 @@ fn an_owner_in_another_process() {
     let owner = child.id().to_string();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(line(&given, tfd)[7], "zombie");
+    assert_eq!(line(&given, tfd)[7], "orphaned");
     assert_eq!(line(&all, tfd)[7..12], ["moved", "pid", &owner, "fd", "0"]);
     assert_eq!(line(&all, moved)[7], "moved");
     assert_eq!(status, 0);
@@ -316,7 +319,7 @@ fn an_owner_in_another_process() {
 fn all_processes() {
     let Some(_alone) = start() else { return };
     let mut fixture = Fixture::new();
-    let zombie = fixture.zombie();
+    let orphan = fixture.orphan();
     let (status, table, _) = run(&[]);
     assert_eq!(status, 1);
     let pid = pid();
@@ -325,7 +328,7 @@ fn all_processes() {
         .filter(|l| l.trim_start().starts_with(&pid))
         .collect();
     assert_eq!(mine.len(), 1);
-    assert_eq!(line(mine[0], zombie)[7], "zombie");
+    assert_eq!(line(mine[0], orphan)[7], "orphaned");
 }
 
 #[test]
@@ -337,14 +340,14 @@ fn errors() {
     assert_eq!(status, 2);
     assert_eq!(
         errors,
-        "lsepoll: --owners given: give the processes with -p\n"
+        "lsepoll: --owners given: name the processes with -p\n"
     );
 
     let Some(_alone) = start() else { return };
     let max = i32::MAX.to_string();
     let (status, table, errors) = run(&["-p", &max]);
     assert_eq!((status, table.as_str()), (2, ""));
-    let expected = format!("lsepoll: cannot look into PID {max}: there is no such process\n");
+    let expected = format!("lsepoll: cannot inspect process {max}: no such process\n");
     assert_eq!(errors, expected);
 
     // The others are listed all the same.
@@ -369,15 +372,15 @@ fn without_ptrace_access() {
     fs::remove_file(&copy).unwrap();
     let (status, table, errors) = text(output.unwrap());
     assert_eq!((status, table.as_str()), (2, ""));
-    assert!(errors.starts_with(&format!("lsepoll: cannot look into PID {} (", pid())));
-    assert!(errors.ends_with("): ptrace access is missing; run as its user or as root\n"));
+    assert!(errors.starts_with(&format!("lsepoll: cannot inspect process {} (", pid())));
+    assert!(errors.ends_with("): no ptrace access; run as its user or as root\n"));
 }
 
 #[test]
 fn a_reader_that_has_gone() {
     let Some(_alone) = start() else { return };
     let mut fixture = Fixture::new();
-    fixture.zombie();
+    fixture.orphan();
     for more in [&[][..], &["--json"]] {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         drop(reader);
@@ -394,7 +397,7 @@ fn on_a_terminal() {
     let Some(_alone) = start() else { return };
     let mut fixture = Fixture::new();
     fixture.good();
-    fixture.zombie();
+    fixture.orphan();
     fixture.stale();
     for no_colour in [false, true] {
         use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -434,13 +437,16 @@ fn on_a_terminal() {
         drop(command);
         let (status, _, errors) = text(output);
         assert_eq!(status, 1);
-        assert_eq!(errors, "epoll sets: 1, targets: 3, zombies: 1, stale: 1\n");
+        assert_eq!(
+            errors,
+            "epoll instances: 1, targets: 3, orphaned: 1, stale: 1\n"
+        );
 
         let mut shown = Vec::new();
         // Ends with an error when nobody has the terminal any more.
         let _ = File::from(master).read_to_end(&mut shown);
         let shown = String::from_utf8(shown).unwrap();
-        assert_eq!(shown.contains("\x1b[31mzombie\x1b[0m"), !no_colour);
+        assert_eq!(shown.contains("\x1b[31morphaned\x1b[0m"), !no_colour);
         assert_eq!(shown.contains("\x1b[33mmoved,stale\x1b[0m"), !no_colour);
         assert_eq!(shown.lines().count(), 4);
         for line in shown.lines() {
@@ -476,7 +482,7 @@ fn the_resolver() {
     let mut fixture = Fixture::new();
     fixture.good();
     fixture.stale();
-    fixture.zombie();
+    fixture.orphan();
     let pid = pid();
     let args = |resolver, more: &'static [&'static str]| {
         let args = ["-p", &pid, "--owners", "given", "--resolver", resolver];
@@ -501,10 +507,10 @@ fn the_resolver() {
     } else {
         let (status, table, errors) = args("bpf", &[]);
         assert_eq!((status, table.as_str()), (2, ""));
-        assert!(errors.starts_with("lsepoll: cannot tell targets: "));
+        assert!(errors.starts_with("lsepoll: cannot resolve the targets: "));
         let why = errors.trim_end().rsplit_once("targets: ").unwrap().1;
         assert!(told("auto").contains("resolved with kcmp ("));
-        assert!(told("auto").ends_with(&format!(", as there is no BPF: {why}\n")));
+        assert!(told("auto").ends_with(&format!(", as BPF cannot be used: {why}\n")));
         assert_eq!(method("auto"), "kcmp");
     }
 }
@@ -518,7 +524,7 @@ fn in_a_namespace() {
     }
     let mut fixture = Fixture::new();
     let numbers = [fixture.good(), fixture.moved(), fixture.stale()];
-    let zombie = fixture.zombie();
+    let orphan = fixture.orphan();
     for fd in fixture.keep.iter().chain([&fixture.set]) {
         rustix::io::fcntl_setfd(fd, FdFlags::empty()).unwrap();
     }
@@ -535,7 +541,7 @@ fn in_a_namespace() {
         let line = line(&kcmp.1, number);
         assert_eq!((line[0], line[8]), ("1", "fd"), "{line:?}");
     }
-    assert_eq!(line(&kcmp.1, zombie)[7..9], ["zombie", "nobody"]);
+    assert_eq!(line(&kcmp.1, orphan)[7..9], ["orphaned", "none"]);
     assert_eq!(inside("auto"), kcmp);
     if has_bpf() {
         assert_eq!(inside("bpf"), kcmp);
@@ -565,7 +571,27 @@ fn ids() {
 fn help_tells_the_exit_status() {
     let (status, help, _) = run(&["--help"]);
     assert_eq!(status, 0);
-    for part in ["Exit status:", "Examples:", "zombie", "--owners"] {
+    for part in ["Exit status:", "Examples:", "orphaned", "--owners"] {
         assert!(help.contains(part), "{part}");
     }
+}
+
+#[test]
+fn a_cause_is_printed_once() {
+    let Some(_alone) = start() else { return };
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let _fixture = Fixture::new();
+    let mut command = lsepoll();
+    command.args(["-p", &pid(), "--owners", "given"]);
+    let (status, _, errors) = text(command.stdout(full).output().unwrap());
+    assert_eq!(status, 2);
+    let expected = "lsepoll: cannot print: No space left on device (os error 28)\n";
+    assert_eq!(errors, expected);
+}
+
+#[test]
+fn completions() {
+    let (status, script, errors) = run_only(&["--completions", "bash"]);
+    assert_eq!((status, errors.as_str()), (0, ""));
+    assert!(script.contains("--orphaned") && script.contains("complete -F"));
 }

@@ -71,7 +71,8 @@ fn says_that_kcmp_is_missing() {
             }
         };
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains(message), "{stderr}");
+        assert_eq!(stderr.matches(message).count(), 1, "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(!output.status.success());
     }
 }

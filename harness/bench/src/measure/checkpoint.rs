@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use epoll_targets::Descriptor;
 use epoll_targets::fdinfo::{self, Target};
 use epoll_targets::kcmp::{self, Slot};
 use epoll_targets::pidfd::PidFd;
@@ -263,7 +264,8 @@ impl<'a> Owner<'a> {
                 tfd,
                 toff,
             };
-            match kcmp::epoll_tfd(self.pid, tfd as RawFd, self.pid, slot)? {
+            let (pid, fd) = (self.pid, tfd as RawFd);
+            match kcmp::epoll_tfd(Descriptor { pid, fd }, pid, slot)? {
                 Ordering::Equal => {}
                 other => bail!("the answer should be 'equal', but is {other:?}"),
             }

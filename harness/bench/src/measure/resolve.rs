@@ -109,7 +109,11 @@ fn resolve(owner: &Process, place: Place, targets: usize, method: Method) -> Res
     let took = start.elapsed().as_nanos() as f64;
 
     ensure!(report.skipped.is_empty(), "left out: {:?}", report.skipped);
-    let all: Vec<_> = report.sets.iter().flat_map(|set| &set.targets).collect();
+    let all: Vec<_> = report
+        .instances
+        .iter()
+        .flat_map(|set| &set.targets)
+        .collect();
     ensure!(
         all.len() == targets,
         "{} targets were found, not {targets}",
@@ -117,7 +121,7 @@ fn resolve(owner: &Process, place: Place, targets: usize, method: Method) -> Res
     );
     for resolved in all {
         let right = match place {
-            Place::Here => matches!(resolved.owner, Owner::SameNumber(_)),
+            Place::Here => matches!(resolved.owner, Owner::Tfd(_)),
             Place::Moved => matches!(resolved.owner, Owner::Others(_)),
         };
         if !right {

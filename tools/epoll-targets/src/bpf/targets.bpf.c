@@ -23,7 +23,7 @@ char LICENSE[] SEC("license") = "GPL";
 /* Each is asked about each target, with the set's mutex held. */
 #define MAX_HOMES 16
 
-/* What resolve/bpf.rs says and reads; the layouts are known there. */
+/* Layouts shared with resolve/by_bpf/programs.rs. */
 struct control {
 	/* out: of the epoll set */
 	__u64 epoll_id;

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use epoll_targets::kcmp::{self, Support};
-use epoll_targets::resolve::{Method, Report, Resolver, Set};
+use epoll_targets::resolve::{Instance, Method, Report, Resolver};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
@@ -41,7 +41,7 @@ pub fn resolver(pids: impl IntoIterator<Item = i32>) -> Resolver<'static> {
 }
 
 pub fn everyone() -> Resolver<'static> {
-    Resolver::everyone().method(method())
+    Resolver::all_processes().method(method())
 }
 
 pub fn pid() -> i32 {
@@ -94,8 +94,8 @@ pub fn receive(socket: impl AsFd) -> OwnedFd {
 }
 
 /// What the report says of this set of ours.
-pub fn found<'a>(report: &'a Report, set: &OwnedFd) -> &'a Set {
+pub fn found<'a>(report: &'a Report, set: &OwnedFd) -> &'a Instance {
     let efd = set.as_raw_fd();
-    let mut sets = report.sets.iter();
+    let mut sets = report.instances.iter();
     sets.find(|s| s.pid == pid() && s.efd == efd).unwrap()
 }

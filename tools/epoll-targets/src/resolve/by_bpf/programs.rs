@@ -2,6 +2,8 @@
 
 //! The BPF programs of `bpf/targets.bpf.c`, and what they say.
 
+use crate::descriptor::Descriptor;
+use crate::fdinfo::{Events, Inode, Target};
 use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder};
 use libbpf_sys::{BPF_TRACE_ITER, bpf_iter_link_info, bpf_link_create_opts};
 use std::ffi::OsStr;
@@ -10,6 +12,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// As compiled by build.rs; libelf wants it aligned.
 #[repr(C, align(8))]
@@ -37,109 +40,79 @@ pub(super) enum Kind {
     Inode(u64),
 }
 
-/// A descriptor, and numbers for its table and its open file.
-#[derive(Clone, Copy, Debug)]
+/// `struct descriptor`: a descriptor, and numbers for its table and its open file.
+#[derive(Clone, Copy, Debug, FromBytes)]
+#[repr(C)]
 pub(super) struct Open {
+    ino: u64,
     pub(super) pid: i32,
     pub(super) fd: RawFd,
     pub(super) table: u32,
     pub(super) file: u32,
-    pub(super) kind: Kind,
-}
-
-/// A target of a set.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    pub(super) tfd: u32,
-    pub(super) events: u32,
-    pub(super) data: u64,
-    pub(super) pos: i64,
-    pub(super) ino: u64,
-    pub(super) dev: u32,
-    /// The first of the homes in which its number is the target.
-    pub(super) home_same: Option<usize>,
-    /// The first of the homes in which its number is open.
-    pub(super) home_open: Option<usize>,
-    /// The number of its file, unless `home_same` is known.
-    pub(super) file: u32,
-    /// A descriptor that it is the file of.
-    pub(super) owner: Option<(i32, RawFd)>,
-}
-
-/// Takes apart what a program wrote, in the order that it did.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self.0.split_first_chunk().expect("a record is whole");
-        self.0 = rest;
-        *field
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_ne_bytes(self.take())
-    }
-
-    fn i32(&mut self) -> i32 {
-        i32::from_ne_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_ne_bytes(self.take())
-    }
-
-    fn index(&mut self) -> Option<usize> {
-        self.i32().try_into().ok()
-    }
+    kind: u32,
+    _pad: u32,
 }
 
 impl Open {
-    /// `struct descriptor`
-    const SIZE: usize = 32;
-
-    fn new(record: &[u8]) -> Self {
-        let mut fields = Fields(record);
-        let ino = fields.u64();
-        Self {
-            pid: fields.i32(),
-            fd: fields.i32(),
-            table: fields.u32(),
-            file: fields.u32(),
-            kind: match fields.u32() {
-                1 => Kind::Epoll,
-                2 => Kind::Inode(ino),
-                _ => Kind::Other,
-            },
+    pub(super) fn kind(&self) -> Kind {
+        match self.kind {
+            1 => Kind::Epoll,
+            2 => Kind::Inode(self.ino),
+            _ => Kind::Other,
         }
     }
 }
 
-impl Seen {
-    /// `struct target`
-    const SIZE: usize = 56;
+/// `struct target`: a target of an epoll instance.
+#[derive(Clone, Copy, Debug, FromBytes)]
+#[repr(C)]
+pub(super) struct Seen {
+    data: u64,
+    pos: i64,
+    ino: u64,
+    dev: u32,
+    pub(super) tfd: u32,
+    events: u32,
+    /// The number of its file, unless `home_same` is known.
+    pub(super) file: u32,
+    pid: i32,
+    fd: RawFd,
+    home_same: i32,
+    home_open: i32,
+}
 
-    fn new(record: &[u8]) -> Self {
-        let mut fields = Fields(record);
-        let (data, pos, ino) = (fields.u64(), fields.u64() as i64, fields.u64());
-        let (dev, tfd, events, file) = (fields.u32(), fields.u32(), fields.u32(), fields.u32());
-        let (pid, fd) = (fields.i32(), fields.i32());
-        Self {
-            tfd,
-            events,
-            data,
-            pos,
-            ino,
-            dev,
-            home_same: fields.index(),
-            home_open: fields.index(),
-            file,
-            owner: (pid != 0).then_some((pid, fd)),
+impl Seen {
+    /// The first of the homes in which tfd is the target.
+    pub(super) fn home_same(&self) -> Option<usize> {
+        self.home_same.try_into().ok()
+    }
+
+    /// The first of the homes in which tfd is open.
+    pub(super) fn home_open(&self) -> Option<usize> {
+        self.home_open.try_into().ok()
+    }
+
+    /// A descriptor that has the file.
+    pub(super) fn owner(&self) -> Option<Descriptor> {
+        let Self { pid, fd, .. } = *self;
+        (pid != 0).then_some(Descriptor { pid, fd })
+    }
+
+    pub(super) fn target(&self, toff: u32) -> Target {
+        Target {
+            tfd: self.tfd,
+            toff,
+            events: Events(self.events),
+            data: self.data,
+            pos: Some(self.pos),
+            inode: Some(Inode::new(self.ino, self.dev)),
         }
     }
 }
 
 /// `struct control`
-#[derive(Default)]
+#[derive(Clone, Copy, Default, FromBytes, Immutable, IntoBytes)]
+#[repr(C)]
 struct Control {
     epoll_id: u64,
     processes: u32,
@@ -147,51 +120,36 @@ struct Control {
     overflow: u32,
     last_file: u32,
     last_table: u32,
+    _pad: u32,
 }
 
 impl Control {
     const KEY: [u8; 4] = [0; 4];
-
-    fn from_bytes(bytes: &[u8]) -> Self {
-        let mut fields = Fields(bytes);
-        Self {
-            epoll_id: fields.u64(),
-            processes: fields.u32(),
-            nr_homes: fields.u32(),
-            overflow: fields.u32(),
-            last_file: fields.u32(),
-            last_table: fields.u32(),
-        }
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = self.epoll_id.to_ne_bytes().to_vec();
-        for field in [
-            self.processes,
-            self.nr_homes,
-            self.overflow,
-            self.last_file,
-            self.last_table,
-            0,
-        ] {
-            bytes.extend(field.to_ne_bytes());
-        }
-        bytes
-    }
 }
+
+const _: () = assert!(size_of::<Open>() == 32 && size_of::<Seen>() == 56);
+const _: () = assert!(size_of::<Control>() == 32);
 
 /// The programs, loaded.
 pub(super) struct Programs {
     object: Object,
 }
 
-fn from_libbpf(what: &str, error: &libbpf_rs::Error) -> io::Error {
-    let kind = match error.kind() {
+/// An error of libbpf.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct BpfError {
+    what: &'static str,
+    source: libbpf_rs::Error,
+}
+
+fn from_libbpf(what: &'static str, source: libbpf_rs::Error) -> io::Error {
+    let kind = match source.kind() {
         libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
         libbpf_rs::ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
         _ => io::ErrorKind::Other,
     };
-    io::Error::new(kind, format!("{what}: {error:#}"))
+    io::Error::new(kind, BpfError { what, source })
 }
 
 /// Without which there is no use to try.
@@ -217,7 +175,7 @@ fn room() -> io::Result<u32> {
 impl Programs {
     pub(super) fn load() -> io::Result<Self> {
         check()?;
-        let failed = |error| from_libbpf("cannot load the BPF programs", &error);
+        let failed = |error| from_libbpf("cannot load the BPF programs", error);
         let room = room()?;
         // libbpf says on standard error what we say better.
         let alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -246,24 +204,19 @@ impl Programs {
 
     fn control(&self) -> io::Result<Control> {
         let control = self.map("control")?.lookup(&Control::KEY, MapFlags::ANY);
-        let control = control.map_err(|error| from_libbpf("cannot read a BPF map", &error))?;
-        Ok(control.map_or_else(Control::default, |bytes| Control::from_bytes(&bytes)))
+        let control = control.map_err(|error| from_libbpf("cannot read a BPF map", error))?;
+        let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
+        Ok(control.unwrap_or_default())
     }
 
     fn set_control(&self, control: &Control) -> io::Result<()> {
         self.map("control")?
-            .update(&Control::KEY, &control.to_bytes(), MapFlags::ANY)
-            .map_err(|error| from_libbpf("cannot write a BPF map", &error))
+            .update(&Control::KEY, control.as_bytes(), MapFlags::ANY)
+            .map_err(|error| from_libbpf("cannot write a BPF map", error))
     }
 
-    /// Runs a program with an iterator; calls `each` with each record of `size`.
-    fn run(
-        &self,
-        program: &str,
-        mut info: bpf_iter_link_info,
-        size: usize,
-        mut each: impl FnMut(&[u8]),
-    ) -> io::Result<()> {
+    /// Runs a program with an iterator; returns the records that it writes.
+    fn run<T: FromBytes>(&self, program: &str, mut info: bpf_iter_link_info) -> io::Result<Vec<T>> {
         let program = self.object.progs().find(|p| p.name() == program);
         let program = program.ok_or_else(|| io::Error::other("a BPF program is missing"))?;
         let opts = bpf_link_create_opts {
@@ -277,14 +230,15 @@ impl Programs {
         let fd = unsafe { libbpf_sys::bpf_program__fd(program.as_libbpf_object().as_ptr()) };
         // SAFETY: `opts` says its size, and of `info` where and how long it is. Both
         // live until this returns, and the kernel only reads them.
-        let link =
-            owned(unsafe { libbpf_sys::bpf_link_create(fd, 0, BPF_TRACE_ITER, &raw const opts) })?;
+        let link = unsafe { libbpf_sys::bpf_link_create(fd, 0, BPF_TRACE_ITER, &raw const opts) };
+        let link = owned(link)?;
         // SAFETY: It takes an integer.
         let iter = owned(unsafe { libbpf_sys::bpf_iter_create(link.as_raw_fd()) })?;
 
         let mut iter = fs::File::from(iter);
         let mut buffer = vec![0; BUFFER];
         let mut filled = 0;
+        let mut all = Vec::new();
         loop {
             filled += match iter.read(&mut buffer[filled..]) {
                 Ok(0) if filled == 0 => break,
@@ -295,8 +249,9 @@ impl Programs {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let whole = filled - filled % size;
-            buffer[..whole].chunks_exact(size).for_each(&mut each);
+            let whole = filled - filled % size_of::<T>();
+            let records = buffer[..whole].chunks_exact(size_of::<T>());
+            all.extend(records.flat_map(T::read_from_bytes));
             buffer.copy_within(whole..filled, 0);
             filled -= whole;
         }
@@ -304,7 +259,7 @@ impl Programs {
             let why = "files were opened faster than BPF could list them";
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, why));
         }
-        Ok(())
+        Ok(all)
     }
 
     /// The descriptors of a process or thread; those of all processes if `None`.
@@ -315,11 +270,7 @@ impl Programs {
             processes: pid.is_none().into(),
             ..self.control()?
         })?;
-        let mut all = Vec::new();
-        self.run("list_descriptors", info, Open::SIZE, |record| {
-            all.push(Open::new(record));
-        })?;
-        Ok(all)
+        self.run("list_descriptors", info)
     }
 
     /// The id of a set, and its targets. `homes` are the processes that have it.
@@ -333,7 +284,7 @@ impl Programs {
         for (index, pid) in homes.iter().enumerate() {
             let index = (index as u32).to_ne_bytes();
             map.update(&index, &pid.to_ne_bytes(), MapFlags::ANY)
-                .map_err(|error| from_libbpf("cannot write a BPF map", &error))?;
+                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
         }
         self.set_control(&Control {
             nr_homes: homes.len() as u32,
@@ -342,10 +293,7 @@ impl Programs {
         let mut info = bpf_iter_link_info::default();
         // Where `epoll.epoll_fd` is, which libbpf does not know yet.
         info.map.map_fd = set.as_raw_fd() as u32;
-        let mut all = Vec::new();
-        self.run("list_targets", info, Seen::SIZE, |record| {
-            all.push(Seen::new(record));
-        })?;
+        let all = self.run("list_targets", info)?;
         Ok((self.control()?.epoll_id, all))
     }
 }

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The second look at the instances.
+
+use super::ByKcmp;
+use crate::fdinfo::Target;
+use crate::resolve::task::Task;
+use crate::resolve::{Owner, Resolved, TfdState};
+use std::io;
+
+impl ByKcmp<'_> {
+    /// Reads the sets once more; keeps what was found out about targets that are
+    /// still there, and finds out about those that were not there before.
+    pub(super) fn look_again(&mut self, tasks: Vec<Task>) -> io::Result<Vec<Vec<Resolved>>> {
+        let mut before: Vec<Vec<Task>> = self.instances.iter().map(|_| Vec::new()).collect();
+        for task in tasks {
+            before[task.instance].push(task);
+        }
+        let mut resolved: Vec<Vec<Resolved>> = Vec::new();
+        let mut new = Vec::new();
+        let mut places = Vec::new();
+        for (set, before) in before.into_iter().enumerate() {
+            resolved.push(Vec::new());
+            if self.instances[set].gone.is_some() {
+                continue;
+            }
+            let Some(now) = self.read_instance(set) else {
+                continue;
+            };
+            for (place, (target, found)) in matched(before, now).into_iter().enumerate() {
+                let mut task = Task::new(set, target);
+                if let Some((owner, number)) = found {
+                    (task.owner, task.tfd_state) = (Some(owner), number);
+                    resolved[set].push(task.done(false));
+                } else {
+                    // A place to be filled.
+                    resolved[set].push(Task::new(set, target).done(true));
+                    places.push((set, place));
+                    new.push(task);
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.work(&mut new)?;
+        }
+        for ((set, place), task) in places.into_iter().zip(new) {
+            resolved[set][place] = task.done(true);
+        }
+        Ok(resolved)
+    }
+}
+
+/// Puts what was found before to the targets that there are now.
+///
+/// If those of one number are not what they were, any of them may be another.
+fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owner, TfdState)>)> {
+    let key = |target: &Target| (target.tfd, target.toff);
+    let identity = |target: &Target| (target.inode, target.data);
+    before.sort_unstable_by_key(|task| key(&task.target));
+    let mut order: Vec<usize> = (0..now.len()).collect();
+    order.sort_unstable_by_key(|&index| key(&now[index]));
+
+    let mut found: Vec<_> = now.iter().map(|_| None).collect();
+    let mut before = &mut before[..];
+    for group in order.chunk_by(|&a, &b| now[a].tfd == now[b].tfd) {
+        let tfd = now[group[0]].tfd;
+        before = {
+            let start = before.partition_point(|task| task.target.tfd < tfd);
+            &mut before[start..]
+        };
+        let end = before.partition_point(|task| task.target.tfd == tfd);
+        let tasks = &mut before[..end];
+        let old = tasks.iter().map(|task| identity(&task.target));
+        if !old.eq(group.iter().map(|&index| identity(&now[index]))) {
+            continue;
+        }
+        for (task, &index) in tasks.iter_mut().zip(group) {
+            let owner = task.owner.take().filter(|owner| *owner != Owner::Unknown);
+            let number = std::mem::replace(&mut task.tfd_state, TfdState::Unknown);
+            found[index] = owner.map(|owner| (owner, number));
+        }
+    }
+    now.into_iter().zip(found).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::descriptor::Descriptor;
+    use crate::fdinfo::{Events, Inode};
+
+    fn target(tfd: u32, toff: u32, ino: u64) -> Target {
+        Target {
+            tfd,
+            toff,
+            events: Events(1),
+            data: 0,
+            pos: Some(0),
+            inode: Some(Inode {
+                ino,
+                major: 0,
+                minor: 8,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_kept_unless_others_of_the_number_have_changed() {
+        let tasks = [(5, 0, 50), (5, 1, 51), (3, 0, 30), (7, 0, 70), (9, 0, 90)];
+        let before = tasks.map(|(tfd, toff, ino)| Task {
+            owner: Some(match tfd {
+                9 => Owner::Unknown,
+                fd => Owner::Tfd(Descriptor {
+                    pid: ino as i32,
+                    fd: fd as i32,
+                }),
+            }),
+            tfd_state: TfdState::Target,
+            ..Task::new(0, target(tfd, toff, ino))
+        });
+        let kept = |now: &[(u32, u32, u64)]| {
+            let now = now.iter().map(|&(tfd, toff, ino)| target(tfd, toff, ino));
+            let before = before.each_ref().map(|task| Task {
+                instance: 0,
+                target: task.target,
+                owner: task.owner.clone(),
+                tfd_state: task.tfd_state.clone(),
+            });
+            matched(before.into(), now.collect())
+                .into_iter()
+                .map(|(target, found)| {
+                    found.map(|(owner, number)| {
+                        let (pid, fd) = (target.inode.unwrap().ino as i32, target.tfd as i32);
+                        assert_eq!(owner, Owner::Tfd(Descriptor { pid, fd }));
+                        assert_eq!(number, TfdState::Target);
+                    })
+                })
+                .map(|found| found.is_some())
+                .collect::<Vec<_>>()
+        };
+        // All there, in another order; what was unknown is asked about again.
+        let all = [(3, 0, 30), (5, 0, 50), (5, 1, 51), (7, 0, 70), (9, 0, 90)];
+        assert_eq!(kept(&all), [true, true, true, true, false]);
+        // One of two went: which?
+        assert_eq!(kept(&[(3, 0, 30), (5, 0, 51)]), [true, false]);
+        // One came, one was replaced.
+        assert_eq!(
+            kept(&[(3, 0, 30), (4, 0, 40), (7, 0, 71)]),
+            [true, false, false]
+        );
+        assert_eq!(kept(&[(7, 0, 70), (7, 1, 71)]), [false, false]);
+        assert_eq!(kept(&[]), [false; 0]);
+    }
+}

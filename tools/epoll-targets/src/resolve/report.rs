@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a resolver reports.
+
+use super::Method;
+use crate::descriptor::Descriptor;
+use crate::fdinfo::Target;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::RawFd;
+
+/// Who has the open file description that a target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Owner {
+    /// Descriptor tfd of a process that has the epoll instance.
+    ///
+    /// Others may have the file too; they have not been looked for.
+    Tfd(Descriptor),
+    /// Other descriptors: at least one, those of the instance's process first.
+    ///
+    /// At most eight are named, and there may be more: the search ends with the
+    /// process that has the file, or the inode that leads to it.
+    Others(Vec<Descriptor>),
+    /// None of the processes that were searched: the target is *orphaned*. Something
+    /// else holds the file: a process that was not searched, or may not be; a
+    /// message on a socket that was not received yet; io_uring; a system call that
+    /// is still running.
+    Orphaned,
+    /// Unknown: the instance or the target went away before the kernel could answer,
+    /// or no owner was found while descriptors kept changing what they mean.
+    Unknown,
+}
+
+/// What descriptor tfd, by which a target was added, means now in the process of the
+/// epoll instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TfdState {
+    /// The target, still.
+    Target,
+    /// Nothing: it is closed.
+    Closed,
+    /// Another open file description. This is the descriptor's link in `/proc`.
+    Other(OsString),
+    /// It is open, and could not be compared with the target.
+    Unknown,
+}
+
+/// A target, and who has its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// The target.
+    pub target: Target,
+    /// Who has its file.
+    pub owner: Owner,
+    /// What descriptor tfd means.
+    pub tfd_state: TfdState,
+    /// The target was added, or took the place of another, during the search.
+    pub changed: bool,
+}
+
+impl Resolved {
+    /// Whether no process was found to have the file open, so that events arrive
+    /// for a descriptor that is closed.
+    pub fn is_orphaned(&self) -> bool {
+        self.owner == Owner::Orphaned
+    }
+
+    /// Whether descriptor tfd means another file now.
+    pub fn is_stale(&self) -> bool {
+        matches!(self.tfd_state, TfdState::Other(_))
+    }
+}
+
+/// An epoll instance and its targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Instance {
+    /// The process in which the instance was found, by its id in the caller's PID
+    /// namespace.
+    pub pid: i32,
+    /// Its descriptor there.
+    pub efd: RawFd,
+    /// The instance's id, which no other one gets until the system is rebooted; the
+    /// same as in its fdinfo and in the link info of its BPF iterators. `None` if the
+    /// kernel does not number instances.
+    pub id: Option<u64>,
+    /// Further descriptors of the instance, of any of the processes.
+    pub also: Vec<Descriptor>,
+    /// Its targets, in the order in which the kernel lists them.
+    pub targets: Vec<Resolved>,
+}
+
+/// A process or an epoll instance that could not be inspected.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The process, by its id in the caller's PID namespace.
+    pub pid: i32,
+    /// The descriptor of the epoll instance; `None` if it is the whole process.
+    pub efd: Option<RawFd>,
+    /// The reason: `PermissionDenied` if the caller lacks ptrace(2) access to the
+    /// process, `NotFound` or `ESRCH` if the process or the instance is gone.
+    pub error: io::Error,
+}
+
+impl Skipped {
+    /// Whether it is an instance of a process that may be inspected.
+    pub(super) fn is_refused_instance(&self) -> bool {
+        self.efd.is_some() && self.error.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
+/// How many calls of kcmp(2) were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Calls {
+    /// Comparisons of two descriptors: `KCMP_FILE`.
+    pub file: u64,
+    /// Comparisons of a descriptor with a target: `KCMP_EPOLL_TFD`.
+    pub epoll_tfd: u64,
+    /// Comparisons of two descriptor tables: `KCMP_FILES`. One for each process, to
+    /// check whether it may be compared, and those between processes whose tables
+    /// look the same.
+    pub tables: u64,
+}
+
+/// What a resolver found.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// The epoll instances, sorted by pid and descriptor.
+    pub instances: Vec<Instance>,
+    /// What could not be inspected, or went away during the search.
+    pub skipped: Vec<Skipped>,
+    /// How many descriptor tables were listed. Processes and threads that share one
+    /// count once.
+    pub tables: usize,
+    /// How many descriptors are in these tables.
+    pub descriptors: usize,
+    /// How many calls of kcmp(2) were made.
+    pub calls: Calls,
+    /// The method that was used: [`Method::Kcmp`] or [`Method::Bpf`].
+    pub method: Method,
+    /// Why [`Method::Auto`] did not use BPF.
+    pub no_bpf: Option<io::Error>,
+}
