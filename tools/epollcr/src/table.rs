@@ -268,7 +268,7 @@ fn timer(timer: &Timer) -> String {
 }
 
 fn signals(mask: u64) -> String {
-    let all = (0..64).filter(|bit| mask >> bit & 1 != 0);
+    let all = (0..64).filter(|bit| (mask >> bit) & 1 != 0);
     let all: Vec<_> = all.map(|bit| (bit + 1).to_string()).collect();
     match all.is_empty() {
         true => "no signals".into(),

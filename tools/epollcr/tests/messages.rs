@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-const IMAGE: &[u8] = include_bytes!("../../libepollcr/tests/version-1.image");
+const IMAGE: &[u8] = include_bytes!("version-1.image");
 
 fn epollcr(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_epollcr"));

@@ -54,3 +54,56 @@ pub mod types;
 
 mod abi;
 mod sys;
+
+#[cfg(test)]
+mod tests {
+    use super::{device, dump, image, restore};
+    use rustix::io::Errno;
+    use std::error::Error;
+    use std::io;
+
+    /// The rule of all error types: the cause is in `source()`, and only there.
+    #[test]
+    fn each_cause_is_said_once() {
+        let cause = || io::Error::from(Errno::ISDIR);
+        let refused = || device::RestoreError {
+            bad: Some(3),
+            errno: Errno::EXIST,
+        };
+        let malformed = image::Image::read(&b"EPOLLCR\n\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..]);
+        let errors: Vec<Box<dyn Error>> = vec![
+            Box::new(image::Error::from(cause())),
+            Box::new(malformed.unwrap_err()),
+            Box::new(dump::Error::Io {
+                what: "open process 1".into(),
+                source: cause(),
+            }),
+            Box::new(restore::Error::File {
+                file: 1,
+                source: cause(),
+            }),
+            Box::new(restore::Error::Descriptor {
+                number: 1,
+                source: cause(),
+            }),
+            Box::new(restore::Error::Items {
+                set: 1,
+                tfd: Some(2),
+                source: refused(),
+            }),
+            Box::new(refused()),
+        ];
+        for error in errors {
+            let mut said = vec![error.to_string()];
+            let mut next = error.source();
+            while let Some(cause) = next {
+                said.push(cause.to_string());
+                next = cause.source();
+            }
+            let whole = said.join(": ");
+            for part in &said {
+                assert_eq!(whole.matches(part.as_str()).count(), 1, "{whole}");
+            }
+        }
+    }
+}

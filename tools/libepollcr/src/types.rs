@@ -212,8 +212,8 @@ pub(crate) mod duration {
         (value.as_secs(), value.subsec_nanos()).encode(encoder, context)
     }
 
-    pub fn decode<'b, C>(
-        decoder: &mut Decoder<'b>,
+    pub fn decode<C>(
+        decoder: &mut Decoder<'_>,
         context: &mut C,
     ) -> Result<Duration, minicbor::decode::Error> {
         let at = decoder.position();

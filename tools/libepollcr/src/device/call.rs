@@ -51,7 +51,7 @@ fn address_mut<T>(slice: &mut [T]) -> u64 {
     slice.as_mut_ptr().expose_provenance() as u64
 }
 
-impl<'a, T> Call<'a, T> {
+impl<T> Call<'_, T> {
     const fn new(argument: T) -> Self {
         Self {
             argument,

@@ -22,7 +22,7 @@ pub use stopped::{Runs, running_thread};
 use crate::device::{Device, Process};
 use crate::image::{Image, Origin};
 use epoll_targets::pidfd::PidFd;
-use epoll_targets::proc;
+use epoll_targets::proc::{self, is_no_process};
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
@@ -209,10 +209,10 @@ fn other_table(device: &Device, process: &PidFd, pid: i32) -> Result<Option<i32>
         .table(Process::Other(process.as_fd()))
         .to(|| format!("list the descriptors of process {pid}"))?;
     for tid in stopped::threads(pid).to(threads)? {
-        let thread = match stopped::open(tid) {
-            Err(Errno::SRCH) => continue,
+        let thread = match PidFd::open_task(tid) {
+            Err(error) if is_no_process(&error) => continue,
             // Before 6.9 a thread has no pidfd.
-            Err(Errno::INVAL) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
             thread => thread.to(threads)?,
         };
         match device.table(Process::Other(thread.as_fd())) {

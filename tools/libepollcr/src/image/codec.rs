@@ -92,7 +92,7 @@ impl Image {
             return Err(Error::Version(version));
         }
         let sum = word(&head, 12);
-        let mut left = u64::from(word(&head, 16)) | u64::from(word(&head, 20)) << 32;
+        let mut left = u64::from(word(&head, 16)) | (u64::from(word(&head, 20)) << 32);
 
         let mut body = Vec::new();
         while left > 0 {
