@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the handlers of `kcmp(KCMP_EPOLL_TFD)` cost, and what they cost others; what
-//! the BPF iterator for epoll sets costs; what checkpoints cost.
+//! the BPF iterator for epoll instances costs; what checkpoints cost.
 //! `Documentation/benchmarks.rst` says what is measured, and how it is written
 //! down.
 
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         // Whoever reads, `head` say, has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench: {error:#}");
+            eprintln!("epoll-bench: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -33,7 +33,7 @@ pub const LOOKUP: f64 = 1.00;
 pub const ONE_TARGET: f64 = 1.05;
 /// Under one number, next to the handler in C.
 pub const ONE_NUMBER: f64 = 1.00;
-/// Nanoseconds that a question may keep others from the set.
+/// Nanoseconds that a query may keep others from the set.
 pub const HOLD: f64 = 100_000.0;
 /// How many times as long as a pass of the iterator it takes to read fdinfo.
 pub const FDINFO: f64 = 5.0;
@@ -80,7 +80,7 @@ pub fn within(range: &std::ops::RangeInclusive<f64>, s: &Summary) -> Verdict {
     }
 }
 
-/// How much a question adds to the wait when idle.
+/// How much a query adds to the wait when idle.
 pub fn hold(idle: &Summary, over: &Summary) -> Verdict {
     if idle.q3 - idle.q1 > HOLD {
         Verdict::Unclear
