@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.run {
         Some(run) => run::run(run),
-        None => kvm::probe(&args.kvm),
+        None => kvm::probe(&args.kvm).map(|works| Outcome::Status(u8::from(!works))),
     };
     match outcome {
         Ok(Outcome::Status(status)) => ExitCode::from(status),

@@ -99,7 +99,7 @@ pub fn run(run: &Run) -> Result<Outcome> {
 }
 
 /// A name that nobody else has.
-pub fn unique() -> Result<String> {
+fn unique() -> Result<String> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")
         .and_then(|mut f| f.read_exact(&mut bytes))
