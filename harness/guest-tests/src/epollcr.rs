@@ -8,8 +8,6 @@
 mod contents;
 mod hostile;
 mod limits;
-#[path = "../../../tools/libepollcr/tests/common/mutate.rs"]
-mod mutate;
 mod rights;
 mod sets;
 mod tool;

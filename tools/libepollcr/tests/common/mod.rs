@@ -5,8 +5,6 @@
 // Each test uses some of it.
 #![allow(dead_code)]
 
-pub mod mutate;
-
 use libepollcr::image::{
     Bytes, Descriptor, Image, Item, Kind, Message, OpenFile, Opener, Origin, Owner, Peer, Pipe,
     Place, Socket, Timer,
