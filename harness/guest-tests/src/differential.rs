@@ -289,6 +289,98 @@ fn shrink(mut tree: impl ValueTree<Value = Vec<Step>>, err: anyhow::Error) -> an
     err
 }
 
+/// What was asked and answered so far.
+#[derive(Default)]
+struct Tally {
+    programs: u32,
+    processes: usize,
+    /// For each descriptor of each epoll instance, how many targets it has.
+    counts: Vec<usize>,
+    /// How often each answer came.
+    answers: BTreeMap<i32, u64>,
+}
+
+impl Tally {
+    fn add(&mut self, asked: &Asked) {
+        self.programs += 1;
+        self.processes += asked.model.processes();
+        self.counts.extend(asked.model.counts());
+        for &answer in &asked.answers[0] {
+            *self.answers.entry(answer).or_default() += 1;
+        }
+    }
+
+    fn tell(&self) {
+        let answers: Vec<_> = self
+            .answers
+            .iter()
+            .map(|(&answer, n)| format!("{} {n}", sys::describe(answer)))
+            .collect();
+        note(format!(
+            "{} programs, {} processes, {} targets, up to {} of one descriptor; {} queries to \
+             each handler: {}",
+            self.programs,
+            self.processes,
+            self.counts.iter().sum::<usize>(),
+            self.counts.iter().max().unwrap_or(&0),
+            self.answers.values().sum::<u64>(),
+            answers.join(", ")
+        ));
+    }
+
+    /// Random programs that reach only half of the code would show nothing.
+    fn check(&self) -> Result<()> {
+        let several = self.counts.iter().filter(|&&count| count > 1).count();
+        ensure!(several > 0, "no descriptor ever had two targets");
+        let errnos = [Errno::ESRCH, Errno::EBADF, Errno::EINVAL, Errno::ENOENT];
+        let needed = [sys::EQUAL, sys::LESS, sys::GREATER];
+        for answer in needed
+            .into_iter()
+            .chain(errnos.map(|errno| -(errno as i32)))
+        {
+            ensure!(
+                self.answers.contains_key(&answer),
+                "no query was answered by {}",
+                sys::describe(answer)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Runs this many programs, asks the handlers in this order, and compares.
+fn batch(runner: &mut TestRunner, size: u32, order: [Handler; 2], tally: &mut Tally) -> Result<()> {
+    let strategy = model::program();
+    let mut batch = Vec::new();
+    for _ in 0..size {
+        let tree = match strategy.new_tree(runner) {
+            Ok(tree) => tree,
+            Err(why) => bail!("no program: {why}"),
+        };
+        match Asked::prepare(&tree.current()) {
+            Ok(asked) => batch.push((tree, asked)),
+            Err(err) => return Err(shrink(tree, err)),
+        }
+    }
+    for handler in order {
+        match handler {
+            Handler::C => handler::unload()?,
+            Handler::Rust => handler::load()?,
+        }
+        for (_, asked) in &mut batch {
+            asked.ask(handler);
+        }
+    }
+    for (tree, asked) in batch {
+        if let Err(err) = asked.verify() {
+            drop(asked);
+            return Err(shrink(tree, err));
+        }
+        tally.add(&asked);
+    }
+    Ok(())
+}
+
 fn programs(options: &Options) -> Result<()> {
     handler::need_patched()?;
     adopt_orphans()?;
@@ -299,86 +391,29 @@ fn programs(options: &Options) -> Result<()> {
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let strategy = model::program();
 
-    let (mut processes, mut counts) = (0, Vec::new());
-    let mut count: BTreeMap<i32, u64> = BTreeMap::new();
+    let mut tally = Tally::default();
     let mut order = Handler::BOTH;
     let mut told = Instant::now();
-    let mut done = 0;
-    while done < options.programs {
-        let size = BATCH.min(options.programs - done);
-        let mut batch = Vec::new();
-        for _ in 0..size {
-            let tree = match strategy.new_tree(&mut runner) {
-                Ok(tree) => tree,
-                Err(why) => bail!("no program: {why}"),
-            };
-            match Asked::prepare(&tree.current()) {
-                Ok(asked) => batch.push((tree, asked)),
-                Err(err) => return Err(shrink(tree, err)),
-            }
-        }
+    while tally.programs < options.programs {
+        let size = BATCH.min(options.programs - tally.programs);
+        batch(&mut runner, size, order, &mut tally)?;
         // The one that answered last goes on.
-        for handler in order {
-            match handler {
-                Handler::C => handler::unload()?,
-                Handler::Rust => handler::load()?,
-            }
-            for (_, asked) in &mut batch {
-                asked.ask(handler);
-            }
-        }
         order.reverse();
-
-        for (tree, asked) in batch {
-            if let Err(err) = asked.verify() {
-                drop(asked);
-                return Err(shrink(tree, err));
-            }
-            processes += asked.model.processes();
-            counts.extend(asked.model.counts());
-            for &answer in &asked.answers[0] {
-                *count.entry(answer).or_default() += 1;
-            }
-        }
-        done += size;
-
         if told.elapsed().as_secs() >= 10 {
             told = Instant::now();
-            note(format!("{done} of {} programs", options.programs));
+            note(format!(
+                "{} of {} programs",
+                tally.programs, options.programs
+            ));
         }
     }
     handler::unload()?;
 
-    let answers: Vec<_> = count
-        .iter()
-        .map(|(&answer, n)| format!("{} {n}", sys::describe(answer)))
-        .collect();
-    let total: u64 = count.values().sum();
-    note(format!(
-        "{done} programs, {processes} processes, {} entries, up to {} of one number; {total} \
-         questions to each handler: {}",
-        counts.iter().sum::<usize>(),
-        counts.iter().max().unwrap_or(&0),
-        answers.join(", ")
-    ));
+    tally.tell();
     // With few programs some answers may be missing.
-    if done >= 100 {
-        let several = counts.iter().filter(|&&count| count > 1).count();
-        ensure!(several > 0, "there were never two entries of one number");
-        let errnos = [Errno::ESRCH, Errno::EBADF, Errno::EINVAL, Errno::ENOENT];
-        let needed = [sys::EQUAL, sys::LESS, sys::GREATER];
-        for answer in needed
-            .into_iter()
-            .chain(errnos.map(|errno| -(errno as i32)))
-        {
-            ensure!(
-                count.contains_key(&answer),
-                "no question was answered by {}",
-                sys::describe(answer)
-            );
-        }
+    if tally.programs >= 100 {
+        tally.check()?;
     }
     Ok(())
 }
