@@ -46,7 +46,7 @@ pub enum Suite {
     Criu,
     /// Time to get all targets of an epoll instance
     Iterate,
-    /// Time to see who has the targets of a process's set, and to restore a set
+    /// Time to find the owners of the targets of a process's epoll instance, and to restore one
     Checkpoint,
 }
 
@@ -78,7 +78,7 @@ pub enum What {
     Restore,
 }
 
-/// Who did it.
+/// The kernel, or the interface, that was timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
@@ -86,7 +86,7 @@ pub enum Variant {
     Rust,
     KcmpFile,
     CtlMod,
-    /// Nobody asks.
+    /// No query.
     Idle,
     /// The unpatched kernel, the patched one.
     Stock,
@@ -151,7 +151,7 @@ pub struct Machine {
     pub cpus: u32,
 }
 
-/// On what it was measured.
+/// The machine and kernel of a measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     pub kernel: String,
@@ -285,7 +285,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Read measurements, refusing what is not one, and what says the same thing twice.
+/// Reads measurements, and refuses lines that are none, and duplicates.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Measurement>> {
     let mut all = Vec::new();
     let mut seen: HashMap<Key, String> = HashMap::new();

@@ -107,7 +107,7 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// What is kept, and when it holds.
+/// The cached answer, and when it holds.
 #[derive(Debug)]
 struct Answer {
     boot: String,

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Trouble) => ExitCode::from(TROUBLE),
         Ok(Outcome::NoAnswer) => ExitCode::from(NO_ANSWER),
         Ok(Outcome::Signal(signal)) => {
-            // Whoever waits for us is to see that it was a signal.
+            // The parent has to see that it was a signal.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(NO_ANSWER)
         }

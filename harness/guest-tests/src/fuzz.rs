@@ -98,7 +98,7 @@ impl Pages {
     }
 }
 
-/// Who can be asked about.
+/// The pids that calls name.
 struct Pids {
     known: [i32; 2],
     strange: Vec<i32>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random programs, and what they must lead to: which file is behind which
+//! Random programs, and the state they must lead to: which file is behind which
 //! number of which process, and which entries the sets have.
 
 use std::collections::BTreeMap;
@@ -167,7 +167,7 @@ struct Process {
     exited: bool,
 }
 
-/// What is true after the steps so far.
+/// The state after the steps so far.
 #[derive(Clone, Debug)]
 pub struct Model {
     files: BTreeMap<FileId, File>,

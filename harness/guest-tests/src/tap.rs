@@ -78,7 +78,7 @@ pub fn skip<T>(why: impl Into<String>) -> Result<T> {
 
 /// A line of what a case has to tell.
 pub fn note(line: impl fmt::Display) {
-    // Nobody reads on if this fails, and then the status is what counts.
+    // If this fails, nothing reads the output, and the status decides.
     let _ = writeln!(std::io::stdout(), "# {line}");
 }
 
@@ -226,7 +226,7 @@ fn follow(
         if status.is_none() {
             status = child.try_wait()?;
             if status.is_some() {
-                // What it left behind must not disturb the next one.
+                // Leftover processes must not disturb the next case.
                 let _ = killpg(group, Signal::SIGKILL);
                 until = Instant::now() + GRACE;
             }

@@ -81,7 +81,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             Layout::OneNumber => Set::one_number()?,
         };
         set.grow(targets)?;
-        // Whoever waits has a target of its own.
+        // The waiting thread has a target of its own.
         set.files.push(target()?);
         add(&set.set, &set.files[targets])?;
         measure(session, switch, &subject, &set, other)?;
@@ -96,7 +96,7 @@ fn measure(
     set: &Set,
     asker_cpu: usize,
 ) -> Result<()> {
-    // Those that are the last in the set: whoever walks it, walks it all.
+    // The last ones: a walk of the interest list passes all others.
     let last = (subject.targets / 100).max(1);
     let place = |i| subject.targets - 1 - spread(i, last);
     let ask = |i| match subject.layout {
@@ -115,7 +115,7 @@ fn measure(
             };
             let (waits, time) = watch(set, asker_cpu, &ask)?;
             asked.push(waits)?;
-            // As long as a query, but nobody asks.
+            // As long as a query, without one.
             let (waits, _) = watch(set, asker_cpu, &|_| {
                 let start = Instant::now();
                 while start.elapsed() < time {

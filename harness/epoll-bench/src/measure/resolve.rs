@@ -66,7 +66,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
                         Handler::Rust => rust.push(ns),
                     }
                 }
-                // Whoever answers kcmp: it is asked a few times only.
+                // With either handler: there are only a few calls of kcmp.
                 if bpf_works {
                     bpf.push(resolve(&owner, place, targets, Method::Bpf)?);
                 }

@@ -65,19 +65,19 @@ fn bpf() -> Look {
     Look::new("BPF, no queries", GREEN, Marker::Diamond)
 }
 
-/// What there is of something, by the number of targets.
+/// The points of a line, by the number of targets.
 fn points(sizes: Vec<u32>, of: impl Fn(u32) -> Option<Summary>) -> Vec<(f64, Summary)> {
     sizes
         .into_iter()
         .filter_map(|targets| {
             let s = of(targets)?;
-            // What is in the noise has no logarithm.
+            // A difference within the noise may be negative, and has no logarithm.
             (s.median > 0.0).then(|| (f64::from(targets), s))
         })
         .collect()
 }
 
-/// What was measured of one of them.
+/// The measurements of a variant.
 fn line(results: &Results, what: What, variant: Variant, layout: Layout, look: Look) -> Line {
     let of = |targets| Some(results.find(what, variant, layout, targets)?.into());
     Line {
@@ -319,13 +319,10 @@ fn restore(results: &Results, file: &Path) -> Result<bool> {
     )
 }
 
-/// Every run as a point, their median as a stroke, next to what is idle.
+/// Every run as a point, their median as a stroke, next to idle runs.
 fn hold(results: &Results, file: &Path) -> Result<bool> {
     let looks = [
-        (
-            Variant::Idle,
-            Look::new("nobody asks", GREY, Marker::Triangle),
-        ),
+        (Variant::Idle, Look::new("no query", GREY, Marker::Triangle)),
         (Variant::Rust, rust()),
         (Variant::C, c()),
     ];
@@ -366,7 +363,7 @@ fn hold(results: &Results, file: &Path) -> Result<bool> {
                     stroke(area, at(x, m.median), 14, BLACK)?;
                 }
             }
-            // Where the goal is: so much over what is idle.
+            // The goal: so much over the idle median.
             if let Some(m) = results.find(What::WaitMedian, Variant::Idle, *layout, *targets) {
                 let y = m.median + goals::HOLD;
                 let (from, to) = (at(kind as f64 + 0.08, y), at(kind as f64 + 0.92, y));
@@ -396,8 +393,8 @@ fn hold(results: &Results, file: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Each pair of boots a point, their median a stroke.
-fn ops(results: &Results, file: &Path) -> Result<bool> {
+/// A look for each number of targets that epoll's own calls were measured with.
+fn ops_looks(results: &Results) -> Vec<(u32, Look)> {
     let looks = [
         (GREEN, Marker::Triangle),
         (BLUE, Marker::Circle),
@@ -409,7 +406,7 @@ fn ops(results: &Results, file: &Path) -> Result<bool> {
         .collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let looks: Vec<(u32, Look)> = sizes
+    sizes
         .into_iter()
         .zip(looks)
         .map(|(targets, (colour, marker))| {
@@ -419,7 +416,12 @@ fn ops(results: &Results, file: &Path) -> Result<bool> {
             };
             (targets, Look::new(&name, colour, marker))
         })
-        .collect();
+        .collect()
+}
+
+/// Each pair of boots a point, their median a stroke.
+fn ops(results: &Results, file: &Path) -> Result<bool> {
+    let looks = ops_looks(results);
     let ratios: Vec<f64> = OPS
         .iter()
         .flat_map(|(what, _)| {

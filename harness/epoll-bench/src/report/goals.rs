@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is to be reached, and whether it was.
+//! The goals, and whether they were met.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum Verdict {
     /// The median misses it, but a quarter of the rounds did not.
     Narrow,
     Missed,
-    /// What it is compared with varies by more than the goal allows.
+    /// The reference varies by more than the goal allows.
     Unclear,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// To find a target costs no more than what is compared with.
+/// Finding a target, next to the reference.
 pub const LOOKUP: f64 = 1.00;
 /// At one target, next to the handler in C.
 pub const ONE_TARGET: f64 = 1.05;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shows measurements: as tables, against what is to be reached, and as charts.
+//! Shows measurements: as tables, against the goals, and as charts.
 
 mod charts;
 mod compare;
@@ -212,6 +212,9 @@ mod tests {
         }
     }
 
+    /// Measurements that differ in targets and variant, and how long these took.
+    type Row<'a> = (Suite, What, Layout, &'a [u32], &'a [(Variant, f64)]);
+
     /// Measurements of everything that there are charts for.
     fn everything() -> Vec<Measurement> {
         use Variant::*;
@@ -235,7 +238,7 @@ mod tests {
         let kernels = [(Base, 1010.0), (Stock, 1000.0)];
         let (distinct, one) = (Layout::Distinct, Layout::OneNumber);
         let large = &[1000, 100_000];
-        let table: &[(Suite, What, Layout, &[u32], &[(Variant, f64)])] = &[
+        let table: &[Row<'_>] = &[
             (Suite::Query, What::Call, distinct, &[1, 1000], &queries),
             (Suite::OneNumber, What::Call, one, &[10], &handlers),
             (

@@ -21,7 +21,7 @@ const TITLE: i32 = 16;
 /// Where a legend begins: its left side, and the middle of its first row.
 const LEGEND: Pixel = (104, 62);
 const LEGEND_ROW: i32 = 22;
-/// What is free on the right.
+/// The margin on the right.
 const RIGHT: i32 = 36;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
@@ -47,7 +47,7 @@ pub enum Marker {
     None,
 }
 
-/// How something is drawn, and what it is called.
+/// How something is drawn, and its name.
 #[derive(Debug, Clone)]
 pub struct Look {
     pub name: String,
@@ -214,7 +214,7 @@ fn legend_places(looks: &[&Look]) -> Vec<Pixel> {
         .collect()
 }
 
-/// Draws the legend. What is left for the chart is below it.
+/// Draws the legend, and returns the area below it.
 fn legend<'a>(area: &Area<'a>, looks: &[&Look]) -> Result<Area<'a>> {
     let places = legend_places(looks);
     for (place, look) in places.iter().zip(looks) {
@@ -362,8 +362,8 @@ pub fn kinds(
     }
 }
 
-fn mesh<'a, Y>(
-    chart: &mut ChartContext<'_, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>,
+fn mesh<Y>(
+    chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<RangedCoordf64, Y>>,
     y: &str,
     format: &dyn Fn(f64) -> String,
 ) -> Result<()>

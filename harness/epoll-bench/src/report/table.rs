@@ -49,7 +49,7 @@ impl Table {
     }
 }
 
-/// What is shown if there is something, and if there is not.
+/// A cell, or a dash if there is no measurement.
 fn cell(m: Option<&Measurement>, show: impl FnOnce(&Measurement) -> String) -> String {
     m.map_or_else(|| "-".into(), show)
 }
@@ -366,7 +366,7 @@ fn iterate(results: &Results, verdicts: &mut Count) -> Table {
     table
 }
 
-/// What its runs are next to the median of another size.
+/// Its runs divided by the median of another size.
 fn growth(m: &Measurement, least: f64) -> Option<Summary> {
     let ratios: Vec<f64> = m.runs.iter().map(|run| run / least).collect();
     Summary::of(&ratios)

@@ -277,7 +277,7 @@ fn null() -> Result<OwnedFd> {
     Ok(open.read(true).write(true).open("/dev/null")?.into())
 }
 
-/// Each standard stream is that of whoever restores, and not another one.
+/// Each standard stream is that of the restoring process, and not another one.
 fn stdio() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("stdio")?;
@@ -304,7 +304,7 @@ fn stdio() -> Result<()> {
         "it may open {}",
         text(&output.stdout)
     );
-    // What is named is what was named.
+    // The names are unchanged.
     let args = ["restore", &image, "--stdio", "--fd", "2=1"];
     let output = epollcr(args.into_iter().chain(shell))?;
     ensure!(output.status.success(), "{}", output.status);
@@ -405,7 +405,7 @@ fn dry_run() -> Result<()> {
     let error = text(&output.stderr);
     ensure!(output.status.success() && error.is_empty(), "{error}");
 
-    // What it takes to do it, but not to look at it.
+    // The rights to dump it, but not to inspect it.
     let modprobe = |args: &[&str]| -> Result<()> {
         let status = Command::new("modprobe").args(args).status()?;
         ensure!(status.success(), "modprobe {args:?}: {status}");
@@ -436,7 +436,7 @@ fn dry_run() -> Result<()> {
     Ok(())
 }
 
-/// An image takes the place of a file only, and nobody else can read it.
+/// An image replaces regular files only, and other users cannot read it.
 fn target() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("target")?;
