@@ -92,7 +92,7 @@ pub struct Run {
     pub out: PathBuf,
     /// Where the logs go
     pub dir: PathBuf,
-    /// What is to be run, by a shell
+    /// The command to run, by a shell
     pub command: String,
 
     /// The QEMU to use

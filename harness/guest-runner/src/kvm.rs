@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, access};
+use tempfile::NamedTempFile;
 
 use crate::args::QEMU;
 use crate::machine::{self, Machine};
-use crate::run::{Outcome, unique};
 
 /// A try: a `/dev/kvm` that opens can still hang the guest at once.
 #[derive(Debug)]
@@ -99,18 +99,15 @@ impl<'a> Probe<'a> {
 
     /// Others may be doing the same.
     fn keep(&self, answer: &Answer) -> Result<()> {
-        let mut new = self.cache.clone().into_os_string();
-        new.push(format!(".{}", unique()?));
-        let written =
-            fs::write(&new, answer.to_string()).and_then(|()| fs::rename(&new, &self.cache));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written.with_context(|| self.cache.display().to_string())
+        let dir = self.cache.parent().context("no directory to keep it in")?;
+        let mut new = NamedTempFile::new_in(dir)?;
+        write!(new, "{answer}")?;
+        new.persist(&self.cache)?;
+        Ok(())
     }
 }
 
-/// What is kept, and when it holds.
+/// The cached answer, and when it holds.
 #[derive(Debug)]
 struct Answer {
     boot: String,
@@ -146,19 +143,17 @@ fn read_line(path: &str) -> Result<String> {
         .to_owned())
 }
 
-/// Answers by the exit status.
-pub fn probe(kvm: &[PathBuf]) -> Result<Outcome> {
+/// Answers `--kvm KERNEL OUT`.
+pub fn probe(kvm: &[PathBuf]) -> Result<bool> {
     let [kernel, out] = kvm else {
         anyhow::bail!("--kvm needs KERNEL and OUT");
     };
-    let works = Probe::new(Path::new(QEMU), kernel, out).works()?;
-    Ok(Outcome::Status(u8::from(!works)))
+    Probe::new(Path::new(QEMU), kernel, out).works()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
     use tempfile::TempDir;
 
     /// A machine that is a script, and counts how often it was tried.

@@ -37,14 +37,14 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.run {
         Some(run) => run::run(run),
-        None => kvm::probe(&args.kvm),
+        None => kvm::probe(&args.kvm).map(|works| Outcome::Status(u8::from(!works))),
     };
     match outcome {
         Ok(Outcome::Status(status)) => ExitCode::from(status),
         Ok(Outcome::Trouble) => ExitCode::from(TROUBLE),
         Ok(Outcome::NoAnswer) => ExitCode::from(NO_ANSWER),
         Ok(Outcome::Signal(signal)) => {
-            // Whoever waits for us is to see that it was a signal.
+            // The parent has to see that it was a signal.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(NO_ANSWER)
         }

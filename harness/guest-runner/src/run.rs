@@ -98,8 +98,8 @@ pub fn run(run: &Run) -> Result<Outcome> {
     outcome
 }
 
-/// A name that nobody else has.
-pub fn unique() -> Result<String> {
+/// A name that no other run has.
+fn unique() -> Result<String> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")
         .and_then(|mut f| f.read_exact(&mut bytes))
@@ -123,7 +123,7 @@ impl Log {
         Ok(Self { path, file })
     }
 
-    /// The file to write to, at its end whoever writes.
+    /// The file to write to, opened for appending.
     fn append(&self) -> Result<File> {
         File::options()
             .append(true)
@@ -189,7 +189,7 @@ enum End {
     Late(String),
 }
 
-/// What is to be done with a guest that runs.
+/// How to go on with a running guest.
 #[derive(Debug)]
 enum Verdict {
     GoOn,
@@ -331,7 +331,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads what is in the logs, and says whether there is more.
+    /// Reads new data of the logs, and returns whether there is more.
     fn read(&mut self) -> Result<bool> {
         let mut buf = [0; READ];
         let data = self.console_log.read(&mut buf)?;
@@ -427,7 +427,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits until there may be something to do, and writes some of the output
-    /// when that does not block. Returns false if nobody reads it.
+    /// when that does not block. Returns false if its reader is gone.
     fn wait(&mut self, running: bool, timeout: Duration) -> Result<bool> {
         let stdout = io::stdout();
         let mut fds = vec![PollFd::new(&self.signals.wake, PollFlags::IN)];

@@ -433,13 +433,9 @@ fn a_slow_reader_loses_nothing_and_holds_up_nobody() {
     let peak = fs::read_to_string(format!("/proc/{}/status", vm.id())).unwrap();
     let peak: u64 = peak
         .lines()
-        .find_map(|l| {
-            l.strip_prefix("VmHWM:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse()
-                .ok()
-        })
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .and_then(|l| l.trim().strip_suffix(" kB"))
+        .and_then(|n| n.parse().ok())
         .unwrap();
     assert!(peak < 50_000, "{peak} kB of memory");
 

@@ -150,7 +150,7 @@ fn check() -> Result<()> {
     Ok(())
 }
 
-/// Programs that nobody has dumped find all as it was.
+/// Programs that were not dumped find everything unchanged.
 fn undumped() -> Result<()> {
     for scenario in SCENARIOS {
         let (mut subject, _held) = scenario.start()?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random programs: every question about what they have led to is put to both
+//! Random programs: every query about what they have led to is put to both
 //! handlers, and the answers are compared with the model's.
 
 use std::cmp::Ordering;
@@ -32,18 +32,18 @@ type Who = Option<usize>;
 
 /// Is descriptor `fd` of `who1` the entry `slot` of a set of `who2`?
 #[derive(Clone, Copy, Debug)]
-struct Question {
+struct Query {
     who1: Who,
     fd: i32,
     who2: Who,
     slot: Slot,
 }
 
-/// A program that has been run, and what was answered.
+/// A program that has been run, and the answers about it.
 struct Asked {
     model: Model,
     world: World,
-    questions: Vec<Question>,
+    queries: Vec<Query>,
     answers: [Vec<i32>; 2],
 }
 
@@ -51,11 +51,11 @@ impl Asked {
     fn prepare(program: &[Step]) -> Result<Self> {
         let model = Model::of(program);
         let world = World::build(&model)?;
-        let questions = questions(&model);
+        let queries = queries(&model);
         Ok(Self {
             model,
             world,
-            questions,
+            queries,
             answers: [Vec::new(), Vec::new()],
         })
     }
@@ -63,7 +63,7 @@ impl Asked {
     fn ask(&mut self, handler: Handler) {
         let pid = |who: Who| who.map_or(-1, |process| self.world.pid(process));
         self.answers[handler as usize] = self
-            .questions
+            .queries
             .iter()
             .map(|q| sys::code(sys::epoll_tfd(pid(q.who1), q.fd, pid(q.who2), q.slot)))
             .collect();
@@ -71,10 +71,10 @@ impl Asked {
 
     fn verify(&self) -> Result<()> {
         let [c, rust] = &self.answers;
-        for ((question, &c), &rust) in self.questions.iter().zip(c).zip(rust) {
+        for ((query, &c), &rust) in self.queries.iter().zip(c).zip(rust) {
             ensure!(
                 c == rust,
-                "{question:?}: C says {}, Rust says {}",
+                "{query:?}: C says {}, Rust says {}",
                 sys::describe(c),
                 sys::describe(rust)
             );
@@ -133,34 +133,31 @@ impl Asked {
         // Which file an entry must be is known but for the order of those that
         // have the same number. The answer `equal` tells that.
         let mut targets: BTreeMap<(FileId, u32, u32), FileId> = BTreeMap::new();
-        for (question, &answer) in self.questions.iter().zip(answers) {
+        for (query, &answer) in self.queries.iter().zip(answers) {
             if answer != sys::EQUAL {
                 continue;
             }
             let (file, set) = self
-                .subject(question)
-                .map_err(|errno| anyhow::anyhow!("{question:?}: equal, but must be {errno:?}"))?;
-            let entry = (set, question.slot.tfd, question.slot.toff);
+                .subject(query)
+                .map_err(|errno| anyhow::anyhow!("{query:?}: equal, but must be {errno:?}"))?;
+            let entry = (set, query.slot.tfd, query.slot.toff);
             let before = targets.insert(entry, file);
             ensure!(
                 before.is_none_or(|before| before == file),
-                "{question:?}: equal to two files"
+                "{query:?}: equal to two files"
             );
         }
 
-        for (question, &answer) in self.questions.iter().zip(answers) {
-            let expect = match self.subject(question) {
+        for (query, &answer) in self.queries.iter().zip(answers) {
+            let expect = match self.subject(query) {
                 Err(errno) => -(errno as i32),
                 Ok((file, set)) => {
-                    let Slot { tfd, toff, .. } = question.slot;
+                    let Slot { tfd, toff, .. } = query.slot;
                     let target = targets.get(&(set, tfd, toff));
                     let target = target
-                        .with_context(|| format!("{question:?}: the entry is equal to no file"))?;
+                        .with_context(|| format!("{query:?}: the entry is equal to no file"))?;
                     let files = self.model.entries(set, tfd as i32).unwrap_or_default();
-                    ensure!(
-                        files.contains(target),
-                        "{question:?}: equal to a wrong file"
-                    );
+                    ensure!(files.contains(target), "{query:?}: equal to a wrong file");
                     match ranks[&file].cmp(&ranks[target]) {
                         Ordering::Less => sys::LESS,
                         Ordering::Equal => sys::EQUAL,
@@ -170,7 +167,7 @@ impl Asked {
             };
             ensure!(
                 answer == expect,
-                "{question:?}: {} is right, the answer is {}",
+                "{query:?}: {} is right, the answer is {}",
                 sys::describe(expect),
                 sys::describe(answer)
             );
@@ -193,16 +190,16 @@ impl Asked {
         Ok(())
     }
 
-    /// The file and the set that a question is about, or the right error.
-    fn subject(&self, question: &Question) -> Result<(FileId, FileId), Errno> {
-        let who1 = question.who1.ok_or(Errno::ESRCH)?;
-        let who2 = question.who2.ok_or(Errno::ESRCH)?;
+    /// The file and the set that a query is about, or the right error.
+    fn subject(&self, query: &Query) -> Result<(FileId, FileId), Errno> {
+        let who1 = query.who1.ok_or(Errno::ESRCH)?;
+        let who2 = query.who2.ok_or(Errno::ESRCH)?;
         let find = |process, fd| self.model.table(process).get(&fd).copied();
-        let file = find(who1, question.fd).ok_or(Errno::EBADF)?;
-        let set = find(who2, question.slot.efd as i32).ok_or(Errno::EBADF)?;
-        let entries = self.model.entries(set, question.slot.tfd as i32);
+        let file = find(who1, query.fd).ok_or(Errno::EBADF)?;
+        let set = find(who2, query.slot.efd as i32).ok_or(Errno::EBADF)?;
+        let entries = self.model.entries(set, query.slot.tfd as i32);
         let entries = entries.ok_or(Errno::EINVAL)?;
-        if question.slot.toff as usize >= entries.len() {
+        if query.slot.toff as usize >= entries.len() {
             return Err(Errno::ENOENT);
         }
         Ok((file, set))
@@ -210,7 +207,7 @@ impl Asked {
 }
 
 /// All that there is to ask, and some that there is not.
-fn questions(model: &Model) -> Vec<Question> {
+fn queries(model: &Model) -> Vec<Query> {
     let closed = |process: usize| {
         let table = model.table(process);
         (BASE..).find(|n| !table.contains_key(n)).unwrap_or(BASE)
@@ -240,16 +237,16 @@ fn questions(model: &Model) -> Vec<Question> {
     firsts.push((None, BASE));
     slots.push((None, Slot::new(BASE, BASE, 0)));
 
-    let mut questions = Vec::with_capacity(firsts.len() * slots.len());
+    let mut queries = Vec::with_capacity(firsts.len() * slots.len());
     for &(who1, fd) in &firsts {
-        questions.extend(slots.iter().map(|&(who2, slot)| Question {
+        queries.extend(slots.iter().map(|&(who2, slot)| Query {
             who1,
             fd,
             who2,
             slot,
         }));
     }
-    questions
+    queries
 }
 
 /// What came of one program, on its own.
@@ -289,6 +286,98 @@ fn shrink(mut tree: impl ValueTree<Value = Vec<Step>>, err: anyhow::Error) -> an
     err
 }
 
+/// Counts of the programs and answers so far.
+#[derive(Default)]
+struct Tally {
+    programs: u32,
+    processes: usize,
+    /// For each descriptor of each epoll instance, how many targets it has.
+    counts: Vec<usize>,
+    /// How often each answer came.
+    answers: BTreeMap<i32, u64>,
+}
+
+impl Tally {
+    fn add(&mut self, asked: &Asked) {
+        self.programs += 1;
+        self.processes += asked.model.processes();
+        self.counts.extend(asked.model.counts());
+        for &answer in &asked.answers[0] {
+            *self.answers.entry(answer).or_default() += 1;
+        }
+    }
+
+    fn tell(&self) {
+        let answers: Vec<_> = self
+            .answers
+            .iter()
+            .map(|(&answer, n)| format!("{} {n}", sys::describe(answer)))
+            .collect();
+        note(format!(
+            "{} programs, {} processes, {} targets, up to {} of one descriptor; {} queries to \
+             each handler: {}",
+            self.programs,
+            self.processes,
+            self.counts.iter().sum::<usize>(),
+            self.counts.iter().max().unwrap_or(&0),
+            self.answers.values().sum::<u64>(),
+            answers.join(", ")
+        ));
+    }
+
+    /// Random programs that reach only half of the code would show nothing.
+    fn check(&self) -> Result<()> {
+        let several = self.counts.iter().filter(|&&count| count > 1).count();
+        ensure!(several > 0, "no descriptor ever had two targets");
+        let errnos = [Errno::ESRCH, Errno::EBADF, Errno::EINVAL, Errno::ENOENT];
+        let needed = [sys::EQUAL, sys::LESS, sys::GREATER];
+        for answer in needed
+            .into_iter()
+            .chain(errnos.map(|errno| -(errno as i32)))
+        {
+            ensure!(
+                self.answers.contains_key(&answer),
+                "no query was answered by {}",
+                sys::describe(answer)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Runs this many programs, asks the handlers in this order, and compares.
+fn batch(runner: &mut TestRunner, size: u32, order: [Handler; 2], tally: &mut Tally) -> Result<()> {
+    let strategy = model::program();
+    let mut batch = Vec::new();
+    for _ in 0..size {
+        let tree = match strategy.new_tree(runner) {
+            Ok(tree) => tree,
+            Err(why) => bail!("no program: {why}"),
+        };
+        match Asked::prepare(&tree.current()) {
+            Ok(asked) => batch.push((tree, asked)),
+            Err(err) => return Err(shrink(tree, err)),
+        }
+    }
+    for handler in order {
+        match handler {
+            Handler::C => handler::unload()?,
+            Handler::Rust => handler::load()?,
+        }
+        for (_, asked) in &mut batch {
+            asked.ask(handler);
+        }
+    }
+    for (tree, asked) in batch {
+        if let Err(err) = asked.verify() {
+            drop(asked);
+            return Err(shrink(tree, err));
+        }
+        tally.add(&asked);
+    }
+    Ok(())
+}
+
 fn programs(options: &Options) -> Result<()> {
     handler::need_patched()?;
     adopt_orphans()?;
@@ -299,86 +388,29 @@ fn programs(options: &Options) -> Result<()> {
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let strategy = model::program();
 
-    let (mut processes, mut counts) = (0, Vec::new());
-    let mut count: BTreeMap<i32, u64> = BTreeMap::new();
+    let mut tally = Tally::default();
     let mut order = Handler::BOTH;
     let mut told = Instant::now();
-    let mut done = 0;
-    while done < options.programs {
-        let size = BATCH.min(options.programs - done);
-        let mut batch = Vec::new();
-        for _ in 0..size {
-            let tree = match strategy.new_tree(&mut runner) {
-                Ok(tree) => tree,
-                Err(why) => bail!("no program: {why}"),
-            };
-            match Asked::prepare(&tree.current()) {
-                Ok(asked) => batch.push((tree, asked)),
-                Err(err) => return Err(shrink(tree, err)),
-            }
-        }
+    while tally.programs < options.programs {
+        let size = BATCH.min(options.programs - tally.programs);
+        batch(&mut runner, size, order, &mut tally)?;
         // The one that answered last goes on.
-        for handler in order {
-            match handler {
-                Handler::C => handler::unload()?,
-                Handler::Rust => handler::load()?,
-            }
-            for (_, asked) in &mut batch {
-                asked.ask(handler);
-            }
-        }
         order.reverse();
-
-        for (tree, asked) in batch {
-            if let Err(err) = asked.verify() {
-                drop(asked);
-                return Err(shrink(tree, err));
-            }
-            processes += asked.model.processes();
-            counts.extend(asked.model.counts());
-            for &answer in &asked.answers[0] {
-                *count.entry(answer).or_default() += 1;
-            }
-        }
-        done += size;
-
         if told.elapsed().as_secs() >= 10 {
             told = Instant::now();
-            note(format!("{done} of {} programs", options.programs));
+            note(format!(
+                "{} of {} programs",
+                tally.programs, options.programs
+            ));
         }
     }
     handler::unload()?;
 
-    let answers: Vec<_> = count
-        .iter()
-        .map(|(&answer, n)| format!("{} {n}", sys::describe(answer)))
-        .collect();
-    let total: u64 = count.values().sum();
-    note(format!(
-        "{done} programs, {processes} processes, {} entries, up to {} of one number; {total} \
-         questions to each handler: {}",
-        counts.iter().sum::<usize>(),
-        counts.iter().max().unwrap_or(&0),
-        answers.join(", ")
-    ));
+    tally.tell();
     // With few programs some answers may be missing.
-    if done >= 100 {
-        let several = counts.iter().filter(|&&count| count > 1).count();
-        ensure!(several > 0, "there were never two entries of one number");
-        let errnos = [Errno::ESRCH, Errno::EBADF, Errno::EINVAL, Errno::ENOENT];
-        let needed = [sys::EQUAL, sys::LESS, sys::GREATER];
-        for answer in needed
-            .into_iter()
-            .chain(errnos.map(|errno| -(errno as i32)))
-        {
-            ensure!(
-                count.contains_key(&answer),
-                "no question was answered by {}",
-                sys::describe(answer)
-            );
-        }
+    if tally.programs >= 100 {
+        tally.check()?;
     }
     Ok(())
 }

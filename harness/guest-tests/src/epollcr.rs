@@ -8,8 +8,6 @@
 mod contents;
 mod hostile;
 mod limits;
-#[path = "../../../tools/libepollcr/tests/common/mutate.rs"]
-mod mutate;
 mod rights;
 mod sets;
 mod tool;
@@ -82,7 +80,7 @@ fn dump_without(device: &Device, others: &[&OwnedFd]) -> Result<Image> {
     Ok(Image::read(&bytes[..])?)
 }
 
-/// What was dumped of `had`, which is closed before it is restored.
+/// Dumps this process, closes `had`, and restores it.
 fn again(device: &Device, had: Vec<OwnedFd>) -> Result<Restored> {
     let image = dump(device)?;
     drop(had);

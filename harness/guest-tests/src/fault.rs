@@ -40,10 +40,10 @@ pub fn cases() -> Vec<Case> {
 fn injection(_: &Options) -> Result<()> {
     prepare()?;
     add()?;
-    question("C")?;
+    query("C")?;
     without_suites(|| {
         load(handler::MODULE, answers)?;
-        question("Rust")?;
+        query("Rust")?;
         unload(handler::MODULE, answers)
     })
 }
@@ -109,7 +109,7 @@ impl FailNth {
         let mut text = [0; 16];
         match self.0.read_at(&mut text, 0) {
             Ok(len) => Ok(std::str::from_utf8(&text[..len])?.trim() == "0"),
-            // What was not met by then is the access of this call.
+            // The access that fails may be that of this call.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(false),
             Err(error) => Err(error).context("cannot read fail-nth"),
         }
@@ -117,7 +117,7 @@ impl FailNth {
 }
 
 /// Let each allocation and access of `what` fail in turn, until it has no more.
-/// `verify` is given the result each time, and undoes what was done.
+/// `verify` gets the result each time, and undoes the operation.
 fn each(
     what: &str,
     mut act: impl FnMut() -> nix::Result<i32>,
@@ -185,11 +185,11 @@ fn add() -> Result<()> {
     Ok(())
 }
 
-fn question(handler: &str) -> Result<()> {
+fn query(handler: &str) -> Result<()> {
     let (efd, fd, me) = (sys::epoll_create()?, sys::eventfd(0)?, sys::getpid());
     sys::epoll_add(efd, fd)?;
     let ask = || sys::epoll_tfd(me, fd, me, Slot::new(efd, fd, 0));
-    each(&format!("a question to {handler}"), ask, |_| {
+    each(&format!("a query to {handler}"), ask, |_| {
         ensure!(ask() == Ok(sys::EQUAL), "a wrong answer: {:?}", ask());
         Ok(())
     })?;
@@ -252,7 +252,7 @@ fn unload(module: Module, verify: fn() -> Result<()>) -> Result<()> {
     module.unload()
 }
 
-/// Whoever answers, it is right.
+/// Both handlers answer correctly.
 fn answers() -> Result<()> {
     let (efd, fd, me) = (sys::epoll_create()?, sys::eventfd(0)?, sys::getpid());
     sys::epoll_add(efd, fd)?;

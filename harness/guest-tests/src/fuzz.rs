@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
@@ -98,7 +98,7 @@ impl Pages {
     }
 }
 
-/// Who can be asked about.
+/// The pids that calls name.
 struct Pids {
     known: [i32; 2],
     strange: Vec<i32>,
@@ -253,6 +253,36 @@ fn make_unprivileged(calls: &[Call], pages: &mut Pages) -> Result<Vec<i32>> {
     Ok(answers)
 }
 
+/// The answers to the calls of one handler, of which the first `others` are made
+/// without rights.
+fn ask(handler: Handler, calls: &[Call], others: usize, pages: &mut Pages) -> Result<Vec<i32>> {
+    match handler {
+        Handler::C => handler::unload()?,
+        Handler::Rust => handler::load()?,
+    }
+    let (others, own) = calls.split_at(others);
+    let mut answers = make_unprivileged(others, pages)?;
+    answers.extend(make(own, pages));
+    Ok(answers)
+}
+
+/// Random calls that reach only half of the code would show nothing.
+fn check_count(count: &BTreeMap<i32, u64>) -> Result<()> {
+    use Errno::{EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH};
+    let errnos = [EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH].map(|errno| -(errno as i32));
+    for answer in [sys::EQUAL, sys::LESS, sys::GREATER]
+        .into_iter()
+        .chain(errnos)
+    {
+        ensure!(
+            count.contains_key(&answer),
+            "no call was answered by {}",
+            sys::describe(answer)
+        );
+    }
+    Ok(())
+}
+
 fn calls(options: &Options) -> Result<()> {
     handler::need_patched()?;
     let mut rng = Rng::with_seed(options.seed());
@@ -280,35 +310,23 @@ fn calls(options: &Options) -> Result<()> {
             .map(|_| random(&mut rng, &pids, &pages))
             .collect();
         left -= piece.len();
-        let (others, own) = piece.split_at(piece.len() / UNPRIVILEGED as usize);
-
+        let others = piece.len() / UNPRIVILEGED as usize;
         let mut answers = [Vec::new(), Vec::new()];
         for handler in order {
-            match handler {
-                Handler::C => handler::unload()?,
-                Handler::Rust => handler::load()?,
-            }
-            let mut all = make_unprivileged(others, &mut pages)?;
-            all.extend(make(own, &mut pages));
-            answers[handler as usize] = all;
+            answers[handler as usize] = ask(handler, &piece, others, &mut pages)?;
         }
         // The one that answered last goes on.
         order.reverse();
 
         let [c, rust] = answers;
         for ((at, call), (c, rust)) in piece.iter().enumerate().zip(c.into_iter().zip(rust)) {
-            if c != rust {
-                bail!(
-                    "{call:x?}{}: C says {}, Rust says {}",
-                    if at < others.len() {
-                        ", without rights"
-                    } else {
-                        ""
-                    },
-                    sys::describe(c),
-                    sys::describe(rust)
-                );
-            }
+            ensure!(
+                c == rust,
+                "{call:x?}{}: C says {}, Rust says {}",
+                if at < others { ", without rights" } else { "" },
+                sys::describe(c),
+                sys::describe(rust)
+            );
             *count.entry(c).or_default() += 1;
         }
         if left > 0 && left % (4 * PIECE) == 0 {
@@ -327,20 +345,8 @@ fn calls(options: &Options) -> Result<()> {
         options.calls,
         answers.join(", ")
     ));
-    // Random calls that reach only half of the code would show nothing.
     if options.calls >= 10_000 {
-        use Errno::{EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH};
-        let errnos = [EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH].map(|errno| -(errno as i32));
-        for answer in [sys::EQUAL, sys::LESS, sys::GREATER]
-            .into_iter()
-            .chain(errnos)
-        {
-            ensure!(
-                count.contains_key(&answer),
-                "no call was answered by {}",
-                sys::describe(answer)
-            );
-        }
+        check_count(&count)?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who answers KCMP_EPOLL_TFD: the handler in C, or the module.
+//! Which handler answers KCMP_EPOLL_TFD: the one in C, or the module.
 
 use std::fmt;
 use std::path::Path;

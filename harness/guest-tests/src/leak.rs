@@ -10,7 +10,7 @@ use crate::Options;
 use crate::tap::{Case, note, skip};
 
 pub const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
-/// What is younger is not reported.
+/// Younger allocations are not reported.
 const AGE: Duration = Duration::from_secs(6);
 const LINES: usize = 60;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tests of kcmp(KCMP_EPOLL_TFD) that run as root in a guest of their own.
 //!
-//! Most put the same questions to the handler in C and to the module, and load
-//! and unload the module for that.
+//! Most send the same queries to the handler in C and to the module, and load and
+//! unload the module for that.
 
 mod criu;
 mod differential;
@@ -30,26 +30,26 @@ use tap::Case;
 
 /// Tests of kcmp(KCMP_EPOLL_TFD), reported as TAP.
 #[derive(Debug, Parser)]
-#[command(name = "guest-tests")]
+#[command(name = "guest-tests", args_override_self = true)]
 pub struct Options {
     /// Print the names of the cases
     #[arg(long)]
     list: bool,
 
-    /// What the random cases begin with; printed by a run that does not say
+    /// The seed of the random cases; by default a new one, which is printed
     #[arg(long)]
     seed: Option<u64>,
 
     /// Random programs of differential/programs
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, env = "PROGRAMS", default_value_t = 500)]
     programs: u32,
 
     /// Random calls of fuzz/calls
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, env = "CALLS", default_value_t = 100_000)]
     calls: u32,
 
     /// Random edits of epollcr/hostile
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, env = "MUTATIONS", default_value_t = 20_000)]
     mutations: u64,
 
     /// How long a race may take with each handler
@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long, hide = true)]
     case: Option<String>,
 
-    /// Be another program than this: some races need one to execute
+    /// Be another program: some races need one to execute
     #[arg(long, hide = true, num_args = 1..)]
     program: Vec<String>,
 
@@ -72,20 +72,6 @@ impl Options {
     /// The seed, which the first process has chosen at the latest.
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or_default()
-    }
-
-    /// The options as the process of a case gets them.
-    fn args(&self) -> Vec<String> {
-        [
-            ("--seed", self.seed()),
-            ("--programs", self.programs.into()),
-            ("--calls", self.calls.into()),
-            ("--mutations", self.mutations),
-            ("--seconds", self.seconds),
-        ]
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_owned(), value.to_string()])
-        .collect()
     }
 }
 
@@ -131,7 +117,12 @@ fn main() -> anyhow::Result<ExitCode> {
 
     options.seed.get_or_insert_with(|| fastrand::u64(..));
     tap::note(format!("--seed {}", options.seed()));
-    let good = tap::run_all(&selected, &options.args())?;
+    // The process of a case gets the same options, and the seed.
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .chain(["--seed".into(), options.seed().to_string()])
+        .collect();
+    let good = tap::run_all(&selected, &args, handler::unload)?;
     Ok(if good {
         ExitCode::SUCCESS
     } else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random programs, and what they must lead to: which file is behind which
+//! Random programs, and the state they must lead to: which file is behind which
 //! number of which process, and which entries the sets have.
 
 use std::collections::BTreeMap;
@@ -167,7 +167,7 @@ struct Process {
     exited: bool,
 }
 
-/// What is true after the steps so far.
+/// The state after the steps so far.
 #[derive(Clone, Debug)]
 pub struct Model {
     files: BTreeMap<FileId, File>,
@@ -236,42 +236,12 @@ impl Model {
         match *step {
             Step::Create { process, kind, at } => {
                 let process = self.pick_process(process);
-                // One set more could be nested too deep.
-                let kind = match kind {
-                    Kind::Epoll if self.sets == MAX_SETS => Kind::Eventfd,
-                    kind => kind,
-                };
-                let at = at.map(number);
-                self.run(process, Op::Create { kind, at }, Ok(0));
-                let ends = match kind {
-                    Kind::Pipe | Kind::Socketpair => 2,
-                    _ => 1,
-                };
-                let ids = [self.created, self.created + 1];
-                self.created += ends;
-                for &id in &ids[..ends] {
-                    let set = (kind == Kind::Epoll).then(BTreeMap::new);
-                    self.sets += usize::from(set.is_some());
-                    self.files.insert(id, File { set });
-                }
-                for (&id, at) in ids[..ends].iter().zip(at) {
-                    self.install(process, at, id);
-                }
+                self.create(process, kind, at.map(number));
             }
             Step::Dup { process, fd } => {
                 let process = self.pick_process(process);
                 let fd = self.pick(process, fd)?;
-                let table = &mut self.processes[process].table;
-                let free = (BASE..).find(|n| !table.contains_key(n)).unwrap_or(BASE);
-                let file = table.get(&fd).copied();
-                if let Some(file) = file {
-                    table.insert(free, file);
-                }
-                self.run(
-                    process,
-                    Op::Dup { fd },
-                    file.map(|_| free).ok_or(Errno::EBADF),
-                );
+                self.dup(process, fd);
             }
             Step::Dup2 { process, fd, to } => {
                 let process = self.pick_process(process);
@@ -282,20 +252,13 @@ impl Model {
                 let process = self.pick_process(process);
                 let fd = self.pick(process, fd)?;
                 let file = self.processes[process].table.remove(&fd);
-                self.run(
-                    process,
-                    Op::Close { fd },
-                    file.map(|_| 0).ok_or(Errno::EBADF),
-                );
+                let expect = file.map(|_| 0).ok_or(Errno::EBADF);
+                self.run(process, Op::Close { fd }, expect);
                 self.release(file);
             }
             Step::Fork { process } => {
                 let process = self.pick_process(process);
-                let child = self.processes.len();
-                if child < MAX_PROCESSES {
-                    self.run(process, Op::Fork { child }, Ok(0));
-                    self.processes.push(self.processes[process].clone());
-                }
+                self.fork(process);
             }
             Step::Pass {
                 process,
@@ -305,28 +268,11 @@ impl Model {
             } => {
                 let (process, to) = (self.pick_process(process), self.pick_process(to));
                 let (fd, at) = (self.pick(process, fd)?, number(at));
-                let file = self.file(process, fd);
-                self.run(
-                    process,
-                    Op::Send { fd },
-                    file.map(|_| 0).ok_or(Errno::EBADF),
-                );
-                if let Some(file) = file {
-                    self.run(to, Op::Receive { at }, Ok(0));
-                    self.install(to, at, file);
-                }
+                self.pass((process, fd), (to, at));
             }
             Step::Exit { process } => {
                 let process = self.pick_process(process);
-                // The first one is there to be asked about.
-                if process != 0 {
-                    self.run(process, Op::Exit, Ok(0));
-                    let table = std::mem::take(&mut self.processes[process].table);
-                    self.processes[process].exited = true;
-                    for file in table.into_values() {
-                        self.release(Some(file));
-                    }
-                }
+                self.exit(process);
             }
             Step::AddAs {
                 process,
@@ -350,7 +296,7 @@ impl Model {
                 let process = self.pick_process(process);
                 let efd = self.pick_set(process, efd)?;
                 let fd = self.pick(process, fd)?;
-                // Mostly additions, or there is little to ask about.
+                // Mostly additions, or there is little to query.
                 let op = match op % 8 {
                     0..=5 => libc::EPOLL_CTL_ADD,
                     6 => libc::EPOLL_CTL_MOD,
@@ -360,6 +306,72 @@ impl Model {
             }
         }
         Some(())
+    }
+
+    fn create(&mut self, process: usize, kind: Kind, at: [i32; 2]) {
+        // One more epoll instance could be nested too deep.
+        let kind = match kind {
+            Kind::Epoll if self.sets == MAX_SETS => Kind::Eventfd,
+            kind => kind,
+        };
+        self.run(process, Op::Create { kind, at }, Ok(0));
+        let ends = match kind {
+            Kind::Pipe | Kind::Socketpair => 2,
+            _ => 1,
+        };
+        let ids = [self.created, self.created + 1];
+        self.created += ends;
+        for &id in &ids[..ends] {
+            let set = (kind == Kind::Epoll).then(BTreeMap::new);
+            self.sets += usize::from(set.is_some());
+            self.files.insert(id, File { set });
+        }
+        for (&id, at) in ids[..ends].iter().zip(at) {
+            self.install(process, at, id);
+        }
+    }
+
+    fn dup(&mut self, process: usize, fd: i32) {
+        let table = &mut self.processes[process].table;
+        let free = (BASE..).find(|n| !table.contains_key(n)).unwrap_or(BASE);
+        let file = table.get(&fd).copied();
+        if let Some(file) = file {
+            table.insert(free, file);
+        }
+        let expect = file.map(|_| free).ok_or(Errno::EBADF);
+        self.run(process, Op::Dup { fd }, expect);
+    }
+
+    fn fork(&mut self, process: usize) {
+        let child = self.processes.len();
+        if child < MAX_PROCESSES {
+            self.run(process, Op::Fork { child }, Ok(0));
+            self.processes.push(self.processes[process].clone());
+        }
+    }
+
+    /// Passes descriptor `fd` of a process to another one, which gets it as `at`.
+    fn pass(&mut self, (process, fd): (usize, i32), (to, at): (usize, i32)) {
+        let file = self.file(process, fd);
+        let expect = file.map(|_| 0).ok_or(Errno::EBADF);
+        self.run(process, Op::Send { fd }, expect);
+        if let Some(file) = file {
+            self.run(to, Op::Receive { at }, Ok(0));
+            self.install(to, at, file);
+        }
+    }
+
+    fn exit(&mut self, process: usize) {
+        // The queries need the first one.
+        if process == 0 {
+            return;
+        }
+        self.run(process, Op::Exit, Ok(0));
+        let table = std::mem::take(&mut self.processes[process].table);
+        self.processes[process].exited = true;
+        for file in table.into_values() {
+            self.release(Some(file));
+        }
     }
 
     fn dup2(&mut self, process: usize, fd: i32, to: i32) {

@@ -99,7 +99,7 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// A pid that nobody has.
+/// A pid that is not in use.
 pub fn unused_pid() -> Result<i32> {
     let child = fork(|| 0)?;
     let pid = child.pid();

@@ -196,7 +196,7 @@ fn ask(fd: i32, slot: Slot) -> nix::Result<i32> {
 
 /// Whose the entries are, by toff. A file is compared with the others, and with
 /// the entries; what is less and what is greater is searched in turn. To sort
-/// all files would take more questions than there are entries to find.
+/// all files would take more queries than there are entries to find.
 fn find_owners(
     fds: &[i32],
     slots: &[Slot],

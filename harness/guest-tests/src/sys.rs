@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! System calls on descriptor numbers.
 //!
-//! The numbers are what is tested: which file a number means, and when. Nothing
+//! The numbers are under test: which file a number refers to, and when. Nothing
 //! here owns a descriptor, and what owns one is not touched through these.
 
 use std::time::Duration;

@@ -6,9 +6,10 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +18,6 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use crate::Options;
-use crate::handler;
 
 /// As the kernel's selftests do it.
 const STATUS_SKIP: i32 = 4;
@@ -78,7 +78,7 @@ pub fn skip<T>(why: impl Into<String>) -> Result<T> {
 
 /// A line of what a case has to tell.
 pub fn note(line: impl fmt::Display) {
-    // Nobody reads on if this fails, and then the status is what counts.
+    // If this fails, nothing reads the output, and the status decides.
     let _ = writeln!(std::io::stdout(), "# {line}");
 }
 
@@ -103,8 +103,8 @@ enum Verdict {
     Skip(String),
 }
 
-/// Run the cases one after the other; whether none failed.
-pub fn run_all(cases: &[&Case], args: &[String]) -> Result<bool> {
+/// Runs the cases one after the other, and `after` each; whether none failed.
+pub fn run_all(cases: &[&Case], args: &[String], after: fn() -> Result<()>) -> Result<bool> {
     println!("TAP version 13");
     println!("1..{}", cases.len());
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -112,7 +112,7 @@ pub fn run_all(cases: &[&Case], args: &[String]) -> Result<bool> {
     for (n, case) in cases.iter().enumerate() {
         let n = n + 1;
         let began = Instant::now();
-        let verdict = spawn(case, args)?;
+        let verdict = run_process(case, args, after)?;
         let took = began.elapsed().as_secs_f64();
         match verdict {
             Verdict::Pass => {
@@ -138,9 +138,37 @@ pub fn run_all(cases: &[&Case], args: &[String]) -> Result<bool> {
     Ok(failed == 0)
 }
 
-fn spawn(case: &Case, args: &[String]) -> Result<Verdict> {
+/// Runs a case in a process of its own.
+fn run_process(case: &Case, args: &[String], after: fn() -> Result<()>) -> Result<Verdict> {
+    let (mut child, output) = spawn(case, args)?;
+    let group = Pid::from_raw(child.id() as i32);
+    let (status, last) = follow(&mut child, group, &lines_of(output), case.deadline)?;
+    if status.is_none() {
+        note(stacks(group));
+        let _ = killpg(group, Signal::SIGKILL);
+        // A task that cannot be killed is for the kernel's own detectors.
+        let until = Instant::now() + GRACE;
+        while Instant::now() < until && child.try_wait()?.is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let left = after();
+    Ok(match status {
+        None => Verdict::Fail("it did not end in time".into()),
+        Some(status) if status.code() == Some(STATUS_SKIP) => Verdict::Skip(last),
+        Some(status) if status.success() => match left {
+            Ok(()) => Verdict::Pass,
+            Err(err) => Verdict::Fail(format!("{err:#}")),
+        },
+        Some(status) => Verdict::Fail(how(status)),
+    })
+}
+
+/// Starts the process of a case, and a process group with it; returns what its
+/// output can be read from.
+fn spawn(case: &Case, args: &[String]) -> Result<(Child, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let mut child = Command::new("/proc/self/exe")
+    let child = Command::new("/proc/self/exe")
         .args(args)
         .args(["--case", &case.name])
         .stdin(Stdio::null())
@@ -149,11 +177,14 @@ fn spawn(case: &Case, args: &[String]) -> Result<Verdict> {
         .process_group(0)
         .spawn()
         .context("cannot start the process of a case")?;
-    let group = Pid::from_raw(child.id() as i32);
+    Ok((child, read))
+}
 
+/// The lines that come out of a pipe, for as long as it has a writer.
+fn lines_of(output: OwnedFd) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut reader = BufReader::new(std::fs::File::from(read));
+        let mut reader = BufReader::new(std::fs::File::from(output));
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -163,11 +194,20 @@ fn spawn(case: &Case, args: &[String]) -> Result<Verdict> {
             line.clear();
         }
     });
+    lines
+}
 
-    let deadline = Instant::now() + case.deadline;
+/// Passes on the output of a case until the case ends or is late. Returns how it
+/// ended, if it did, and its last line.
+fn follow(
+    child: &mut Child,
+    group: Pid,
+    lines: &Receiver<String>,
+    deadline: Duration,
+) -> Result<(Option<ExitStatus>, String)> {
+    let mut until = Instant::now() + deadline;
     let mut last = String::new();
     let mut status = None;
-    let mut until = deadline;
     loop {
         let wait = until.saturating_duration_since(Instant::now());
         match lines.recv_timeout(wait.min(Duration::from_millis(100))) {
@@ -186,7 +226,7 @@ fn spawn(case: &Case, args: &[String]) -> Result<Verdict> {
         if status.is_none() {
             status = child.try_wait()?;
             if status.is_some() {
-                // What it left behind must not disturb the next one.
+                // Leftover processes must not disturb the next case.
                 let _ = killpg(group, Signal::SIGKILL);
                 until = Instant::now() + GRACE;
             }
@@ -195,31 +235,15 @@ fn spawn(case: &Case, args: &[String]) -> Result<Verdict> {
             break;
         }
     }
+    Ok((status, last))
+}
 
-    if status.is_none() {
-        note(stacks(group));
-        let _ = killpg(group, Signal::SIGKILL);
-        // A task that cannot be killed is for the kernel's own detectors.
-        let until = Instant::now() + GRACE;
-        while Instant::now() < until && child.try_wait()?.is_none() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(1), _) => "failed".into(),
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
     }
-    let left = handler::unload();
-
-    Ok(match status {
-        None => Verdict::Fail("it did not end in time".into()),
-        Some(status) if status.code() == Some(STATUS_SKIP) => Verdict::Skip(last),
-        Some(status) if status.success() => match left {
-            Ok(()) => Verdict::Pass,
-            Err(err) => Verdict::Fail(format!("{err:#}")),
-        },
-        Some(status) => Verdict::Fail(match (status.code(), status.signal()) {
-            (Some(1), _) => "failed".into(),
-            (Some(code), _) => format!("exit status {code}"),
-            (None, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
-        }),
-    })
 }
 
 /// Where the tasks of a case hang.

@@ -109,7 +109,7 @@ impl World {
         Ok(())
     }
 
-    /// It stays a zombie, so nobody else gets its pid.
+    /// It is not reaped, so that its pid is not given to another process.
     fn wait_exit(&self, process: usize) -> Result<()> {
         let path = format!("/proc/{}/stat", self.pids[process]);
         process::wait_until("a process to exit", || {
@@ -121,7 +121,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         for &pid in &self.pids {
-            // Zombies do not mind.
+            // A process that has exited ignores this.
             let _ = kill(pid, Signal::SIGKILL);
         }
         // Parents first: their children are ours then.

@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::mutate::mutated;
 use common::{bytes, image};
+use image_mutator::mutated;
 use libepollcr::device::Device;
 use libepollcr::image::{Image, Kind};
 use libepollcr::restore::Restore;

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::mutate::{HEAD, seal};
 use common::{bytes, file, image, place, socket};
+use image_mutator::{HEAD, seal};
 use libepollcr::image::{Descriptor, Error, Image, Item, Kind, Peer};
 use libepollcr::types::{Clock, DeviceNumber, Directions, PipeEnds, SocketKind, TimerFlags};
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Files that are made again, with what was in them.
+//! Files that are made again, with their contents.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::IoSlice;
@@ -117,7 +117,7 @@ fn pipes() -> Result<()> {
     write(&sender, b"second")?;
     let (alone, single) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)?;
     write(&single, b"just one")?;
-    // Nobody writes to it any more, and it is opened once more.
+    // Its last writer is gone, and it is opened once more.
     let (ended, last) = pipe_with(PipeFlags::CLOEXEC)?;
     write(&last, b"the end")?;
     drop(last);
@@ -162,7 +162,7 @@ fn pipes() -> Result<()> {
         bytes(&packets)? == b"a",
         "packets are not kept apart any more"
     );
-    // What does not fit into the buffer of who reads a packet is lost.
+    // The part of a packet that does not fit into the reader's buffer is lost.
     let mut buffer = [0; 4];
     ensure!(read(&alone, &mut buffer)? == 4 && &buffer == b"just");
     write(&single, b"next")?;
@@ -216,7 +216,7 @@ fn fifo_alone() -> Result<()> {
     let writer: OwnedFd = OpenOptions::new().write(true).open(&path)?.into();
     write(&writer, b"once")?;
 
-    // What is in it is not written twice.
+    // Its data is not written twice.
     let image = dump_without(&device, &[&reader])?;
     let number = writer.as_raw_fd() as u32;
     drop(writer);
@@ -229,7 +229,7 @@ fn fifo_alone() -> Result<()> {
     write(&restored.descriptors[&number], b"more")?;
     ensure!(bytes(&reader)? == b"more", "not this FIFO");
     drop((restored, reader));
-    // Nor does it take somebody who reads.
+    // Nor does it take a reader.
     drop(Restore::new(&image).run(Some(&device))?);
 
     // Who waits for somebody at the other end goes on waiting while it is only
@@ -317,7 +317,7 @@ fn locks() -> Result<()> {
         l_len: 1,
         l_pid: 0,
     };
-    // SAFETY: it reads what is there during the call.
+    // SAFETY: the call only reads its argument, which outlives it.
     let ret = unsafe { libc::fcntl(part.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) };
     ensure!(ret == 0, "F_OFD_SETLK");
 
@@ -343,7 +343,7 @@ fn locks() -> Result<()> {
     Ok(())
 }
 
-/// Who is told, and by which signal.
+/// The owner that gets signals, and which.
 fn signals() -> Result<()> {
     const F_GETSIG: i32 = 11;
 
@@ -390,7 +390,7 @@ fn signals() -> Result<()> {
         let status = fs::read_to_string("/proc/self/status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
         let pending = u64::from_str_radix(line.context("ShdPnd")?.trim(), 16)?;
-        Ok(pending >> (libc::SIGUSR1 - 1) & 1 != 0)
+        Ok((pending >> (libc::SIGUSR1 - 1)) & 1 != 0)
     };
     ensure!(!pending()?, "it was told before there was anything to tell");
     send(&far, b"x", SendFlags::empty())?;
@@ -425,6 +425,16 @@ fn empty_messages() -> Result<()> {
         drop(far);
     }
     Ok(())
+}
+
+/// A timer that was set to 5000 s a while ago.
+fn nearly_5000_left(timer: &OwnedFd) -> Result<Itimerspec> {
+    let left = timerfd_gettime(timer)?;
+    ensure!(
+        (4000..=5000).contains(&left.it_value.tv_sec),
+        "it waits {left:?}"
+    );
+    Ok(left)
 }
 
 fn counters() -> Result<()> {
@@ -480,18 +490,10 @@ fn counters() -> Result<()> {
         read(&semaphore, &mut [0; 8]) == Err(Errno::AGAIN),
         "another value"
     );
-    let left = timerfd_gettime(&waits)?;
-    ensure!(
-        (4000..=5000).contains(&left.it_value.tv_sec),
-        "it waits {left:?}"
-    );
+    let left = nearly_5000_left(&waits)?;
     ensure!(left.it_interval.tv_sec == 5000, "it repeats after {left:?}");
     ensure!(number(&expired)? == 1, "it has not expired once");
-    let left = timerfd_gettime(&expired)?;
-    ensure!(
-        (4000..=5000).contains(&left.it_value.tv_sec),
-        "it waits {left:?}"
-    );
+    nearly_5000_left(&expired)?;
     let left = timerfd_gettime(&off)?;
     ensure!(
         left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0,

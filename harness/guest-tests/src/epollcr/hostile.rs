@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use image_mutator::mutated;
 use libepollcr::device::Device;
 use libepollcr::image::Image;
 use libepollcr::restore::Restore;
@@ -21,7 +22,6 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::mutate::mutated;
 use super::{device, dump};
 use crate::Options;
 use crate::tap::{Case, note};

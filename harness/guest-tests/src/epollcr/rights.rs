@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Who may look at whom: as with ptrace(2).
+//! Which process may inspect which: the rules are those of ptrace(2).
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -101,7 +101,7 @@ fn look(who: u32, whom: u32, dumpable: bool, allowed: bool) -> Result<()> {
         codes == expected,
         "files, describe, snapshot, fetch: {codes:?}"
     );
-    // Whoever may do everything may do this.
+    // Root may do this.
     let codes = asked(&device, pid);
     ensure!(codes == ALLOWED, "root: {codes:?}");
     Ok(())

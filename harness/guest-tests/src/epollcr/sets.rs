@@ -100,7 +100,7 @@ fn shapes() -> Result<()> {
     Ok(())
 }
 
-/// The data of what is reported at once, sorted.
+/// The data of the targets that are ready now, sorted.
 fn reported(set: &OwnedFd) -> Result<Vec<u64>> {
     let mut events = Vec::with_capacity(64);
     let now = Timespec::default();
@@ -110,7 +110,7 @@ fn reported(set: &OwnedFd) -> Result<Vec<u64>> {
     Ok(data)
 }
 
-/// What was due is reported, and what was reported is not.
+/// Events that were due are reported, and those that were reported are not.
 fn ready() -> Result<()> {
     let device = device()?;
     let set = set()?;
@@ -155,7 +155,7 @@ fn ready() -> Result<()> {
     Ok(())
 }
 
-fn item<'a>(file: &'a OwnedFd, tfd: u32) -> Add<'a> {
+fn item(file: &OwnedFd, tfd: u32) -> Add<'_> {
     Add {
         fd: file.as_fd(),
         tfd,

@@ -277,7 +277,7 @@ fn null() -> Result<OwnedFd> {
     Ok(open.read(true).write(true).open("/dev/null")?.into())
 }
 
-/// Each standard stream is that of whoever restores, and not another one.
+/// Each standard stream is that of the restoring process, and not another one.
 fn stdio() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("stdio")?;
@@ -304,7 +304,7 @@ fn stdio() -> Result<()> {
         "it may open {}",
         text(&output.stdout)
     );
-    // What is named is what was named.
+    // The names are unchanged.
     let args = ["restore", &image, "--stdio", "--fd", "2=1"];
     let output = epollcr(args.into_iter().chain(shell))?;
     ensure!(output.status.success(), "{}", output.status);
@@ -405,7 +405,7 @@ fn dry_run() -> Result<()> {
     let error = text(&output.stderr);
     ensure!(output.status.success() && error.is_empty(), "{error}");
 
-    // What it takes to do it, but not to look at it.
+    // The rights to dump it, but not to inspect it.
     let modprobe = |args: &[&str]| -> Result<()> {
         let status = Command::new("modprobe").args(args).status()?;
         ensure!(status.success(), "modprobe {args:?}: {status}");
@@ -436,7 +436,7 @@ fn dry_run() -> Result<()> {
     Ok(())
 }
 
-/// An image takes the place of a file only, and nobody else can read it.
+/// An image replaces regular files only, and other users cannot read it.
 fn target() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("target")?;
@@ -543,6 +543,80 @@ fn open_files(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// A process with standard streams and descriptors 300 and 301, neither of which
+/// is close-on-exec.
+fn sleeper(stays: &OwnedFd, closes: &OwnedFd) -> Result<std::process::Child> {
+    fcntl_setfd(stays, FdFlags::empty())?;
+    let number = closes.as_raw_fd();
+    let mut command = Command::new("sleep");
+    command.arg("1000");
+    // SAFETY: between fork and exec the closure makes one system call, and takes
+    // no lock and no memory.
+    unsafe {
+        command.pre_exec(move || {
+            libc::fcntl(number, libc::F_SETFD, 0);
+            Ok(())
+        });
+    }
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let pid = Pid::from_raw(child.id() as i32);
+    // It has read its libraries by then.
+    wait_until("sleep", || state(pid) == "S" && open_files(pid) == 5)?;
+    Ok(child)
+}
+
+/// An image says which descriptors are close-on-exec. `had` have their numbers here.
+fn close_on_exec(image: &str, had: (OwnedFd, OwnedFd)) -> Result<()> {
+    let own = fork(|| {
+        let Ok(image) = File::open(image).map(libepollcr::image::Image::read) else {
+            return 2;
+        };
+        let Ok(mut image) = image else {
+            return 3;
+        };
+        for descriptor in &mut image.descriptors {
+            descriptor.cloexec = descriptor.number == 301;
+        }
+        image.descriptors.retain(|descriptor| descriptor.number > 2);
+        drop(had);
+        let Ok(restored) = libepollcr::restore::Restore::new(&image).run(None) else {
+            return 4;
+        };
+        let cloexec = |number: &u32| {
+            let flags = fcntl_getfd(&restored.descriptors[number]);
+            flags.is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC))
+        };
+        i32::from(cloexec(&300) || !cloexec(&301))
+    })?;
+    own.finish(Duration::from_secs(10))
+}
+
+/// The exit status tells what is wrong with the command, or the command line.
+fn statuses(image: &str) -> Result<()> {
+    for (status, args) in [
+        (127, &["restore", image, "--", "/no/such/program"][..]),
+        (126, &["restore", image, "--", "/etc/passwd"]),
+        (2, &["restore"]),
+        (2, &["restore", image]),
+        (2, &["restore", image, "--fd", "3=", "--dry-run"]),
+        (2, &["dump", image]),
+        (2, &["dump", "-p", "0", image]),
+        (2, &["tell", image]),
+    ] {
+        let output = epollcr(args)?;
+        ensure!(
+            output.status.code() == Some(status),
+            "{args:?}: {}",
+            output.status
+        );
+    }
+    Ok(())
+}
+
 /// The command has what it should have, and nothing else.
 fn exec() -> Result<()> {
     drop(device()?);
@@ -553,30 +627,12 @@ fn exec() -> Result<()> {
         .write(true)
         .open("/dev/null")?
         .into();
-    let mut command = Command::new("sleep");
-    command.arg("1000");
     let (stays, closes) = (
         fcntl_dupfd_cloexec(&null, 300)?,
         fcntl_dupfd_cloexec(&null, 301)?,
     );
-    fcntl_setfd(&stays, FdFlags::empty())?;
-    let number = closes.as_raw_fd();
-    // SAFETY: it forks, and calls nothing that may not be called then.
-    unsafe {
-        command.pre_exec(move || {
-            // Not closed by this exec; it is made so afterwards by nobody.
-            libc::fcntl(number, libc::F_SETFD, 0);
-            Ok(())
-        });
-    }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let mut child = sleeper(&stays, &closes)?;
     let pid = Pid::from_raw(child.id() as i32);
-    // Its libraries are read by then.
-    wait_until("sleep", || state(pid) == "S" && open_files(pid) == 5)?;
     stop(pid)?;
     must(["dump", "-p", &pid.to_string(), &image])?;
     child.kill()?;
@@ -593,50 +649,8 @@ fn exec() -> Result<()> {
     found.sort();
     ensure!(found == ["0", "1", "2", "300", "301"], "it has {found:?}");
 
-    // What was close-on-exec is so again.
-    let own = fork(|| {
-        let Ok(image) = File::open(&image).map(libepollcr::image::Image::read) else {
-            return 2;
-        };
-        let Ok(mut image) = image else {
-            return 3;
-        };
-        for descriptor in &mut image.descriptors {
-            descriptor.cloexec = descriptor.number == 301;
-        }
-        image.descriptors.retain(|descriptor| descriptor.number > 2);
-        drop((stays, closes));
-        let Ok(restored) = libepollcr::restore::Restore::new(&image).run(None) else {
-            return 4;
-        };
-        let cloexec = |number: &u32| {
-            let flags = fcntl_getfd(&restored.descriptors[number]);
-            flags.is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC))
-        };
-        i32::from(cloexec(&300) || !cloexec(&301))
-    })?;
-    own.finish(Duration::from_secs(10))?;
-
-    let output = epollcr(["restore", &image, "--", "/no/such/program"])?;
-    ensure!(output.status.code() == Some(127), "{}", output.status);
-    let output = epollcr(["restore", &image, "--", "/etc/passwd"])?;
-    ensure!(output.status.code() == Some(126), "{}", output.status);
-    for wrong in [
-        &["restore"][..],
-        &["restore", &image],
-        &["restore", &image, "--fd", "3=", "--dry-run"],
-        &["dump", &image],
-        &["dump", "-p", "0", &image],
-        &["tell", &image],
-    ] {
-        let output = epollcr(wrong)?;
-        ensure!(
-            output.status.code() == Some(2),
-            "{wrong:?}: {}",
-            output.status
-        );
-    }
-    Ok(())
+    close_on_exec(&image, (stays, closes))?;
+    statuses(&image)
 }
 
 /// A directory of a case's own.

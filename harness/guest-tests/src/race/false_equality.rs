@@ -103,7 +103,7 @@ fn verdict(c: [u64; 2], rust: [u64; 2]) -> Result<()> {
     );
     if c[0] == 0 {
         return skip(format!(
-            "the race did not show up in {} questions to C (with KASAN memory is not used \
+            "the race did not show up in {} queries to C (with KASAN memory is not used \
              again at once)",
             c[1]
         ));
@@ -136,7 +136,7 @@ fn rounds(cpus: [usize; 2], mut more: impl FnMut(&Count) -> bool) -> Result<Coun
     Ok(count)
 }
 
-/// One question; the answer `equal` is false.
+/// One query; the answer `equal` is false.
 fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
     pin(here)?;
     sys::renumber(sys::eventfd(0)?, A)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Races: what is asked about changes, or the asker does, at the worst moment.
+//! Races: the target of a query, or the caller, changes at the worst moment.
 
 pub mod exec;
 mod false_equality;

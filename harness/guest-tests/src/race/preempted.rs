@@ -33,7 +33,7 @@ pub struct Count {
 pub fn race(
     patience: Duration,
     enough: u64,
-    question: impl Fn() -> nix::Result<i32> + Send,
+    query: impl Fn() -> nix::Result<i32> + Send,
     opened: impl Fn() -> nix::Result<i32> + Send,
 ) -> Result<Count> {
     let [_, cpu] = two_cpus()?;
@@ -49,14 +49,14 @@ pub fn race(
             let mut result = Ok(());
             while count.equal < enough && result.is_ok() && !over() {
                 count.asked += 1;
-                match question() {
+                match query() {
                     Ok(sys::EQUAL) => count.equal += 1,
                     Ok(_) | Err(Errno::EBADF | Errno::ENOENT) => {}
                     Err(errno) => result = Err(errno),
                 }
             }
             stop.store(true, Ordering::Relaxed);
-            result.context("a question")?;
+            result.context("a query")?;
             Ok(count)
         });
         let changer = scope.spawn(move || -> Result<u64> {
@@ -86,7 +86,7 @@ pub fn race(
     })
 }
 
-/// Long enough for some questions, and of no length that could fall into step
+/// Long enough for some queries, and of no length that could fall into step
 /// with them.
 fn pause(n: u64) {
     thread::sleep(Duration::from_nanos(20_000 + n % 97 * 101));

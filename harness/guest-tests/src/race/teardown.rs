@@ -144,13 +144,13 @@ fn ask(fd: i32, other: i32, pid: &AtomicI32, until: Instant) -> Result<BTreeMap<
         n += 1;
         let owner = pid.load(Ordering::Relaxed);
         let target = TARGETS.start + n % TARGETS.len() as i32;
-        let questions = [
+        let queries = [
             (me, fd, Slot::new(EFD, SHARED, 0)),
             (me, other, Slot::new(EFD, SHARED, 0)),
             (me, fd, Slot::new(EFD, target, 0)),
             (owner, target, Slot::new(EFD, target, 0)),
         ];
-        for (kind, (pid1, fd, slot)) in questions.into_iter().enumerate() {
+        for (kind, (pid1, fd, slot)) in queries.into_iter().enumerate() {
             let answer = sys::epoll_tfd(pid1, fd, owner, slot);
             let right = match answer {
                 // Each number of an owner means one file as long as it is open.
@@ -163,7 +163,7 @@ fn ask(fd: i32, other: i32, pid: &AtomicI32, until: Instant) -> Result<BTreeMap<
                 _ => false,
             };
             if !right {
-                bail!("question {kind}: {answer:?}");
+                bail!("query {kind}: {answer:?}");
             }
             *count.entry(sys::code(answer)).or_default() += 1;
         }

@@ -5,8 +5,6 @@
 // Each test uses some of it.
 #![allow(dead_code)]
 
-pub mod mutate;
-
 use libepollcr::image::{
     Buffers, Bytes, Descriptor, Image, Item, Kind, Message, OpenFile, Peer, Pipe, Place, Socket,
     Timer,

@@ -20,7 +20,7 @@ use nix::unistd::{alarm, pause, setsid};
 
 use subject::{Answer, Subject};
 
-/// Nobody looks after one that was left behind; it ends itself.
+/// No process kills one that was left behind; it ends itself.
 const LIFETIME: u32 = 900;
 
 /// Besides its targets a subject has few descriptors.
@@ -53,7 +53,7 @@ enum Command {
     },
     /// Print the seconds that `criu dump` takes with so many eventfd targets
     BenchDump { targets: u32 },
-    /// Hold what was inherited until killed
+    /// Hold inherited descriptors until killed
     #[command(hide = true)]
     Hold,
 }
@@ -86,7 +86,7 @@ fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
     world.take_off()?;
     publish(dir, "state", &state::write(&world, &before))?;
     publish(dir, "ready", "")?;
-    // What was dumped here goes on here.
+    // A restored process continues here.
     verify.wait()?;
     let report = verify::verify(&mut world, &before)?;
     publish(dir, "report", &report.to_string())

@@ -178,7 +178,7 @@ fn in_flight(world: &mut World, set: usize, both: bool) -> Result<()> {
     Ok(())
 }
 
-/// A file that only whoever started us has open, besides ordinary ones.
+/// A file that only our parent has open, besides ordinary ones.
 fn nobody(world: &mut World, set: usize) -> Result<()> {
     let source = world.source(Source::Lost);
     let held = fcntl_dupfd_cloexec(std::io::stdin(), 900)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Epoll sets, what they watch, and what makes that ready.
+//! Epoll instances, their targets, and the events that make these ready.
 
 use std::fs::{self, File};
 use std::io::{IoSlice, IoSliceMut};
@@ -139,7 +139,7 @@ impl Source {
         }
     }
 
-    /// What is watched.
+    /// The watched files.
     fn fd<'a>(&'a self, sets: &'a [OwnedFd]) -> Option<BorrowedFd<'a>> {
         match self {
             Self::Counter(fd) | Self::Timer(fd) | Self::Signals(fd, _) => Some(fd.as_fd()),
@@ -296,7 +296,7 @@ impl World {
         Ok(self.add(set, source, Mode::Level, events, data, Some(owner)))
     }
 
-    /// Watch what somebody else has open, as of now.
+    /// Watch a file that another process has open, as of now.
     pub fn watch_foreign(
         &mut self,
         set: usize,

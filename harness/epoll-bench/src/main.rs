@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the handlers of `kcmp(KCMP_EPOLL_TFD)` cost, and what they cost others; what
-//! the BPF iterator for epoll sets costs; what checkpoints cost.
+//! the BPF iterator for epoll instances costs; what checkpoints cost.
 //! `Documentation/benchmarks.rst` says what is measured, and how it is written
 //! down.
 
@@ -60,10 +60,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads, `head` say, has seen enough.
+        // The reader, `head` say, has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench: {error:#}");
+            eprintln!("epoll-bench: {error:#}");
             ExitCode::FAILURE
         }
     }

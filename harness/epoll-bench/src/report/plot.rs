@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::coord::types::RangedCoordf64;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -17,8 +18,11 @@ use crate::stats::Summary;
 
 const SIZE: (u32, u32) = (960, 600);
 const TITLE: i32 = 16;
-/// Where the middle of a legend in a row is.
-const LEGEND_ROW: i32 = 62;
+/// Where a legend begins: its left side, and the middle of its first row.
+const LEGEND: Pixel = (104, 62);
+const LEGEND_ROW: i32 = 22;
+/// The margin on the right.
+const RIGHT: i32 = 36;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
 const QUIET: RGBColor = RGBColor(110, 110, 110);
@@ -43,7 +47,7 @@ pub enum Marker {
     None,
 }
 
-/// How something is drawn, and what it is called.
+/// How something is drawn, and its name.
 #[derive(Debug, Clone)]
 pub struct Look {
     pub name: String,
@@ -170,69 +174,54 @@ pub fn stroke(area: &Area<'_>, (x, y): Pixel, half: i32, colour: RGBColor) -> Re
     ))?)
 }
 
-pub fn dashed(area: &Area<'_>, from: Pixel, to: Pixel, colour: RGBColor) -> Result<()> {
-    let (dx, dy) = (f64::from(to.0 - from.0), f64::from(to.1 - from.1));
-    let dashes = (dx.hypot(dy) / 10.0).ceil().max(1.0);
-    let at = |part: f64| {
-        (
-            from.0 + (dx * part / dashes).round() as i32,
-            from.1 + (dy * part / dashes).round() as i32,
-        )
-    };
-    let mut part = 0.0;
-    while part < dashes {
-        let end = (part + 0.6).min(dashes);
-        area.draw(&PathElement::new(
-            [at(part), at(end)],
-            colour.stroke_width(2),
-        ))?;
-        part += 1.0;
-    }
-    Ok(())
+pub fn dashed(area: &Area<'_>, points: Vec<Pixel>, colour: RGBColor) -> Result<()> {
+    let style = colour.stroke_width(2);
+    Ok(area.draw(&DashedPathElement::new(points, 6, 4, style))?)
 }
 
-/// What stands for it in a legend, and its name; how wide that is.
-fn entry(area: &Area<'_>, (x, middle): Pixel, look: &Look) -> Result<i32> {
-    let (from, to) = ((x, middle), (x + 32, middle));
+/// What stands for it in a legend, and its name.
+fn entry(area: &Area<'_>, (x, middle): Pixel, look: &Look) -> Result<()> {
+    let line = [(x, middle), (x + 32, middle)];
     if look.dashed {
-        dashed(area, from, to, look.colour)?;
+        dashed(area, line.to_vec(), look.colour)?;
     } else {
-        area.draw(&PathElement::new([from, to], look.colour.stroke_width(2)))?;
+        area.draw(&PathElement::new(line, look.colour.stroke_width(2)))?;
     }
     marker(area, (x + 16, middle), look, false)?;
-    label(area, &look.name, (x + 42, middle - 6), 15, INK, HPos::Left)?;
-    Ok(42 + text_width(&look.name))
+    label(area, &look.name, (x + 42, middle - 6), 15, INK, HPos::Left)
 }
 
-/// Of text in a legend, about.
-fn text_width(text: &str) -> i32 {
-    (text.chars().count() as f64 * 7.7) as i32
+/// How wide that is, about.
+fn entry_width(look: &Look) -> i32 {
+    42 + (look.name.chars().count() as f64 * 7.7) as i32
 }
 
-/// A line between the title and a chart of kinds.
-fn legend_row(area: &Area<'_>, looks: &[&Look]) -> Result<()> {
-    let mut x = 104;
-    for look in looks {
-        x += entry(area, (x, LEGEND_ROW), look)? + 26;
+/// Where the entries of a legend are: in rows between the title and the chart,
+/// so that it covers no data.
+fn legend_places(looks: &[&Look]) -> Vec<Pixel> {
+    let (mut x, mut middle) = (LEGEND.0, LEGEND.1);
+    looks
+        .iter()
+        .map(|look| {
+            let width = entry_width(look);
+            if x > LEGEND.0 && x + width > SIZE.0 as i32 - RIGHT {
+                (x, middle) = (LEGEND.0, middle + LEGEND_ROW);
+            }
+            let place = (x, middle);
+            x += width + 26;
+            place
+        })
+        .collect()
+}
+
+/// Draws the legend, and returns the area below it.
+fn legend<'a>(area: &Area<'a>, looks: &[&Look]) -> Result<Area<'a>> {
+    let places = legend_places(looks);
+    for (place, look) in places.iter().zip(looks) {
+        entry(area, *place, look)?;
     }
-    Ok(())
-}
-
-/// A box in a corner that is free.
-fn legend(area: &Area<'_>, (x, y): Pixel, looks: &[&Look]) -> Result<()> {
-    const ROW: i32 = 22;
-    let names = looks.iter().map(|look| text_width(&look.name));
-    let width = 62 + names.max().unwrap_or(0);
-    let corners = [(x, y), (x + width, y + ROW * looks.len() as i32 + 10)];
-    area.draw(&Rectangle::new(corners, WHITE.filled()))?;
-    area.draw(&Rectangle::new(
-        corners,
-        RGBColor(200, 200, 200).stroke_width(1),
-    ))?;
-    for (row, look) in looks.iter().enumerate() {
-        entry(area, (x + 10, y + 5 + ROW * row as i32 + ROW / 2), look)?;
-    }
-    Ok(())
+    let bottom = places.last().map_or(LEGEND.1, |place| place.1);
+    Ok(area.margin(bottom + 22, 40, 12, RIGHT))
 }
 
 /// The decades that hold all values, a bit more on either side, and what is
@@ -277,7 +266,9 @@ pub fn log_log(area: &Area<'_>, x: &str, y: &str, lines: &[Line]) -> Result<()> 
     x_marks.sort_by(f64::total_cmp);
     x_marks.dedup();
 
-    let mut chart = ChartBuilder::on(&area.margin(52, 40, 12, 36))
+    let looks: Vec<&Look> = lines.iter().map(|line| &line.look).collect();
+    let plot = legend(area, &looks)?;
+    let mut chart = ChartBuilder::on(&plot)
         .x_label_area_size(52)
         .y_label_area_size(84)
         .build_cartesian_2d(
@@ -304,9 +295,7 @@ pub fn log_log(area: &Area<'_>, x: &str, y: &str, lines: &[Line]) -> Result<()> 
             .map(|(x, s)| chart.backend_coord(&(*x, s.median)))
             .collect();
         if line.look.dashed {
-            for pair in pixels.windows(2) {
-                dashed(area, pair[0], pair[1], line.look.colour)?;
-            }
+            dashed(area, pixels.clone(), line.look.colour)?;
         } else {
             let style = line.look.colour.stroke_width(2);
             chart.draw_series(LineSeries::new(
@@ -322,9 +311,7 @@ pub fn log_log(area: &Area<'_>, x: &str, y: &str, lines: &[Line]) -> Result<()> 
             marker(area, pixel, &line.look, false)?;
         }
     }
-    let looks: Vec<&Look> = lines.iter().map(|line| &line.look).collect();
-    let corner = chart.backend_coord(&(left, top));
-    legend(area, (corner.0 + 14, corner.1 + 12), &looks)
+    Ok(())
 }
 
 /// A place on a chart of kinds, as pixels.
@@ -351,8 +338,7 @@ pub fn kinds(
     draw: impl FnOnce(&Area<'_>, &ToPixel<'_>) -> Result<()>,
 ) -> Result<()> {
     let right = names.len() as f64;
-    legend_row(area, looks)?;
-    let plot = area.margin(LEGEND_ROW + 22, 40, 12, 36);
+    let plot = legend(area, looks)?;
     let mut builder = ChartBuilder::on(&plot);
     builder.x_label_area_size(58).y_label_area_size(84);
     match axis {
@@ -376,8 +362,8 @@ pub fn kinds(
     }
 }
 
-fn mesh<'a, Y>(
-    chart: &mut ChartContext<'_, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>,
+fn mesh<Y>(
+    chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<RangedCoordf64, Y>>,
     y: &str,
     format: &dyn Fn(f64) -> String,
 ) -> Result<()>
@@ -429,6 +415,19 @@ mod tests {
         let (_, _, marks) = log_axis([1e9, 8e9].into_iter()).unwrap();
         assert_eq!(marks, [1e9, 2e9, 5e9, 1e10]);
         assert!(log_axis([0.0, -1.0].into_iter()).is_none());
+    }
+
+    #[test]
+    fn a_legend_wraps_before_the_right_side() {
+        let look = |name: &str| Look::new(name, BLUE, Marker::Circle);
+        let looks = [look(&"x".repeat(60)), look(&"y".repeat(60)), look("z")];
+        let looks: Vec<&Look> = looks.iter().collect();
+        let places = legend_places(&looks);
+        assert_eq!(places[..2], [LEGEND, (LEGEND.0, LEGEND.1 + LEGEND_ROW)]);
+        assert_eq!(places[2].1, places[1].1);
+        for (look, (x, _)) in looks.iter().zip(places) {
+            assert!(x + entry_width(look) <= SIZE.0 as i32 - RIGHT);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::process::{Place, Process};
 use super::{Session, Subject};
 use crate::bpf::{BUFFER, read_to_end};
 use crate::handler::{Handler, Switch};
-use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{SAMPLE, in_turn};
 use crate::world::{allow_descriptors, new_set, number, targets};
 
@@ -29,7 +29,7 @@ const SIZES: &[usize] = &[1_000, 10_000, 100_000, 1_000_000];
 const RESTORED: &[usize] = &[1_000, 10_000, 100_000];
 const ROUNDS: u32 = 5;
 
-/// How many entries the handler in C may walk past in a pass, if each question took
+/// How many entries the handler in C may walk past in a pass, if each query took
 /// it to the end of the set: it is asked about fewer targets where there are more.
 const MOST_STEPS: usize = 100_000_000;
 
@@ -139,15 +139,7 @@ fn checkpoints(
         (&of_c, Variant::C, &c, rounds),
         (subject, Variant::Rust, &rust, rounds),
     ] {
-        session.write(subject, what, variant, Unit::Ns, runs, samples)?;
-    }
-    for (subject, variant, runs, by) in [
-        (&of_c, Variant::CByEpollCr, &c, &devices),
-        (subject, Variant::RustByEpollCr, &rust, &devices),
-        (subject, Variant::FdinfoByEpollCr, &fdinfos, &devices),
-        (subject, Variant::FdinfoByDescribe, &fdinfos, &alls),
-    ] {
-        session.write_compared(subject, what, variant, Unit::Ratio, (runs, by))?;
+        session.write(subject, what, variant, runs, samples)?;
     }
     Ok(())
 }
@@ -241,10 +233,10 @@ impl<'a> Owner<'a> {
         Ok(())
     }
 
-    /// As CRIU does: parse fdinfo and ask one question a target. Nanoseconds a
-    /// target; where there are fewer questions, they are spread over the set in
+    /// As CRIU does: parse fdinfo and ask one query a target. Nanoseconds a
+    /// target; where there are fewer queries, they are spread over the set in
     /// its order, that of a walk.
-    fn ask(&self, questions: usize) -> Result<f64> {
+    fn ask(&self, queries: usize) -> Result<f64> {
         let start = Instant::now();
         let targets: Vec<Target> =
             fdinfo::read(self.pid, self.efd as RawFd)?.collect::<io::Result<_>>()?;
@@ -257,8 +249,8 @@ impl<'a> Owner<'a> {
         );
 
         let start = Instant::now();
-        for i in 0..questions {
-            let Target { tfd, toff, .. } = targets[middle(i, questions, n)];
+        for i in 0..queries {
+            let Target { tfd, toff, .. } = targets[middle(i, queries, n)];
             let slot = Slot {
                 efd: self.efd,
                 tfd,
@@ -271,7 +263,7 @@ impl<'a> Owner<'a> {
             }
         }
         let asking = start.elapsed();
-        Ok(nanoseconds(parsing) / n as f64 + nanoseconds(asking) / questions as f64)
+        Ok(nanoseconds(parsing) / n as f64 + nanoseconds(asking) / queries as f64)
     }
 }
 
@@ -328,10 +320,9 @@ fn restores(session: &mut Session<'_>, subject: &Subject<'_>, device: &Device) -
         (Variant::EpollCr, &devices, samples),
         (Variant::CtlAdd, &calls, call_samples),
     ] {
-        session.write(subject, what, variant, Unit::Ns, runs, samples)?;
+        session.write(subject, what, variant, runs, samples)?;
     }
-    let variant = Variant::EpollCrByCtlAdd;
-    session.write_compared(subject, what, variant, Unit::Ratio, (&devices, &calls))
+    Ok(())
 }
 
 fn restore(device: &Device, set: &OwnedFd, items: &[Add<'_>]) -> Result<()> {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who answers: the handler in C, or the module.
+//! Switches between the handler in C and the module.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::mem::take;
@@ -191,7 +192,11 @@ fn build_id(note: &[u8]) -> Option<String> {
     let (name, length) = (word(0)?, word(4)?);
     let start = 12 + name.next_multiple_of(4);
     let id = note.get(start..start + length)?;
-    (!id.is_empty()).then(|| id.iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut text = String::new();
+    for byte in id {
+        write!(text, "{byte:02x}").ok()?;
+    }
+    (!text.is_empty()).then_some(text)
 }
 
 #[cfg(test)]

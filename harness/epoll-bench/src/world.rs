@@ -123,7 +123,7 @@ impl Set {
         Ok(())
     }
 
-    /// The question that looks up the same two descriptors, and no target.
+    /// The query that looks up the same two descriptors, and no target.
     pub fn ask_files(&self, index: usize) -> Result<()> {
         kcmp::files(
             self.descriptor(&self.files[index]),
@@ -132,7 +132,7 @@ impl Set {
         Ok(())
     }
 
-    /// Epoll's own lookup of a target, if these have their own numbers.
+    /// Epoll's own lookup of a target, if these have their own descriptors.
     pub fn modify(&self, index: usize) -> Result<()> {
         modify(&self.set, &self.files[index])
     }

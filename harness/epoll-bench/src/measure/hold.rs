@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long one question keeps others from the set.
+//! How long one query keeps others from the epoll instance.
 //!
 //! One thread calls EPOLL_CTL_MOD on the set without a pause, and notes the
-//! longest call during each question. The other asks one question at a time,
-//! and waits until the first got through: what follows is the next question.
+//! longest call during each query. The other asks one query at a time,
+//! and waits until the first got through: what follows is the next query.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::{Session, Subject};
 use crate::handler::{Handler, Switch};
-use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::record::{Layout, Suite, Variant, What};
 use crate::stats::{Summary, quantile};
 use crate::timing::{spread, stay_on};
 use crate::world::{Set, add, modify, target};
@@ -24,15 +24,15 @@ const DISTINCT: &[usize] = &[10_000, 1_000_000];
 const ONE_NUMBER: &[usize] = &[10_000, 100_000];
 const ROUNDS: u32 = 9;
 const RUN: Duration = Duration::from_millis(400);
-const FEWEST_QUESTIONS: u64 = 20;
+const FEWEST_QUERIES: u64 = 20;
 
-/// Of the questions of one run, their longest waits.
+/// Of the queries of one run, their longest waits.
 #[derive(Debug, Default)]
 struct Waits {
     median: Vec<f64>,
     p99: Vec<f64>,
     max: Vec<f64>,
-    questions: u32,
+    queries: u32,
 }
 
 impl Waits {
@@ -51,7 +51,7 @@ impl Waits {
         self.p99
             .push(quantile(&waits, 0.99).context("nothing was asked")?);
         self.max.push(s.max);
-        self.questions += u32::try_from(waits.len())?;
+        self.queries += u32::try_from(waits.len())?;
         Ok(())
     }
 }
@@ -81,7 +81,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             Layout::OneNumber => Set::one_number()?,
         };
         set.grow(targets)?;
-        // Whoever waits has a target of its own.
+        // The waiting thread has a target of its own.
         set.files.push(target()?);
         add(&set.set, &set.files[targets])?;
         measure(session, switch, &subject, &set, other)?;
@@ -96,7 +96,7 @@ fn measure(
     set: &Set,
     asker_cpu: usize,
 ) -> Result<()> {
-    // Those that are the last in the set: whoever walks it, walks it all.
+    // The last ones: a walk of the interest list passes all others.
     let last = (subject.targets / 100).max(1);
     let place = |i| subject.targets - 1 - spread(i, last);
     let ask = |i| match subject.layout {
@@ -115,7 +115,7 @@ fn measure(
             };
             let (waits, time) = watch(set, asker_cpu, &ask)?;
             asked.push(waits)?;
-            // As long as a question, but nobody asks.
+            // As long as a query, without one.
             let (waits, _) = watch(set, asker_cpu, &|_| {
                 let start = Instant::now();
                 while start.elapsed() < time {
@@ -131,35 +131,29 @@ fn measure(
         let (c_runs, rust_runs) = (c.runs(what), rust.runs(what));
         let (idle_of_c, idle_of_rust) = (idle_c.runs(what), idle_rust.runs(what));
         for (variant, runs, samples) in [
-            (Variant::C, c_runs, c.questions),
-            (Variant::Rust, rust_runs, rust.questions),
+            (Variant::C, c_runs, c.queries),
+            (Variant::Rust, rust_runs, rust.queries),
             (
                 Variant::Idle,
                 &[idle_of_c, idle_of_rust].concat(),
-                idle_c.questions + idle_rust.questions,
+                idle_c.queries + idle_rust.queries,
             ),
         ] {
-            session.write(subject, what, variant, Unit::Ns, runs, samples)?;
-        }
-        for (variant, pair) in [
-            (Variant::CMinusIdle, (c_runs, idle_of_c)),
-            (Variant::RustMinusIdle, (rust_runs, idle_of_rust)),
-        ] {
-            session.write_compared(subject, what, variant, Unit::Ns, pair)?;
+            session.write(subject, what, variant, runs, samples)?;
         }
     }
     Ok(())
 }
 
-/// The longest wait during each of many questions, in nanoseconds, and how long
-/// a question took. We are not on the processor of the thread that asks.
+/// The longest wait during each of many queries, in nanoseconds, and how long
+/// a query took. We are not on the processor of the thread that asks.
 fn watch(
     set: &Set,
     asker_cpu: usize,
     ask: &(impl Fn(u64) -> Result<()> + Sync),
 ) -> Result<(Vec<f64>, Duration)> {
-    // The number of the question, from 1; it stays until the next one.
-    let question = AtomicU64::new(0);
+    // The number of the query, from 1; it stays until the next one.
+    let query = AtomicU64::new(0);
     let calls = AtomicU64::new(0);
     let done = AtomicBool::new(false);
     let own = set.files.last().context("the set is empty")?;
@@ -169,13 +163,13 @@ fn watch(
         let mut asking = Duration::ZERO;
         let begin = Instant::now();
         let mut asked = 0;
-        while !done.load(Ordering::SeqCst) && (begin.elapsed() < RUN || asked < FEWEST_QUESTIONS) {
-            question.store(asked + 1, Ordering::SeqCst);
+        while !done.load(Ordering::SeqCst) && (begin.elapsed() < RUN || asked < FEWEST_QUERIES) {
+            query.store(asked + 1, Ordering::SeqCst);
             let start = Instant::now();
             ask(asked)?;
             asking += start.elapsed();
             asked += 1;
-            // The call that the question held up has ended, and one more.
+            // The call that the query held up has ended, and one more.
             let through = calls.load(Ordering::SeqCst) + 2;
             while calls.load(Ordering::SeqCst) < through && !done.load(Ordering::SeqCst) {
                 spin_loop();
@@ -200,9 +194,9 @@ fn watch(
                 break;
             }
             let wait = start.elapsed().as_nanos() as f64;
-            // A call that began before the question, and was held up by it, ends
+            // A call that began before the query, and was held up by it, ends
             // before the next one.
-            let during = question.load(Ordering::SeqCst) as usize;
+            let during = query.load(Ordering::SeqCst) as usize;
             calls.fetch_add(1, Ordering::SeqCst);
             if during > 0 {
                 if longest.len() < during {

@@ -3,6 +3,7 @@
 //! A table of each suite.
 
 use super::Results;
+use super::compare::{beyond, by_sum, ratio as by};
 use super::goals::{self, Count, at_least, at_most, within};
 use super::text::{duration, fine_ratio, ratio, spread, thousands};
 use crate::record::{Accelerator, Layout, Measurement, Suite, Variant, What};
@@ -48,7 +49,7 @@ impl Table {
     }
 }
 
-/// What is shown if there is something, and if there is not.
+/// A cell, or a dash if there is no measurement.
 fn cell(m: Option<&Measurement>, show: impl FnOnce(&Measurement) -> String) -> String {
     m.map_or_else(|| "-".into(), show)
 }
@@ -57,14 +58,15 @@ fn time(m: Option<&Measurement>) -> String {
     cell(m, |m| duration(m.median))
 }
 
-fn ratio_of(m: Option<&Measurement>) -> String {
-    cell(m, |m| ratio(&m.into()))
+/// What compares two, if both are there.
+fn compared(s: Option<Summary>, show: impl FnOnce(&Summary) -> String) -> String {
+    s.map_or_else(|| "-".into(), |s| show(&s))
 }
 
 pub fn of(results: &Results, verdicts: &mut Count) -> String {
     let tables = match results.suite {
-        Suite::Question if results.accelerator == Accelerator::Um => vec![inside(results)],
-        Suite::Question => vec![question(results, verdicts)],
+        Suite::Query if results.accelerator == Accelerator::Um => vec![inside(results)],
+        Suite::Query => vec![query(results, verdicts)],
         Suite::OneNumber => vec![one_number(results, verdicts)],
         Suite::Hold => vec![hold(results, verdicts)],
         Suite::Ops => vec![ops(results, verdicts)],
@@ -77,9 +79,9 @@ pub fn of(results: &Results, verdicts: &mut Count) -> String {
     tables.iter().map(|table| table.text(&caption)).collect()
 }
 
-fn question(results: &Results, verdicts: &mut Count) -> Table {
+fn query(results: &Results, verdicts: &mut Count) -> Table {
     let mut table = Table::new(
-        "Time of a question; each target has its own number",
+        "Time of a query; each target has its own descriptor",
         &[
             "targets",
             "C",
@@ -93,23 +95,25 @@ fn question(results: &Results, verdicts: &mut Count) -> Table {
     );
     for targets in results.sizes(What::Call, Layout::Distinct) {
         let find = |variant| results.find(What::Call, variant, Layout::Distinct, targets);
-        let (by_c, by_lookup) = (find(Variant::RustByC), find(Variant::RustByLookup));
+        let rust = find(Variant::Rust);
+        let by_c = by(rust, find(Variant::C));
+        let by_lookup = by_sum(rust, (find(Variant::KcmpFile), find(Variant::CtlMod)));
         let mut words = Vec::new();
-        if let Some(m) = by_lookup {
-            words.push(verdicts.note(at_most(goals::LOOKUP, &m.into())).to_string());
+        if let Some(s) = by_lookup {
+            words.push(verdicts.note(at_most(goals::LOOKUP, &s)).to_string());
         }
-        if let (Some(m), 1) = (by_c, targets) {
-            let verdict = verdicts.note(at_most(goals::ONE_TARGET, &m.into()));
+        if let (Some(s), 1) = (by_c, targets) {
+            let verdict = verdicts.note(at_most(goals::ONE_TARGET, &s));
             words.push(format!("next to C: {verdict}"));
         }
         table.rows.push(vec![
             thousands(f64::from(targets)),
             time(find(Variant::C)),
-            time(find(Variant::Rust)),
+            time(rust),
             time(find(Variant::KcmpFile)),
             time(find(Variant::CtlMod)),
-            ratio_of(by_c),
-            ratio_of(by_lookup),
+            compared(by_c, ratio),
+            compared(by_lookup, ratio),
             words.join("; "),
         ]);
     }
@@ -118,17 +122,18 @@ fn question(results: &Results, verdicts: &mut Count) -> Table {
 
 fn inside(results: &Results) -> Table {
     let mut table = Table::new(
-        "Time of a question beyond that of KCMP_FILE: what it costs inside the kernel",
+        "Time of a query beyond that of KCMP_FILE: what it costs inside the kernel",
         &["targets", "C", "Rust", "KCMP_FILE itself", ""],
     );
     for targets in results.sizes(What::Call, Layout::Distinct) {
         let find = |variant| results.find(What::Call, variant, Layout::Distinct, targets);
-        let show = |variant| cell(find(variant), |m| spread(&m.into()));
+        let floor = find(Variant::KcmpFile);
+        let show = |variant| compared(beyond(find(variant), floor), spread);
         table.rows.push(vec![
             thousands(f64::from(targets)),
-            show(Variant::CMinusKcmpFile),
-            show(Variant::RustMinusKcmpFile),
-            time(find(Variant::KcmpFile)),
+            show(Variant::C),
+            show(Variant::Rust),
+            time(floor),
             String::new(),
         ]);
     }
@@ -137,21 +142,19 @@ fn inside(results: &Results) -> Table {
 
 fn one_number(results: &Results, verdicts: &mut Count) -> Table {
     let mut table = Table::new(
-        "Time of a question; all targets have the same number",
+        "Time of a query; all targets have the same descriptor",
         &["targets", "C", "Rust", "Rust / C", "at most 1.00"],
     );
     for targets in results.sizes(What::Call, Layout::OneNumber) {
         let find = |variant| results.find(What::Call, variant, Layout::OneNumber, targets);
-        let by_c = find(Variant::RustByC);
+        let by_c = by(find(Variant::Rust), find(Variant::C));
         table.rows.push(vec![
             thousands(f64::from(targets)),
             time(find(Variant::C)),
             time(find(Variant::Rust)),
-            ratio_of(by_c),
-            cell(by_c, |m| {
-                verdicts
-                    .note(at_most(goals::ONE_NUMBER, &m.into()))
-                    .to_string()
+            compared(by_c, ratio),
+            compared(by_c, |s| {
+                verdicts.note(at_most(goals::ONE_NUMBER, s)).to_string()
             }),
         ]);
     }
@@ -160,10 +163,10 @@ fn one_number(results: &Results, verdicts: &mut Count) -> Table {
 
 fn hold(results: &Results, verdicts: &mut Count) -> Table {
     let mut table = Table::new(
-        "The longest wait for the set during one question",
+        "The longest wait for the epoll instance during one query",
         &[
             "targets",
-            "of the questions",
+            "of the queries",
             "idle",
             "C",
             "Rust",
@@ -173,8 +176,8 @@ fn hold(results: &Results, verdicts: &mut Count) -> Table {
         ],
     );
     for (layout, name) in [
-        (Layout::Distinct, "own numbers"),
-        (Layout::OneNumber, "one number"),
+        (Layout::Distinct, "own descriptors"),
+        (Layout::OneNumber, "one descriptor"),
     ] {
         for targets in results.sizes(What::WaitMedian, layout) {
             for (what, of) in [
@@ -183,19 +186,21 @@ fn hold(results: &Results, verdicts: &mut Count) -> Table {
                 (What::WaitMax, "the maximum"),
             ] {
                 let find = |variant| results.find(what, variant, layout, targets);
-                let over = find(Variant::RustMinusIdle);
+                let idle = find(Variant::Idle);
+                let over = |handler| beyond(find(handler), idle);
+                let over_rust = over(Variant::Rust);
                 table.rows.push(vec![
                     format!("{}, {name}", thousands(f64::from(targets))),
                     of.into(),
-                    time(find(Variant::Idle)),
+                    time(idle),
                     time(find(Variant::C)),
                     time(find(Variant::Rust)),
-                    time(find(Variant::CMinusIdle)),
-                    cell(over, |m| spread(&m.into())),
-                    match (find(Variant::Idle), over) {
-                        (Some(idle), Some(over)) => verdicts
-                            .note(goals::hold(&idle.into(), &over.into()))
-                            .to_string(),
+                    compared(over(Variant::C), |s| duration(s.median)),
+                    compared(over_rust, spread),
+                    match (idle, over_rust) {
+                        (Some(idle), Some(over)) => {
+                            verdicts.note(goals::hold(&idle.into(), &over)).to_string()
+                        }
                         _ => "-".into(),
                     },
                 ]);
@@ -261,7 +266,7 @@ fn ops(results: &Results, verdicts: &mut Count) -> Table {
 
 fn resolve(results: &Results) -> Table {
     let mut table = Table::new(
-        "Time to find the owners of all targets of a set",
+        "Time to find the owners of all targets of an epoll instance",
         &[
             "targets",
             "C",
@@ -273,7 +278,7 @@ fn resolve(results: &Results) -> Table {
         ],
     );
     for (what, where_from) in [
-        (What::ResolveInPlace, "at the numbers of the targets"),
+        (What::ResolveInPlace, "at the descriptors of the targets"),
         (What::ResolveMoved, "elsewhere"),
     ] {
         for targets in results.sizes(what, Layout::Distinct) {
@@ -283,8 +288,8 @@ fn resolve(results: &Results) -> Table {
                 time(find(Variant::C)),
                 time(find(Variant::Rust)),
                 time(find(Variant::Bpf)),
-                ratio_of(find(Variant::RustByC)),
-                ratio_of(find(Variant::BpfByRust)),
+                compared(by(find(Variant::Rust), find(Variant::C)), ratio),
+                compared(by(find(Variant::Bpf), find(Variant::Rust)), ratio),
                 where_from.into(),
             ]);
         }
@@ -303,7 +308,7 @@ fn criu(results: &Results) -> Table {
             thousands(f64::from(targets)),
             time(find(Variant::C)),
             time(find(Variant::Rust)),
-            ratio_of(find(Variant::RustByC)),
+            compared(by(find(Variant::Rust), find(Variant::C)), ratio),
             String::new(),
         ]);
     }
@@ -312,7 +317,7 @@ fn criu(results: &Results) -> Table {
 
 fn iterate(results: &Results, verdicts: &mut Count) -> Table {
     let mut table = Table::new(
-        "Time to get all targets of a set, for each of them",
+        "Time to get all targets of an epoll instance, for each of them",
         &[
             "targets",
             "BPF iterator",
@@ -320,21 +325,22 @@ fn iterate(results: &Results, verdicts: &mut Count) -> Table {
             "kcmp",
             "fdinfo / iterator",
             "kcmp / iterator",
-            "iterator / that of the smallest set",
-            "fdinfo at least 5.00; next to the smallest set at most 1.25",
+            "iterator / that of the smallest instance",
+            "fdinfo at least 5.00; next to the smallest instance at most 1.25",
         ],
     );
     let find = |variant, targets| results.find(What::Target, variant, Layout::Distinct, targets);
     let mut smallest = None;
     for targets in results.sizes(What::Target, Layout::Distinct) {
         let of = |variant| find(variant, targets);
-        let by_fdinfo = of(Variant::FdinfoByBpfIter);
+        let passes = of(Variant::BpfIter);
+        let by_fdinfo = by(of(Variant::Fdinfo), passes);
         let mut words = Vec::new();
-        if let Some(m) = by_fdinfo {
-            let verdict = verdicts.note(at_least(goals::FDINFO, &m.into()));
+        if let Some(s) = by_fdinfo {
+            let verdict = verdicts.note(at_least(goals::FDINFO, &s));
             words.push(verdict.to_string());
         }
-        let grown = match (of(Variant::BpfIter), smallest) {
+        let grown = match (passes, smallest) {
             (Some(m), Some(least)) => growth(m, least),
             (Some(m), None) => {
                 smallest = Some(m.median);
@@ -348,19 +354,19 @@ fn iterate(results: &Results, verdicts: &mut Count) -> Table {
         }
         table.rows.push(vec![
             thousands(f64::from(targets)),
-            time(of(Variant::BpfIter)),
+            time(passes),
             time(of(Variant::Fdinfo)),
             time(of(Variant::Kcmp)),
-            ratio_of(by_fdinfo),
-            ratio_of(of(Variant::KcmpByBpfIter)),
-            grown.map_or_else(|| "-".into(), |s| ratio(&s)),
+            compared(by_fdinfo, ratio),
+            compared(by(of(Variant::Kcmp), passes), ratio),
+            compared(grown, ratio),
             words.join("; "),
         ]);
     }
     table
 }
 
-/// What its runs are next to the median of another size.
+/// Its runs divided by the median of another size.
 fn growth(m: &Measurement, least: f64) -> Option<Summary> {
     let ratios: Vec<f64> = m.runs.iter().map(|run| run / least).collect();
     Summary::of(&ratios)
@@ -368,7 +374,7 @@ fn growth(m: &Measurement, least: f64) -> Option<Summary> {
 
 fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
     let mut table = Table::new(
-        "Time to see all targets of a process's set and its descriptors for them, for each target",
+        "Time to see all targets of a process's epoll instance and its descriptors for them, for each target",
         &[
             "targets",
             "epoll_cr",
@@ -387,36 +393,37 @@ fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
     let what = What::Checkpoint;
     for targets in results.sizes(what, Layout::Distinct) {
         let find = |variant| results.find(what, variant, Layout::Distinct, targets);
-        let (by_fdinfo, by_c) = (find(Variant::FdinfoByEpollCr), find(Variant::CByEpollCr));
-        let described = find(Variant::FdinfoByDescribe);
+        let (device, fdinfo) = (find(Variant::EpollCr), find(Variant::Fdinfo));
+        let (by_fdinfo, by_c) = (by(fdinfo, device), by(find(Variant::C), device));
+        let described = by(fdinfo, find(Variant::EpollCrDescribe));
         let mut words = Vec::new();
         if targets == goals::CHECKPOINT_TARGETS {
-            for (name, limit, m) in [
+            for (name, limit, s) in [
                 ("fdinfo", goals::CHECKPOINT_FDINFO, by_fdinfo),
                 ("described", goals::CHECKPOINT_FDINFO, described),
                 ("C", goals::CHECKPOINT_C, by_c),
             ] {
-                if let Some(m) = m {
-                    let verdict = verdicts.note(at_least(limit, &m.into()));
+                if let Some(s) = s {
+                    let verdict = verdicts.note(at_least(limit, &s));
                     words.push(format!("{name}: {verdict}"));
                 }
             }
         }
         table.rows.push(vec![
             thousands(f64::from(targets)),
-            time(find(Variant::EpollCr)),
+            time(device),
             time(find(Variant::EpollCrDescribe)),
-            time(find(Variant::Fdinfo)),
+            time(fdinfo),
             time(find(Variant::C)),
             cell(find(Variant::C), |m| {
                 m.asked
                     .map_or_else(|| "all".into(), |asked| thousands(f64::from(asked)))
             }),
             time(find(Variant::Rust)),
-            ratio_of(by_fdinfo),
-            ratio_of(described),
-            ratio_of(by_c),
-            ratio_of(find(Variant::RustByEpollCr)),
+            compared(by_fdinfo, ratio),
+            compared(described, ratio),
+            compared(by_c, ratio),
+            compared(by(find(Variant::Rust), device), ratio),
             words.join("; "),
         ]);
     }
@@ -425,7 +432,7 @@ fn checkpoint(results: &Results, verdicts: &mut Count) -> Table {
 
 fn restore(results: &Results, verdicts: &mut Count) -> Table {
     let mut table = Table::new(
-        "Time to restore a set, for each target",
+        "Time to restore an epoll instance, for each target",
         &[
             "targets",
             "epoll_cr",
@@ -437,18 +444,16 @@ fn restore(results: &Results, verdicts: &mut Count) -> Table {
     let what = What::Restore;
     for targets in results.sizes(what, Layout::Distinct) {
         let find = |variant| results.find(what, variant, Layout::Distinct, targets);
-        let by_calls = find(Variant::EpollCrByCtlAdd);
+        let by_calls = by(find(Variant::EpollCr), find(Variant::CtlAdd));
         let mut words = String::new();
-        if let (Some(m), goals::CHECKPOINT_TARGETS) = (by_calls, targets) {
-            words = verdicts
-                .note(at_most(goals::RESTORE, &m.into()))
-                .to_string();
+        if let (Some(s), goals::CHECKPOINT_TARGETS) = (by_calls, targets) {
+            words = verdicts.note(at_most(goals::RESTORE, &s)).to_string();
         }
         table.rows.push(vec![
             thousands(f64::from(targets)),
             time(find(Variant::EpollCr)),
             time(find(Variant::CtlAdd)),
-            cell(by_calls, |m| fine_ratio(&m.into())),
+            compared(by_calls, fine_ratio),
             words,
         ]);
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Edits of an image that nobody would make in good faith. The tests in the guest
-//! make them as well.
+//! Edits of a checkpoint image that nobody would make in good faith. It knows the
+//! head of an image only, so that libepollcr can use it in its own tests.
 
 /// Magic number, version, checksum and length.
 pub const HEAD: usize = 24;
 
-/// A generator of random numbers, so that a run can be had again (splitmix64).
-pub struct Random(pub u64);
+/// A generator whose numbers depend on the seed alone (splitmix64).
+struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -22,7 +22,7 @@ impl Random {
     }
 }
 
-/// One to three edits, and a checksum and length as they should be.
+/// An image with one to three edits, and with the right checksum and length.
 pub fn mutated(good: &[u8], seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     let mut bytes = good.to_vec();
@@ -40,7 +40,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
         0 | 1 => bytes[at] ^= 1 << random.below(8),
         2 | 3 => bytes[at] = random.next() as u8,
         4 => bytes.truncate(at.max(HEAD + 1)),
-        // A count that is not true.
+        // A length that CBOR data does not have.
         5 => {
             bytes[at] = [0x1b, 0x3b, 0x5b, 0x7b, 0x9b, 0xbb, 0x9f, 0xbf, 0xff][random.below(9)];
         }
@@ -60,7 +60,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Makes the head true again after the body was changed.
+/// Sets checksum and length to those of the body.
 pub fn seal(bytes: &mut [u8]) {
     let sum = crc32fast::hash(&bytes[HEAD..]);
     let len = (bytes.len() - HEAD) as u64;

@@ -9,7 +9,7 @@ mod iterate;
 mod one_number;
 mod ops;
 mod process;
-mod question;
+mod query;
 mod resolve;
 
 pub use process::{Place, have_set};
@@ -111,11 +111,10 @@ impl Session<'_> {
         subject: &Subject<'_>,
         what: What,
         variant: Variant,
-        unit: Unit,
         runs: &[f64],
         samples: u32,
     ) -> Result<()> {
-        let runs: Vec<f64> = runs.iter().map(|&run| rounded(run, unit)).collect();
+        let runs: Vec<f64> = runs.iter().map(|&run| rounded(run)).collect();
         let s = Summary::of(&runs).context("there is nothing to write down")?;
         let m = Measurement {
             suite: subject.suite,
@@ -124,7 +123,7 @@ impl Session<'_> {
             layout: subject.layout,
             targets: u32::try_from(subject.targets)?,
             asked: subject.asked.map(u32::try_from).transpose()?,
-            unit,
+            unit: Unit::Ns,
             median: s.median,
             q1: s.q1,
             q3: s.q3,
@@ -142,36 +141,11 @@ impl Session<'_> {
         writeln!(self.out, "{}", m.to_line()?)?;
         Ok(self.out.flush()?)
     }
-
-    /// Write down how the runs of one compare to those of another, round by round.
-    fn write_compared(
-        &mut self,
-        subject: &Subject<'_>,
-        what: What,
-        variant: Variant,
-        unit: Unit,
-        (left, right): (&[f64], &[f64]),
-    ) -> Result<()> {
-        let runs: Vec<f64> = left
-            .iter()
-            .zip(right)
-            .map(|(l, r)| match unit {
-                Unit::Ratio => l / r,
-                Unit::Ns => l - r,
-            })
-            .collect();
-        let samples = u32::try_from(runs.len())?;
-        self.write(subject, what, variant, unit, &runs, samples)
-    }
 }
 
 /// Without the digits that no clock has told.
-fn rounded(value: f64, unit: Unit) -> f64 {
-    let parts = match unit {
-        Unit::Ns => 10.0,
-        Unit::Ratio => 1e6,
-    };
-    (value * parts).round() / parts
+fn rounded(ns: f64) -> f64 {
+    (ns * 10.0).round() / 10.0
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -199,7 +173,7 @@ pub fn run(options: &Options) -> Result<()> {
             _ => stay_on(&[last])?,
         }
         let run: fn(&mut Session<'_>, &mut Switch) -> Result<()> = match suite {
-            Suite::Question => question::run,
+            Suite::Query => query::run,
             Suite::OneNumber => one_number::run,
             Suite::Hold => hold::run,
             Suite::Resolve => resolve::run,
@@ -223,8 +197,7 @@ mod tests {
 
     #[test]
     fn what_is_written_down_has_few_digits() {
-        assert_eq!(rounded(2557.323654015887, Unit::Ns), 2557.3);
-        assert_eq!(rounded(-0.04, Unit::Ns), 0.0);
-        assert_eq!(rounded(0.000_357_891_2, Unit::Ratio), 0.000_358);
+        assert_eq!(rounded(2557.323654015887), 2557.3);
+        assert_eq!(rounded(-0.04), 0.0);
     }
 }

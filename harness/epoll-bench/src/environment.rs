@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! On what is being measured.
+//! The machine and kernel of a measurement.
 
 use std::fs;
 use std::thread::available_parallelism;

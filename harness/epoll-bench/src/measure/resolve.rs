@@ -12,13 +12,13 @@ use epoll_targets::resolve::{Method, Owner, Resolver};
 use super::process::{Place, Process};
 use super::{Session, Subject};
 use crate::handler::{Handler, Switch};
-use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::record::{Layout, Suite, Variant, What};
 
 const SIZES: &[usize] = &[1_000, 10_000, 50_000];
 const ROUNDS: u32 = 3;
 
-/// How many rounds the handler in C gets: a question takes it as long as the set
-/// is large, and with descriptors moved there are many questions for each target.
+/// How many rounds the handler in C gets: a query takes it as long as the set
+/// is large, and with descriptors moved there are many queries for each target.
 fn rounds_of_c(place: Place, targets: usize, rounds: u32) -> u32 {
     let most = match (place, targets) {
         (_, ..10_000) | (Place::Here, ..50_000) => rounds,
@@ -66,32 +66,18 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
                         Handler::Rust => rust.push(ns),
                     }
                 }
-                // Whoever answers kcmp: it is asked a few times only.
+                // With either handler: there are only a few calls of kcmp.
                 if bpf_works {
                     bpf.push(resolve(&owner, place, targets, Method::Bpf)?);
                 }
             }
-            session.write(&subject, what, Variant::Rust, Unit::Ns, &rust, rounds)?;
+            session.write(&subject, what, Variant::Rust, &rust, rounds)?;
             if bpf_works {
-                session.write(&subject, what, Variant::Bpf, Unit::Ns, &bpf, rounds)?;
-                session.write_compared(
-                    &subject,
-                    what,
-                    Variant::BpfByRust,
-                    Unit::Ratio,
-                    (&bpf, &rust),
-                )?;
+                session.write(&subject, what, Variant::Bpf, &bpf, rounds)?;
             }
             if !c.is_empty() {
                 let samples = u32::try_from(c.len())?;
-                session.write(&subject, what, Variant::C, Unit::Ns, &c, samples)?;
-                session.write_compared(
-                    &subject,
-                    what,
-                    Variant::RustByC,
-                    Unit::Ratio,
-                    (&rust, &c),
-                )?;
+                session.write(&subject, what, Variant::C, &c, samples)?;
             }
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is to be reached, and whether it was.
+//! The goals, and whether they were met.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum Verdict {
     /// The median misses it, but a quarter of the rounds did not.
     Narrow,
     Missed,
-    /// What it is compared with varies by more than the goal allows.
+    /// The reference varies by more than the goal allows.
     Unclear,
 }
 
@@ -27,13 +27,13 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// To find a target costs no more than what is compared with.
+/// Finding a target, next to the reference.
 pub const LOOKUP: f64 = 1.00;
 /// At one target, next to the handler in C.
 pub const ONE_TARGET: f64 = 1.05;
 /// Under one number, next to the handler in C.
 pub const ONE_NUMBER: f64 = 1.00;
-/// Nanoseconds that a question may keep others from the set.
+/// Nanoseconds that a query may keep others from the set.
 pub const HOLD: f64 = 100_000.0;
 /// How many times as long as a pass of the iterator it takes to read fdinfo.
 pub const FDINFO: f64 = 5.0;
@@ -80,7 +80,7 @@ pub fn within(range: &std::ops::RangeInclusive<f64>, s: &Summary) -> Verdict {
     }
 }
 
-/// How much a question adds to the wait when idle.
+/// How much a query adds to the wait when idle.
 pub fn hold(idle: &Summary, over: &Summary) -> Verdict {
     if idle.q3 - idle.q1 > HOLD {
         Verdict::Unclear

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The BPF iterator for epoll sets, with a program that writes what each target
+//! The BPF iterator for epoll instances, with a program that writes what each target
 //! is, in binary.
 
 use std::io::{self, Read};

@@ -9,6 +9,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::Results;
+use super::compare::beyond;
 use super::goals;
 use super::plot::{
     Area, Axis, BLUE, GREEN, GREY, Line, Look, Marker, ORANGE, PURPLE, ToPixel, dashed, figure,
@@ -19,15 +20,15 @@ use super::text::{duration, thousands};
 use crate::record::{Accelerator, Layout, Suite, Variant, What};
 use crate::stats::Summary;
 
-const TARGETS: &str = "targets in the set";
+const TARGETS: &str = "targets of the epoll instance";
 
 type Chart = fn(&Results, &Path) -> Result<bool>;
 
 /// The charts of these results for which there is something to draw.
 pub fn draw(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
     let charts: &[(&str, Chart)] = match results.suite {
-        Suite::Question if results.accelerator == Accelerator::Um => &[("question", inside)],
-        Suite::Question => &[("question", question)],
+        Suite::Query if results.accelerator == Accelerator::Um => &[("question", inside)],
+        Suite::Query => &[("question", query)],
         Suite::OneNumber => &[("one-number", one_number)],
         Suite::Hold => &[("hold", hold)],
         Suite::Ops => &[("ops", ops)],
@@ -61,21 +62,28 @@ fn rust() -> Look {
 }
 
 fn bpf() -> Look {
-    Look::new("BPF, no questions", GREEN, Marker::Diamond)
+    Look::new("BPF, no queries", GREEN, Marker::Diamond)
 }
 
-/// What was measured of one of them, by the number of targets.
-fn line(results: &Results, what: What, variant: Variant, layout: Layout, look: Look) -> Line {
-    let points = results
-        .sizes(what, layout)
+/// The points of a line, by the number of targets.
+fn points(sizes: Vec<u32>, of: impl Fn(u32) -> Option<Summary>) -> Vec<(f64, Summary)> {
+    sizes
         .into_iter()
         .filter_map(|targets| {
-            let m = results.find(what, variant, layout, targets)?;
-            // What is in the noise has no logarithm.
-            (m.median > 0.0).then(|| (f64::from(targets), m.into()))
+            let s = of(targets)?;
+            // A difference within the noise may be negative, and has no logarithm.
+            (s.median > 0.0).then(|| (f64::from(targets), s))
         })
-        .collect();
-    Line { look, points }
+        .collect()
+}
+
+/// The measurements of a variant.
+fn line(results: &Results, what: What, variant: Variant, layout: Layout, look: Look) -> Line {
+    let of = |targets| Some(results.find(what, variant, layout, targets)?.into());
+    Line {
+        look,
+        points: points(results.sizes(what, layout), of),
+    }
 }
 
 fn lines(results: &Results, file: &Path, title: &str, y: &str, lines: Vec<Line>) -> Result<bool> {
@@ -92,7 +100,7 @@ fn lines(results: &Results, file: &Path, title: &str, y: &str, lines: Vec<Line>)
     Ok(true)
 }
 
-fn question(results: &Results, file: &Path) -> Result<bool> {
+fn query(results: &Results, file: &Path) -> Result<bool> {
     let of = |variant, look| line(results, What::Call, variant, Layout::Distinct, look);
     let floor = of(
         Variant::KcmpFile,
@@ -120,7 +128,7 @@ fn question(results: &Results, file: &Path) -> Result<bool> {
     lines(
         results,
         file,
-        "Time of a question, by the size of the set",
+        "Time of a query, by the number of targets",
         "time of one call",
         vec![
             of(Variant::C, c()),
@@ -133,16 +141,20 @@ fn question(results: &Results, file: &Path) -> Result<bool> {
 }
 
 fn inside(results: &Results, file: &Path) -> Result<bool> {
-    let of = |variant, look| line(results, What::Call, variant, Layout::Distinct, look);
+    let (what, layout) = (What::Call, Layout::Distinct);
+    let of = |variant, look| Line {
+        look,
+        points: points(results.sizes(what, layout), |targets| {
+            let find = |variant| results.find(what, variant, layout, targets);
+            beyond(find(variant), find(Variant::KcmpFile))
+        }),
+    };
     lines(
         results,
         file,
-        "Time of a question inside the kernel: beyond that of KCMP_FILE",
+        "Time of a query inside the kernel: beyond that of KCMP_FILE",
         "time of one call, less KCMP_FILE",
-        vec![
-            of(Variant::CMinusKcmpFile, c()),
-            of(Variant::RustMinusKcmpFile, rust()),
-        ],
+        vec![of(Variant::C, c()), of(Variant::Rust, rust())],
     )
 }
 
@@ -151,7 +163,7 @@ fn one_number(results: &Results, file: &Path) -> Result<bool> {
     lines(
         results,
         file,
-        "Time of a question if all targets have the same number",
+        "Time of a query if all targets have the same descriptor",
         "time of one call",
         vec![of(Variant::C, c()), of(Variant::Rust, rust())],
     )
@@ -171,7 +183,7 @@ fn resolve(results: &Results, file: &Path) -> Result<bool> {
     lines(
         results,
         file,
-        "Time to find the owners of all targets of a set",
+        "Time to find the owners of all targets of an epoll instance",
         "time for the set",
         vec![
             of(What::ResolveMoved, Variant::C, called(triangle(c()), there)),
@@ -209,7 +221,7 @@ fn iterate(results: &Results, file: &Path) -> Result<bool> {
     lines(
         results,
         file,
-        "Time to get all targets of a set, divided by their number",
+        "Time to get all targets of an epoll instance, for each of them",
         "time for one target",
         vec![
             of(
@@ -261,7 +273,7 @@ fn checkpoint(results: &Results, file: &Path) -> Result<bool> {
     lines(
         results,
         file,
-        "Time to see all targets of a process's set and its descriptors for them, divided by their number",
+        "Time to see all targets of a process's epoll instance and its descriptors for them, for each of them",
         "time for one target",
         vec![
             c,
@@ -294,7 +306,7 @@ fn restore(results: &Results, file: &Path) -> Result<bool> {
     lines(
         results,
         file,
-        "Time to restore a set, divided by the number of targets",
+        "Time to restore an epoll instance, divided by the number of targets",
         "time for one target",
         vec![
             calls,
@@ -307,20 +319,17 @@ fn restore(results: &Results, file: &Path) -> Result<bool> {
     )
 }
 
-/// Every run as a point, their median as a stroke, next to what is idle.
+/// Every run as a point, their median as a stroke, next to idle runs.
 fn hold(results: &Results, file: &Path) -> Result<bool> {
     let looks = [
-        (
-            Variant::Idle,
-            Look::new("nobody asks", GREY, Marker::Triangle),
-        ),
+        (Variant::Idle, Look::new("no query", GREY, Marker::Triangle)),
         (Variant::Rust, rust()),
         (Variant::C, c()),
     ];
     let mut sets = Vec::new();
     for (layout, name) in [
-        (Layout::Distinct, "each a number of its own"),
-        (Layout::OneNumber, "all with one number"),
+        (Layout::Distinct, "each a descriptor of its own"),
+        (Layout::OneNumber, "all with one descriptor"),
     ] {
         for targets in results.sizes(What::WaitMedian, layout) {
             let name = format!("{} targets,\n{name}", thousands(f64::from(targets)));
@@ -354,11 +363,11 @@ fn hold(results: &Results, file: &Path) -> Result<bool> {
                     stroke(area, at(x, m.median), 14, BLACK)?;
                 }
             }
-            // Where the goal is: so much over what is idle.
+            // The goal: so much over the idle median.
             if let Some(m) = results.find(What::WaitMedian, Variant::Idle, *layout, *targets) {
                 let y = m.median + goals::HOLD;
                 let (from, to) = (at(kind as f64 + 0.08, y), at(kind as f64 + 0.92, y));
-                dashed(area, from, to, PURPLE)?;
+                dashed(area, vec![from, to], PURPLE)?;
             }
         }
         Ok(())
@@ -367,7 +376,7 @@ fn hold(results: &Results, file: &Path) -> Result<bool> {
     let all_looks = [&looks[0].1, &looks[1].1, &looks[2].1, &goal];
     figure(
         file,
-        "The longest wait for the set during one question: median (filled) and maximum (hollow) of a run's questions",
+        "The longest wait for the epoll instance during one query: median (filled) and maximum (hollow) of a run's queries",
         &results.caption(),
         |area| {
             kinds(
@@ -384,8 +393,8 @@ fn hold(results: &Results, file: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Each pair of boots a point, their median a stroke.
-fn ops(results: &Results, file: &Path) -> Result<bool> {
+/// A look for each number of targets that epoll's own calls were measured with.
+fn ops_looks(results: &Results) -> Vec<(u32, Look)> {
     let looks = [
         (GREEN, Marker::Triangle),
         (BLUE, Marker::Circle),
@@ -397,7 +406,7 @@ fn ops(results: &Results, file: &Path) -> Result<bool> {
         .collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let looks: Vec<(u32, Look)> = sizes
+    sizes
         .into_iter()
         .zip(looks)
         .map(|(targets, (colour, marker))| {
@@ -407,7 +416,12 @@ fn ops(results: &Results, file: &Path) -> Result<bool> {
             };
             (targets, Look::new(&name, colour, marker))
         })
-        .collect();
+        .collect()
+}
+
+/// Each pair of boots a point, their median a stroke.
+fn ops(results: &Results, file: &Path) -> Result<bool> {
+    let looks = ops_looks(results);
     let ratios: Vec<f64> = OPS
         .iter()
         .flat_map(|(what, _)| {

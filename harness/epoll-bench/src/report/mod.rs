@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shows measurements: as tables, against what is to be reached, and as charts.
+//! Shows measurements: as tables, against the goals, and as charts.
 
 mod charts;
+mod compare;
 mod goals;
 mod plot;
 mod table;
@@ -198,107 +199,91 @@ mod tests {
         );
     }
 
+    /// What takes this long, of two rounds: some are measured with either handler.
+    fn taking(ns: f64) -> Measurement {
+        Measurement {
+            median: ns,
+            q1: ns,
+            q3: ns,
+            min: ns,
+            max: ns,
+            runs: vec![ns; 2],
+            ..example()
+        }
+    }
+
+    /// Measurements that differ in targets and variant, and how long these took.
+    type Row<'a> = (Suite, What, Layout, &'a [u32], &'a [(Variant, f64)]);
+
     /// Measurements of everything that there are charts for.
     fn everything() -> Vec<Measurement> {
-        let mut all = Vec::new();
-        let mut put = |suite, what, variant, layout, targets: u32, boot, ns: f64| {
-            all.push(Measurement {
-                suite,
-                what,
-                variant,
-                layout,
-                targets,
-                boot,
-                median: ns,
-                q1: ns,
-                q3: ns,
-                min: ns,
-                max: ns,
-                runs: vec![ns],
-                ..example()
-            });
-        };
+        use Variant::*;
+        let queries = [
+            (C, 2000.0),
+            (Rust, 1500.0),
+            (KcmpFile, 1000.0),
+            (CtlMod, 900.0),
+        ];
+        let handlers = [(C, 900.0), (Rust, 950.0)];
+        let waits = [(Idle, 3e3), (C, 3e7), (Rust, 5e3)];
+        let ways = [(BpfIter, 800.0), (Fdinfo, 4800.0), (Kcmp, 2000.0)];
+        let checkpoints = [
+            (EpollCr, 1500.0),
+            (EpollCrDescribe, 3500.0),
+            (Fdinfo, 4800.0),
+            (C, 2.4e6),
+            (Rust, 9000.0),
+        ];
+        let restores = [(EpollCr, 1300.0), (CtlAdd, 1200.0)];
+        let kernels = [(Base, 1010.0), (Stock, 1000.0)];
         let (distinct, one) = (Layout::Distinct, Layout::OneNumber);
-        for (variant, ns) in [
-            (Variant::C, 2000.0),
-            (Variant::Rust, 1500.0),
-            (Variant::KcmpFile, 1000.0),
-            (Variant::CtlMod, 900.0),
-            (Variant::RustByC, 0.75),
-            (Variant::RustByLookup, 0.79),
-        ] {
-            put(Suite::Question, What::Call, variant, distinct, 1, 0, ns);
-            put(Suite::Question, What::Call, variant, distinct, 1000, 0, ns);
-        }
-        for (variant, ns) in [
-            (Variant::C, 900.0),
-            (Variant::Rust, 950.0),
-            (Variant::RustByC, 1.06),
-        ] {
-            put(Suite::OneNumber, What::Call, variant, one, 10, 0, ns);
-            put(
+        let large = &[1000, 100_000];
+        let table: &[Row<'_>] = &[
+            (Suite::Query, What::Call, distinct, &[1, 1000], &queries),
+            (Suite::OneNumber, What::Call, one, &[10], &handlers),
+            (
                 Suite::Resolve,
                 What::ResolveInPlace,
-                variant,
                 distinct,
-                1000,
-                0,
-                ns,
-            );
-            put(Suite::Criu, What::Dump, variant, distinct, 5000, 0, ns);
-        }
-        for (variant, ns) in [
-            (Variant::Idle, 3e3),
-            (Variant::C, 3e7),
-            (Variant::Rust, 5e3),
-            (Variant::CMinusIdle, 2.9997e7),
-            (Variant::RustMinusIdle, 2e3),
-        ] {
-            for what in [What::WaitMedian, What::WaitP99, What::WaitMax] {
-                put(Suite::Hold, what, variant, distinct, 1_000_000, 0, ns);
+                &[1000],
+                &handlers,
+            ),
+            (Suite::Criu, What::Dump, distinct, &[5000], &handlers),
+            (
+                Suite::Hold,
+                What::WaitMedian,
+                distinct,
+                &[1_000_000],
+                &waits,
+            ),
+            (Suite::Hold, What::WaitP99, distinct, &[1_000_000], &waits),
+            (Suite::Hold, What::WaitMax, distinct, &[1_000_000], &waits),
+            (Suite::Iterate, What::Target, distinct, large, &ways),
+            (
+                Suite::Checkpoint,
+                What::Checkpoint,
+                distinct,
+                large,
+                &checkpoints,
+            ),
+            (Suite::Checkpoint, What::Restore, distinct, large, &restores),
+            (Suite::Ops, What::Add, distinct, &[1000], &kernels),
+            (Suite::Ops, What::Mod, distinct, &[1000], &kernels),
+            (Suite::Ops, What::Del, distinct, &[1000], &kernels),
+            (Suite::Ops, What::Wait, distinct, &[1000], &kernels),
+        ];
+        let mut all = Vec::new();
+        for &(suite, what, layout, sizes, variants) in table {
+            for &targets in sizes {
+                all.extend(variants.iter().map(|&(variant, ns)| Measurement {
+                    suite,
+                    what,
+                    variant,
+                    layout,
+                    targets,
+                    ..taking(ns)
+                }));
             }
-        }
-        for (variant, ns) in [
-            (Variant::BpfIter, 800.0),
-            (Variant::Fdinfo, 4800.0),
-            (Variant::Kcmp, 2000.0),
-            (Variant::FdinfoByBpfIter, 6.0),
-            (Variant::KcmpByBpfIter, 2.5),
-        ] {
-            for targets in [1000, 100_000] {
-                let what = What::Target;
-                put(Suite::Iterate, what, variant, distinct, targets, 0, ns);
-            }
-        }
-        for (variant, ns) in [
-            (Variant::EpollCr, 1500.0),
-            (Variant::EpollCrDescribe, 3500.0),
-            (Variant::Fdinfo, 4800.0),
-            (Variant::C, 2.4e6),
-            (Variant::Rust, 9000.0),
-            (Variant::FdinfoByEpollCr, 3.2),
-            (Variant::FdinfoByDescribe, 1.4),
-            (Variant::CByEpollCr, 1600.0),
-            (Variant::RustByEpollCr, 6.0),
-        ] {
-            for targets in [1000, 100_000] {
-                let (suite, what) = (Suite::Checkpoint, What::Checkpoint);
-                put(suite, what, variant, distinct, targets, 0, ns);
-            }
-        }
-        for (variant, ns) in [
-            (Variant::EpollCr, 1300.0),
-            (Variant::CtlAdd, 1200.0),
-            (Variant::EpollCrByCtlAdd, 1.08),
-        ] {
-            for targets in [1000, 100_000] {
-                let (suite, what) = (Suite::Checkpoint, What::Restore);
-                put(suite, what, variant, distinct, targets, 0, ns);
-            }
-        }
-        for what in [What::Add, What::Mod, What::Del, What::Wait] {
-            put(Suite::Ops, what, Variant::Base, distinct, 1000, 0, 1010.0);
-            put(Suite::Ops, what, Variant::Stock, distinct, 1000, 0, 1000.0);
         }
         all
     }
@@ -310,7 +295,7 @@ mod tests {
             .iter()
             .map(|results| table::of(results, &mut verdicts))
             .collect();
-        // question: two sizes and one more at 1; one number; hold: three; ops: four;
+        // query: two sizes and one more at 1; one number; hold: three; ops: four;
         // iterate: two sizes and one more of the larger; checkpoint: four of the larger.
         assert_eq!(verdicts.to_string(), "goals: 17 met, 1 missed");
         assert!(text.contains("1.06 [1.06 .. 1.06]  goal missed"), "{text}");

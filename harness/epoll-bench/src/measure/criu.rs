@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time of `criu dump`, which asks one question or more a target.
+//! The time of `criu dump`, which asks one query or more a target.
 
 use std::env::current_exe;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Session, Subject};
 use crate::handler::{Handler, Switch};
-use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::record::{Layout, Suite, Variant, What};
 
 const SIZES: &[usize] = &[5_000, 20_000, 50_000];
 const ROUNDS: u32 = 3;
@@ -51,9 +51,8 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
         }
         let samples = u32::try_from(c.len())?;
         let what = What::Dump;
-        session.write(&subject, what, Variant::C, Unit::Ns, &c, samples)?;
-        session.write(&subject, what, Variant::Rust, Unit::Ns, &rust, samples)?;
-        session.write_compared(&subject, what, Variant::RustByC, Unit::Ratio, (&rust, &c))?;
+        session.write(&subject, what, Variant::C, &c, samples)?;
+        session.write(&subject, what, Variant::Rust, &rust, samples)?;
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time of a question if all targets have the same number: the handlers
+//! The time of a query if all targets have the same descriptor: the handlers
 //! have to count.
 
 use anyhow::Result;
 
 use super::{Session, Subject};
 use crate::handler::{Handler, Switch};
-use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{Timed, in_turn, spread};
 use crate::world::Set;
 
@@ -44,22 +44,8 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             }
         }
         let what = What::Call;
-        session.write(&subject, what, Variant::C, Unit::Ns, &c_runs, c.samples())?;
-        session.write(
-            &subject,
-            what,
-            Variant::Rust,
-            Unit::Ns,
-            &rust_runs,
-            rust.samples(),
-        )?;
-        session.write_compared(
-            &subject,
-            what,
-            Variant::RustByC,
-            Unit::Ratio,
-            (&rust_runs, &c_runs),
-        )?;
+        session.write(&subject, what, Variant::C, &c_runs, c.samples())?;
+        session.write(&subject, what, Variant::Rust, &rust_runs, rust.samples())?;
     }
     Ok(())
 }

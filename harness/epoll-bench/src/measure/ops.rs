@@ -10,7 +10,7 @@ use rustix::event::epoll::{self, Event};
 use std::os::fd::OwnedFd;
 
 use super::{Kernel, Session, Subject};
-use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{SAMPLE, spread};
 use crate::world::{add, allow_descriptors, modify, new_set, targets};
 
@@ -184,7 +184,7 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
             (What::Del, &runs.del),
             (What::Wait, &runs.wait),
         ] {
-            session.write(subject, what, variant, Unit::Ns, runs, samples)?;
+            session.write(subject, what, variant, runs, samples)?;
         }
     }
     Ok(())

@@ -30,11 +30,13 @@ use crate::stats::Summary;
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Suite {
-    /// Time of a question, by the size of the set; each target has its own number
-    Question,
-    /// Time of a question if all targets have the same number
+    /// Time of a query, by the number of targets; each target has its own descriptor
+    #[serde(rename = "question")]
+    #[value(name = "question", alias = "query")]
+    Query,
+    /// Time of a query if all targets have the same descriptor
     OneNumber,
-    /// How long one question keeps others from the set
+    /// How long one query keeps others from the epoll instance
     Hold,
     /// What epoll's own calls cost: run it on the patched and on the unpatched kernel
     Ops,
@@ -42,9 +44,9 @@ pub enum Suite {
     Resolve,
     /// Time of `criu dump`
     Criu,
-    /// Time to get all targets of a set
+    /// Time to get all targets of an epoll instance
     Iterate,
-    /// Time to see who has the targets of a process's set, and to restore a set
+    /// Time to find the owners of the targets of a process's epoll instance, and to restore one
     Checkpoint,
 }
 
@@ -54,7 +56,7 @@ pub enum Suite {
 pub enum What {
     /// One system call.
     Call,
-    /// The longest wait for the set during one question: of the questions of a
+    /// The longest wait for the epoll instance during one query: of the queries of a
     /// run the median, the 99th percentile, the maximum.
     WaitMedian,
     WaitP99,
@@ -76,8 +78,7 @@ pub enum What {
     Restore,
 }
 
-/// Who did it, or how two of them compare: in the same round, then the median
-/// of the rounds.
+/// The kernel, or the interface, that was timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
@@ -85,7 +86,7 @@ pub enum Variant {
     Rust,
     KcmpFile,
     CtlMod,
-    /// Nobody asks.
+    /// No query.
     Idle,
     /// The unpatched kernel, the patched one.
     Stock,
@@ -94,7 +95,7 @@ pub enum Variant {
     BpfIter,
     /// Reading `/proc/PID/fdinfo/EFD`.
     Fdinfo,
-    /// One question for each target, to the module.
+    /// One query for each target, to the module.
     Kcmp,
     /// The library, by BPF.
     Bpf,
@@ -105,44 +106,15 @@ pub enum Variant {
     EpollCrDescribe,
     /// As many `EPOLL_CTL_ADD`.
     CtlAdd,
-    #[serde(rename = "rust/c")]
-    RustByC,
-    #[serde(rename = "rust/(kcmp_file+ctl_mod)")]
-    RustByLookup,
-    #[serde(rename = "c-kcmp_file")]
-    CMinusKcmpFile,
-    #[serde(rename = "rust-kcmp_file")]
-    RustMinusKcmpFile,
-    #[serde(rename = "c-idle")]
-    CMinusIdle,
-    #[serde(rename = "rust-idle")]
-    RustMinusIdle,
-    #[serde(rename = "bpf/rust")]
-    BpfByRust,
-    #[serde(rename = "fdinfo/bpf_iter")]
-    FdinfoByBpfIter,
-    #[serde(rename = "kcmp/bpf_iter")]
-    KcmpByBpfIter,
-    #[serde(rename = "c/epoll_cr")]
-    CByEpollCr,
-    #[serde(rename = "rust/epoll_cr")]
-    RustByEpollCr,
-    #[serde(rename = "fdinfo/epoll_cr")]
-    FdinfoByEpollCr,
-    #[serde(rename = "fdinfo/(epoll_cr+describe)")]
-    FdinfoByDescribe,
-    #[serde(rename = "epoll_cr/ctl_add")]
-    EpollCrByCtlAdd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     Ns,
-    Ratio,
 }
 
-/// Whose targets: each with a number of its own, or all with the same one.
+/// Whose targets: each with a descriptor of its own, or all with the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
@@ -179,7 +151,7 @@ pub struct Machine {
     pub cpus: u32,
 }
 
-/// On what it was measured.
+/// The machine and kernel of a measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     pub kernel: String,
@@ -268,6 +240,16 @@ impl Measurement {
         Ok(serde_json::to_string(self)?)
     }
 
+    /// Whether a line says how two variants compare, as older files do: the
+    /// report derives that. Only the names of such pairs have these characters.
+    fn is_comparison(line: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Pair {
+            variant: String,
+        }
+        serde_json::from_str(line).is_ok_and(|pair: Pair| pair.variant.contains(['/', '-']))
+    }
+
     fn from_line(line: &str) -> Result<Self> {
         let m: Self = serde_json::from_str(line)?;
         m.check()?;
@@ -303,7 +285,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Read measurements, refusing what is not one, and what says the same thing twice.
+/// Reads measurements, and refuses lines that are none, and duplicates.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Measurement>> {
     let mut all = Vec::new();
     let mut seen: HashMap<Key, String> = HashMap::new();
@@ -311,6 +293,9 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Measurement>> {
         let text =
             fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         for (i, line) in text.lines().enumerate() {
+            if Measurement::is_comparison(line) {
+                continue;
+            }
             let place = place(&file, i);
             let m = Measurement::from_line(line)
                 .with_context(|| format!("{place} is not a measurement"))?;
@@ -337,7 +322,7 @@ pub mod tests {
 
     pub fn example() -> Measurement {
         Measurement {
-            suite: Suite::Question,
+            suite: Suite::Query,
             what: What::Call,
             variant: Variant::Rust,
             layout: Layout::Distinct,
@@ -382,27 +367,13 @@ pub mod tests {
             Idle,
             Stock,
             Base,
-            RustByC,
-            RustByLookup,
-            CMinusKcmpFile,
-            RustMinusKcmpFile,
-            CMinusIdle,
-            RustMinusIdle,
             BpfIter,
             Fdinfo,
             Kcmp,
             Bpf,
-            BpfByRust,
-            FdinfoByBpfIter,
-            KcmpByBpfIter,
             EpollCr,
             EpollCrDescribe,
             CtlAdd,
-            CByEpollCr,
-            RustByEpollCr,
-            FdinfoByEpollCr,
-            FdinfoByDescribe,
-            EpollCrByCtlAdd,
         ] {
             let m = Measurement {
                 variant,
@@ -416,12 +387,12 @@ pub mod tests {
     #[test]
     fn a_line_is_as_documented() {
         let m = Measurement {
-            variant: Variant::RustByLookup,
+            variant: Variant::EpollCrDescribe,
             ..example()
         };
         assert_eq!(
             m.to_line().unwrap(),
-            r#"{"suite":"question","what":"call","variant":"rust/(kcmp_file+ctl_mod)","layout":"distinct","targets":1000,"unit":"ns","median":20.0,"q1":15.0,"q3":25.0,"min":10.0,"max":30.0,"samples":30,"runs":[10.0,30.0,20.0],"handler":"0123456789abcdef","kernel":"7.3.4 #1 SMP","boot":0,"accelerator":"tcg","machine":{"cpu":"A CPU","cpus":2},"date":"2026-11-21T14:00:00Z"}"#
+            r#"{"suite":"question","what":"call","variant":"epoll_cr+describe","layout":"distinct","targets":1000,"unit":"ns","median":20.0,"q1":15.0,"q3":25.0,"min":10.0,"max":30.0,"samples":30,"runs":[10.0,30.0,20.0],"handler":"0123456789abcdef","kernel":"7.3.4 #1 SMP","boot":0,"accelerator":"tcg","machine":{"cpu":"A CPU","cpus":2},"date":"2026-11-21T14:00:00Z"}"#
         );
     }
 
@@ -461,6 +432,21 @@ pub mod tests {
         )
         .unwrap();
         assert_eq!(load(&[file]).unwrap(), [example(), other]);
+    }
+
+    #[test]
+    fn comparisons_of_older_files_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.jsonl");
+        let line = example().to_line().unwrap();
+        let pair = |name: &str, unit: &str| {
+            line.replace("\"rust\"", &format!("\"{name}\""))
+                .replace("\"ns\"", &format!("\"{unit}\""))
+        };
+        let (ratio, difference) = (pair("rust/c", "ratio"), pair("c-kcmp_file", "ns"));
+        fs::write(&file, format!("{ratio}\n{line}\n{difference}\n")).unwrap();
+        assert_eq!(load(&[file]).unwrap(), [example()]);
+        assert!(refusal(&pair("rus", "ns")).contains("unknown variant `rus`"));
     }
 
     #[test]

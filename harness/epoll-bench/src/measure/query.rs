@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time of a question, by the size of the set.
+//! The time of a query, by the number of targets.
 
 use anyhow::Result;
 
 use super::{Session, Subject};
 use crate::handler::{Handler, Switch};
-use crate::record::{Layout, Suite, Unit, Variant, What};
+use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{Timed, in_turn, spread};
 use crate::world::Set;
 
@@ -27,7 +27,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
     let mut set = Set::distinct()?;
     for targets in session.sizes(SIZES) {
         let subject = Subject {
-            suite: Suite::Question,
+            suite: Suite::Query,
             layout: Layout::Distinct,
             targets,
             asked: None,
@@ -82,12 +82,6 @@ fn measure(
     }
 
     let what = What::Call;
-    let lookup: Vec<f64> = with_rust
-        .files
-        .iter()
-        .zip(&with_rust.modify)
-        .map(|(f, m)| f + m)
-        .collect();
     let both = |a: &[f64], b: &[f64]| [a, b].concat();
     for (variant, runs, samples) in [
         (Variant::C, with_c.asked.clone(), c.samples()),
@@ -103,31 +97,7 @@ fn measure(
             modify.samples(),
         ),
     ] {
-        session.write(subject, what, variant, Unit::Ns, &runs, samples)?;
-    }
-    for (variant, unit, pair) in [
-        (
-            Variant::RustByC,
-            Unit::Ratio,
-            (&with_rust.asked, &with_c.asked),
-        ),
-        (
-            Variant::RustByLookup,
-            Unit::Ratio,
-            (&with_rust.asked, &lookup),
-        ),
-        (
-            Variant::CMinusKcmpFile,
-            Unit::Ns,
-            (&with_c.asked, &with_c.files),
-        ),
-        (
-            Variant::RustMinusKcmpFile,
-            Unit::Ns,
-            (&with_rust.asked, &with_rust.files),
-        ),
-    ] {
-        session.write_compared(subject, what, variant, unit, (pair.0, pair.1))?;
+        session.write(subject, what, variant, &runs, samples)?;
     }
     Ok(())
 }
