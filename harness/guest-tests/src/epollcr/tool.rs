@@ -451,7 +451,8 @@ fn target() -> Result<()> {
         let error = text(&output.stderr);
         ensure!(output.status.code() == Some(1), "{}", output.status);
         ensure!(
-            error == format!("epollcr: cannot write {refused}: it exists and is not a regular file"),
+            error
+                == format!("epollcr: cannot write {refused}: it exists and is not a regular file"),
             "what it said: {error}"
         );
         ensure!(fs::symlink_metadata(refused)?.ino() == before, "{refused}");
