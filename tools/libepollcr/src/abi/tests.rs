@@ -110,10 +110,18 @@ fn read(header: &str) -> Interface {
             []
             | ["#ifndef" | "#define", "_UAPI_LINUX_EPOLL_CR_H"]
             | ["#include", _]
-            | ["#endif"] => {}
+            | ["#endif"]
+            | ["enum", "{"]
+            | ["};"] => {}
             ["#define", name, ..] => {
                 let (_, text) = line.split_once(name).unwrap();
                 let value = value(text.trim());
+                interface.constants.insert(name.into(), value);
+            }
+            // Of an enum.
+            [name, "=", ..] => {
+                let (_, text) = line.split_once('=').unwrap();
+                let value = value(text.trim().trim_end_matches(','));
                 interface.constants.insert(name.into(), value);
             }
             ["struct", name, "{"] => {
