@@ -59,13 +59,17 @@ checkout_id() {
 }
 
 shopt -s nullglob
-# series LINE: the patches of the series for this line of Linux, in order: what stands in
-# patches/LINE/ takes the place of the patch with the same number.
+# series LINE: the patches of the series for this line of Linux, in order. What stands in
+# patches/LINE/ takes the place of the patch with the same number, or is for this line only.
 series() {
-	local patch own
-	for patch in "$TOP"/patches/[0-9]*.patch; do
-		own=("$TOP/patches/$1/$(basename "$patch" | cut -c1-4)"-*.patch)
-		printf '%s\n' "${own[0]-$patch}"
+	local patch number
+	local -A patches=()
+	for patch in "$TOP"/patches/[0-9]*.patch "$TOP/patches/$1"/[0-9]*.patch; do
+		number=$(basename "$patch" | cut -c1-4)
+		patches[$number]=$patch
+	done
+	printf '%s\n' "${!patches[@]}" | sort | while read -r number; do
+		printf '%s\n' "${patches[$number]}"
 	done
 }
 
