@@ -491,7 +491,7 @@ fn a_set_that_is_refused() {
     let skipped = &bpf.skipped[0];
     assert!(skipped.pid == orphan && skipped.efd.is_some_and(|efd| [0, 3].contains(&efd)));
     assert_eq!(skipped.error.kind(), io::ErrorKind::PermissionDenied);
-    let said = format!("of process {orphan} may not be duplicated");
+    let said = format!("of process {orphan} cannot be duplicated");
     assert!(
         skipped.error.to_string().contains(&said),
         "{}",
