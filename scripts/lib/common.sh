@@ -94,6 +94,11 @@ series() {
 	esac
 }
 
+# older A B: whether version A is before B.
+older() {
+	[ "$1" != "$2" ] && [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
+}
+
 # Whether linux/ is the folder that setup makes, or is yet to be made.
 our_linux() {
 	[ ! -L "$TOP/linux" ] || return 1

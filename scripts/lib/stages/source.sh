@@ -26,11 +26,6 @@ tool_version() {
 	esac | grep -oE '[0-9]+(\.[0-9]+)+' | head -n 1
 }
 
-# older A B: whether version A is before B.
-older() {
-	[ "$1" != "$2" ] && [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
-}
-
 # The newest that some test has seen, by Documentation/tested.csv.
 tested() {
 	awk -F, -v tool="$1" '
