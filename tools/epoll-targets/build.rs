@@ -12,11 +12,19 @@ fn main() {
     if env::var_os("CARGO_FEATURE_BPF").is_none() {
         return;
     }
-    let object = Path::new(&env::var_os("OUT_DIR").expect("cargo sets it")).join("targets.bpf.o");
+    for name in ["targets", "trace"] {
+        compile(name);
+    }
+}
+
+fn compile(name: &str) {
+    let source = format!("src/bpf/{name}.bpf.c");
+    let object =
+        Path::new(&env::var_os("OUT_DIR").expect("cargo sets it")).join(format!("{name}.bpf.o"));
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let status = Command::new(&clang)
         .args(["--target=bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror"])
-        .args(["-c", "src/bpf/targets.bpf.c", "-o"])
+        .args(["-c", &source, "-o"])
         .arg(&object)
         .status();
     match status {
