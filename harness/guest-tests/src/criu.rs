@@ -6,8 +6,6 @@
 //! restores a program that then says what has become of its sets, once with
 //! each handler. What CRIU itself cannot do stands in the table.
 
-pub(crate) mod subject;
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
@@ -16,13 +14,13 @@ use std::process::{Command, Output};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{Signal, kill};
+use guest_tests::subject::{Answer, Subject, criu};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Signal, kill_process};
 
 use crate::handler::{Handler, is_patched};
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
-use subject::{Answer, Subject, criu};
 
 /// A program to be dumped, and what comes of it.
 pub(crate) struct Scenario {
@@ -234,7 +232,7 @@ impl Scenario {
     /// The program, and what it watches but does not hold.
     pub(crate) fn start(&self) -> Result<(Subject, OwnedFd)> {
         let program = std::env::current_exe()?.with_file_name("criu-subject");
-        let held: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into();
+        let held = eventfd(0, EventfdFlags::CLOEXEC)?;
         let inherited = held.try_clone()?;
         let subject = Subject::start(&program, self.name, large(self.targets), Some(inherited))?;
         Ok((subject, held))
@@ -330,6 +328,6 @@ impl Outcome {
 
 /// Let a program look.
 fn ask(subject: &mut Subject) -> Result<Report> {
-    kill(subject.pid(), Signal::SIGUSR1)?;
+    kill_process(subject.pid(), Signal::USR1)?;
     subject.await_file("report")?.parse()
 }

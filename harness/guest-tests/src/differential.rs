@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rustix::io::Errno;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -150,7 +150,7 @@ impl Asked {
 
         for (query, &answer) in self.queries.iter().zip(answers) {
             let expect = match self.subject(query) {
-                Err(errno) => -(errno as i32),
+                Err(errno) => sys::code(Err(errno)),
                 Ok((file, set)) => {
                     let Slot { tfd, toff, .. } = query.slot;
                     let target = targets.get(&(set, tfd, toff));
@@ -192,15 +192,15 @@ impl Asked {
 
     /// The file and the set that a query is about, or the right error.
     fn subject(&self, query: &Query) -> Result<(FileId, FileId), Errno> {
-        let who1 = query.who1.ok_or(Errno::ESRCH)?;
-        let who2 = query.who2.ok_or(Errno::ESRCH)?;
+        let who1 = query.who1.ok_or(Errno::SRCH)?;
+        let who2 = query.who2.ok_or(Errno::SRCH)?;
         let find = |process, fd| self.model.table(process).get(&fd).copied();
-        let file = find(who1, query.fd).ok_or(Errno::EBADF)?;
-        let set = find(who2, query.slot.efd as i32).ok_or(Errno::EBADF)?;
+        let file = find(who1, query.fd).ok_or(Errno::BADF)?;
+        let set = find(who2, query.slot.efd as i32).ok_or(Errno::BADF)?;
         let entries = self.model.entries(set, query.slot.tfd as i32);
-        let entries = entries.ok_or(Errno::EINVAL)?;
+        let entries = entries.ok_or(Errno::INVAL)?;
         if query.slot.toff as usize >= entries.len() {
-            return Err(Errno::ENOENT);
+            return Err(Errno::NOENT);
         }
         Ok((file, set))
     }
@@ -329,12 +329,10 @@ impl Tally {
     fn check(&self) -> Result<()> {
         let several = self.counts.iter().filter(|&&count| count > 1).count();
         ensure!(several > 0, "no descriptor ever had two targets");
-        let errnos = [Errno::ESRCH, Errno::EBADF, Errno::EINVAL, Errno::ENOENT];
+        let errnos = [Errno::SRCH, Errno::BADF, Errno::INVAL, Errno::NOENT];
         let needed = [sys::EQUAL, sys::LESS, sys::GREATER];
-        for answer in needed
-            .into_iter()
-            .chain(errnos.map(|errno| -(errno as i32)))
-        {
+        let errnos = errnos.map(|errno| sys::code(Err(errno)));
+        for answer in needed.into_iter().chain(errnos) {
             ensure!(
                 self.answers.contains_key(&answer),
                 "no query was answered by {}",

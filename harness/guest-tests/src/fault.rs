@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+use rustix::io::Errno;
+use rustix::system::{delete_module, finit_module};
 
 use crate::Options;
 use crate::handler;
@@ -120,8 +120,8 @@ impl FailNth {
 /// `verify` gets the result each time, and undoes the operation.
 fn each(
     what: &str,
-    mut act: impl FnMut() -> nix::Result<i32>,
-    mut verify: impl FnMut(nix::Result<i32>) -> Result<()>,
+    mut act: impl FnMut() -> rustix::io::Result<i32>,
+    mut verify: impl FnMut(rustix::io::Result<i32>) -> Result<()>,
 ) -> Result<()> {
     // Pages that the calls need are there after this.
     verify(act())?;
@@ -135,7 +135,7 @@ fn each(
         if let Err(errno) = result {
             ensure!(injected, "{what}: {errno} though nothing failed");
             ensure!(
-                matches!(errno, Errno::ENOMEM | Errno::EFAULT),
+                matches!(errno, Errno::NOMEM | Errno::FAULT),
                 "{what}: {errno} when {n} failed"
             );
         }
@@ -172,11 +172,11 @@ fn add() -> Result<()> {
                     sys::epoll_del(efd, fd)?;
                 }
                 Err(_) => ensure!(
-                    sys::epoll_del(efd, fd) == Err(Errno::ENOENT),
+                    sys::epoll_del(efd, fd) == Err(Errno::NOENT),
                     "half an entry"
                 ),
             }
-            ensure!(ask() == Err(Errno::ENOENT), "an entry is left: {:?}", ask());
+            ensure!(ask() == Err(Errno::NOENT), "an entry is left: {:?}", ask());
             Ok(())
         },
     )?;
@@ -217,10 +217,9 @@ fn load(module: Module, verify: fn() -> Result<()>) -> Result<()> {
     let path = module.file()?;
     fs::copy(&path, &copy).with_context(|| path.display().to_string())?;
     let file = File::open(&copy)?;
-    let flags = ModuleInitFlags::empty();
     each(
         &format!("loading {}", module.0),
-        || finit_module(&file, c"", flags).map(|()| 0),
+        || finit_module(&file, c"", 0).map(|()| 0),
         |result| {
             ensure!(
                 module.is_loaded() == result.is_ok(),
@@ -235,11 +234,10 @@ fn load(module: Module, verify: fn() -> Result<()>) -> Result<()> {
 }
 
 fn unload(module: Module, verify: fn() -> Result<()>) -> Result<()> {
-    let flags = DeleteModuleFlags::O_NONBLOCK;
     let name = CString::new(module.0)?;
     each(
         &format!("unloading {}", module.0),
-        || delete_module(&name, flags).map(|()| 0),
+        || delete_module(&name, libc::O_NONBLOCK).map(|()| 0),
         |result| {
             ensure!(
                 module.is_loaded() == result.is_err(),

@@ -4,15 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fastrand::Rng;
-use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -70,14 +67,13 @@ struct Pages {
 
 impl Pages {
     fn new() -> Result<Self> {
-        let size = NonZeroUsize::new(2 * PAGE).context("no size")?;
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let (anywhere, prot) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: a new mapping at a place of the kernel's choice.
-        let start = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_PRIVATE) }?;
+        let start = unsafe { mmap_anonymous(anywhere, 2 * PAGE, prot, MapFlags::PRIVATE) }?;
         // SAFETY: within that mapping, which is nobody else's.
-        unsafe { mprotect(start.byte_add(PAGE), PAGE, ProtFlags::PROT_NONE) }?;
+        unsafe { mprotect(start.byte_add(PAGE), PAGE, MprotectFlags::empty()) }?;
         Ok(Self {
-            start: start.as_ptr() as usize,
+            start: start.expose_provenance(),
         })
     }
 
@@ -90,11 +86,11 @@ impl Pages {
         };
         let bytes = call.slot.to_bytes();
         let len = bytes.len().min(PAGE - at);
-        let target = (self.start + at) as *mut u8;
+        let target = std::ptr::with_exposed_provenance_mut::<u8>(self.start + at);
         // SAFETY: it does not go beyond the page, which can be written, and which
         // no reference is to.
         unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), len) };
-        target as u64
+        target.addr() as u64
     }
 }
 
@@ -192,7 +188,7 @@ fn world() -> Result<Child> {
     let [read, write] = sys::pipe()?;
     let [ready, done] = sys::pipe()?;
     let child = process::fork(|| {
-        let prepare = || -> nix::Result<()> {
+        let prepare = || -> rustix::io::Result<()> {
             for fd in [write, ready] {
                 sys::close(fd)?;
             }
@@ -210,7 +206,10 @@ fn world() -> Result<Child> {
     })?;
     sys::close(read)?;
     sys::close(done)?;
-    ensure!(sys::readable(ready, Duration::from_secs(20))?, "no child");
+    ensure!(
+        sys::readable(ready, Duration::from_secs(20))?,
+        "the child is not ready"
+    );
     Ok(child)
 }
 
@@ -227,13 +226,10 @@ fn make(calls: &[Call], pages: &mut Pages) -> Vec<i32> {
 
 /// The same in a process that has no rights over the others.
 fn make_unprivileged(calls: &[Call], pages: &mut Pages) -> Result<Vec<i32>> {
-    let (read, write): (OwnedFd, OwnedFd) = nix::unistd::pipe()?;
+    let (read, write) = rustix::pipe::pipe()?;
     let child = process::fork(|| {
         let mut work = || -> Result<()> {
-            setgroups(&[])?;
-            let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-            setresgid(gid, gid, gid)?;
-            setresuid(uid, uid, uid)?;
+            process::become_user(NOBODY)?;
             let answers = make(calls, pages);
             let bytes: Vec<u8> = answers.iter().flat_map(|n| n.to_ne_bytes()).collect();
             File::from(write.try_clone()?).write_all(&bytes)?;
@@ -268,8 +264,15 @@ fn ask(handler: Handler, calls: &[Call], others: usize, pages: &mut Pages) -> Re
 
 /// Random calls that reach only half of the code would show nothing.
 fn check_count(count: &BTreeMap<i32, u64>) -> Result<()> {
-    use Errno::{EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH};
-    let errnos = [EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH].map(|errno| -(errno as i32));
+    let errnos = [
+        Errno::BADF,
+        Errno::FAULT,
+        Errno::INVAL,
+        Errno::NOENT,
+        Errno::PERM,
+        Errno::SRCH,
+    ];
+    let errnos = errnos.map(|errno| sys::code(Err(errno)));
     for answer in [sys::EQUAL, sys::LESS, sys::GREATER]
         .into_iter()
         .chain(errnos)

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use nix::errno::Errno;
 use proptest::prelude::*;
+use rustix::io::Errno;
 
 /// The numbers of the program start here; those below are the workers' own.
 pub const BASE: i32 = 100;
@@ -252,7 +252,7 @@ impl Model {
                 let process = self.pick_process(process);
                 let fd = self.pick(process, fd)?;
                 let file = self.processes[process].table.remove(&fd);
-                let expect = file.map(|_| 0).ok_or(Errno::EBADF);
+                let expect = file.map(|_| 0).ok_or(Errno::BADF);
                 self.run(process, Op::Close { fd }, expect);
                 self.release(file);
             }
@@ -338,7 +338,7 @@ impl Model {
         if let Some(file) = file {
             table.insert(free, file);
         }
-        let expect = file.map(|_| free).ok_or(Errno::EBADF);
+        let expect = file.map(|_| free).ok_or(Errno::BADF);
         self.run(process, Op::Dup { fd }, expect);
     }
 
@@ -353,7 +353,7 @@ impl Model {
     /// Passes descriptor `fd` of a process to another one, which gets it as `at`.
     fn pass(&mut self, (process, fd): (usize, i32), (to, at): (usize, i32)) {
         let file = self.file(process, fd);
-        let expect = file.map(|_| 0).ok_or(Errno::EBADF);
+        let expect = file.map(|_| 0).ok_or(Errno::BADF);
         self.run(process, Op::Send { fd }, expect);
         if let Some(file) = file {
             self.run(to, Op::Receive { at }, Ok(0));
@@ -376,7 +376,7 @@ impl Model {
 
     fn dup2(&mut self, process: usize, fd: i32, to: i32) {
         let file = self.file(process, fd);
-        let expect = file.map(|_| to).ok_or(Errno::EBADF);
+        let expect = file.map(|_| to).ok_or(Errno::BADF);
         self.run(process, Op::Dup2 { fd, to }, expect);
         if let Some(file) = file {
             self.install(process, to, file);
@@ -413,18 +413,18 @@ impl Model {
         file: Option<FileId>,
         events: u32,
     ) -> Result<i32, Errno> {
-        let set = set.ok_or(Errno::EBADF)?;
-        let file = file.ok_or(Errno::EBADF)?;
+        let set = set.ok_or(Errno::BADF)?;
+        let file = file.ok_or(Errno::BADF)?;
         if set == file {
-            return Err(Errno::EINVAL);
+            return Err(Errno::INVAL);
         }
         let entries = self.files.get_mut(&set).and_then(|file| file.set.as_mut());
-        let entries = entries.ok_or(Errno::EINVAL)?;
+        let entries = entries.ok_or(Errno::INVAL)?;
         let key = (fd, file);
         match (op, entries.contains_key(&key)) {
-            (libc::EPOLL_CTL_ADD, true) => return Err(Errno::EEXIST),
+            (libc::EPOLL_CTL_ADD, true) => return Err(Errno::EXIST),
             (libc::EPOLL_CTL_ADD, false) => {}
-            (_, false) => return Err(Errno::ENOENT),
+            (_, false) => return Err(Errno::NOENT),
             (_, true) => {}
         }
         if op == libc::EPOLL_CTL_DEL {
@@ -575,7 +575,7 @@ mod tests {
         let mut program = one_entry();
         program.push(program[2]);
         let model = Model::of(&program);
-        assert_eq!(model.plan[3].expect, Err(Errno::EEXIST));
+        assert_eq!(model.plan[3].expect, Err(Errno::EXIST));
         assert_eq!(model.counts(), [1]);
     }
 }

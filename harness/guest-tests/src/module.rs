@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::kmod::{DeleteModuleFlags, delete_module};
+use rustix::io::Errno;
+use rustix::system::delete_module;
 
 /// A module is busy as long as a caller is in it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,10 +44,10 @@ impl Module {
         let until = Instant::now() + PATIENCE;
         let name = CString::new(self.0)?;
         while self.is_loaded() {
-            match delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
+            match delete_module(&name, libc::O_NONBLOCK) {
                 Ok(()) => break,
                 // Somebody is in it, or it is on its way out.
-                Err(Errno::EAGAIN | Errno::EBUSY | Errno::ENOENT) if Instant::now() < until => {
+                Err(Errno::AGAIN | Errno::BUSY | Errno::NOENT) if Instant::now() < until => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(errno) => bail!("cannot unload {}: {errno}", self.0),

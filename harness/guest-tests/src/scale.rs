@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use nix::errno::Errno;
+use guest_tests::limits::allow_descriptors;
+use rustix::io::Errno;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -43,15 +44,6 @@ fn samples(handler: Handler, large: usize, small: usize) -> usize {
 fn allow_watches() -> Result<()> {
     std::fs::write("/proc/sys/fs/epoll/max_user_watches", "4000000")
         .context("cannot raise fs.epoll.max_user_watches")
-}
-
-fn allow_descriptors(count: u64) -> Result<()> {
-    let path = "/proc/sys/fs/nr_open";
-    let allowed: u64 = std::fs::read_to_string(path)?.trim().parse()?;
-    if allowed < count {
-        std::fs::write(path, count.to_string()).context("cannot raise fs.nr_open")?;
-    }
-    sys::allow_descriptors(count).context("cannot raise RLIMIT_NOFILE")
 }
 
 /// As many as a case wants, if they are thousands, or a tenth of them where the kernel
@@ -111,7 +103,7 @@ fn million(options: &Options) -> Result<()> {
                 (ask(base + n, base + n, 0), Ok(sys::EQUAL)),
                 (ask(file(n), base + n, 0), Ok(sys::EQUAL)),
                 (ask(FIRST + other, base + n, 0), Ok(expect)),
-                (ask(base + n, base + n, 1), Err(Errno::ENOENT)),
+                (ask(base + n, base + n, 1), Err(Errno::NOENT)),
             ];
             for (answer, expect) in answers {
                 ensure!(
@@ -124,7 +116,7 @@ fn million(options: &Options) -> Result<()> {
         for tfd in [0, FIRST, base - 1, base + count, i32::MAX, -1] {
             let answer = ask(FIRST, tfd, 0);
             ensure!(
-                answer == Err(Errno::ENOENT),
+                answer == Err(Errno::NOENT),
                 "{handler}: number {tfd}: {answer:?}"
             );
             asked += 1;
@@ -169,7 +161,7 @@ fn one_number(options: &Options) -> Result<()> {
         for toff in [many, many + 1, 1 << 31, u32::MAX as usize] {
             let answer = ask(fds[0], slot(toff));
             ensure!(
-                answer == Err(Errno::ENOENT),
+                answer == Err(Errno::NOENT),
                 "{handler}: toff {toff}: {answer:?}"
             );
         }
@@ -189,7 +181,7 @@ fn one_number(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn ask(fd: i32, slot: Slot) -> nix::Result<i32> {
+fn ask(fd: i32, slot: Slot) -> rustix::io::Result<i32> {
     let me = sys::getpid();
     sys::epoll_tfd(me, fd, me, slot)
 }

@@ -13,11 +13,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::OFlag;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, pipe2};
+use epoll_targets::proc::{self, Stat};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::Options;
+use crate::process;
 
 /// As the kernel's selftests do it.
 const STATUS_SKIP: i32 = 4;
@@ -141,11 +142,11 @@ pub fn run_all(cases: &[&Case], args: &[String], after: fn() -> Result<()>) -> R
 /// Runs a case in a process of its own.
 fn run_process(case: &Case, args: &[String], after: fn() -> Result<()>) -> Result<Verdict> {
     let (mut child, output) = spawn(case, args)?;
-    let group = Pid::from_raw(child.id() as i32);
+    let group = Pid::from_child(&child);
     let (status, last) = follow(&mut child, group, &lines_of(output), case.deadline)?;
     if status.is_none() {
         note(stacks(group));
-        let _ = killpg(group, Signal::SIGKILL);
+        let _ = kill_process_group(group, Signal::KILL);
         // A task that cannot be killed is for the kernel's own detectors.
         let until = Instant::now() + GRACE;
         while Instant::now() < until && child.try_wait()?.is_none() {
@@ -167,7 +168,7 @@ fn run_process(case: &Case, args: &[String], after: fn() -> Result<()>) -> Resul
 /// Starts the process of a case, and a process group with it; returns what its
 /// output can be read from.
 fn spawn(case: &Case, args: &[String]) -> Result<(Child, OwnedFd)> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     let child = Command::new("/proc/self/exe")
         .args(args)
         .args(["--case", &case.name])
@@ -227,7 +228,7 @@ fn follow(
             status = child.try_wait()?;
             if status.is_some() {
                 // Leftover processes must not disturb the next case.
-                let _ = killpg(group, Signal::SIGKILL);
+                let _ = kill_process_group(group, Signal::KILL);
                 until = Instant::now() + GRACE;
             }
         }
@@ -249,23 +250,19 @@ fn how(status: ExitStatus) -> String {
 /// Where the tasks of a case hang.
 fn stacks(group: Pid) -> String {
     let mut text = String::from("tasks that were left:");
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else {
+    for pid in proc::pids().unwrap_or_default() {
+        let Ok(stat) = Stat::of(pid) else {
             continue;
         };
-        // pid (comm) state ppid pgrp
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let mut fields = fields.split_whitespace();
-        let state = fields.next().unwrap_or("?");
-        if fields.nth(1).and_then(|pgrp| pgrp.parse().ok()) != Some(group.as_raw()) {
+        if stat.pgrp != group.as_raw_pid() {
             continue;
         }
-        let syscall = std::fs::read_to_string(path.join("syscall")).unwrap_or_default();
+        let call = process::system_call(format!("/proc/{pid}"));
+        let call = call.map_or_else(|| "none".into(), |call| call.to_string());
         text.push_str(&format!(
-            " {} {state} in {};",
-            path.display(),
-            syscall.split_whitespace().next().unwrap_or("?")
+            " {pid} ({}) {:?} in {call};",
+            stat.command.to_string_lossy(),
+            stat.state
         ));
     }
     text

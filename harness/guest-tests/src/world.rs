@@ -2,18 +2,12 @@
 //! Programs run for real: processes that do what a plan says, step by step,
 //! and then stay as they are to be asked about.
 
-use std::io::{IoSlice, IoSliceMut};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, send, sendmsg,
-};
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid};
+use epoll_targets::proc::{Stat, State};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::model::{BASE, Kind, MAX_PROCESSES, Model, Op, Planned};
 use crate::process;
@@ -38,7 +32,7 @@ pub struct World {
 
 impl World {
     pub fn pid(&self, process: usize) -> i32 {
-        self.pids[process].as_raw()
+        self.pids[process].as_raw_pid()
     }
 
     /// Run the plan of a model.
@@ -88,7 +82,7 @@ impl World {
                 .map_or(len, |at| at + 1);
             let control = controls[first.process];
             let order = Message(start as i32, (start + len) as i32);
-            send(control, &order.to_bytes(), MsgFlags::MSG_NOSIGNAL)?;
+            sys::send(control, &order.to_bytes())?;
 
             let last = &plan[start + len - 1];
             if let Op::Exit = last.op {
@@ -101,7 +95,7 @@ impl World {
                     bail!("{planned:?} came to {value} instead");
                 }
                 if let Op::Fork { .. } = last.op {
-                    self.pids.push(Pid::from_raw(value));
+                    self.pids.push(Pid::from_raw(value).context("no pid")?);
                 }
             }
             start += len;
@@ -111,9 +105,8 @@ impl World {
 
     /// It is not reaped, so that its pid is not given to another process.
     fn wait_exit(&self, process: usize) -> Result<()> {
-        let path = format!("/proc/{}/stat", self.pids[process]);
         process::wait_until("a process to exit", || {
-            std::fs::read_to_string(&path).is_ok_and(|stat| stat.contains(") Z "))
+            Stat::of(self.pid(process)).is_ok_and(|stat| stat.state == State::Zombie)
         })
     }
 }
@@ -122,11 +115,11 @@ impl Drop for World {
     fn drop(&mut self) {
         for &pid in &self.pids {
             // A process that has exited ignores this.
-            let _ = kill(pid, Signal::SIGKILL);
+            let _ = kill_process(pid, Signal::KILL);
         }
         // Parents first: their children are ours then.
         for &pid in &self.pids {
-            let _ = waitpid(pid, None);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
         }
     }
 }
@@ -143,9 +136,9 @@ impl Message {
         bytes
     }
 
-    fn read(socket: i32) -> nix::Result<Option<Message>> {
+    fn read(socket: i32) -> rustix::io::Result<Option<Message>> {
         let mut bytes = [0; 8];
-        if recv(socket, &mut bytes, MsgFlags::empty())? != bytes.len() {
+        if sys::receive(socket, &mut bytes)? != bytes.len() {
             return Ok(None);
         }
         let word = |at: usize| {
@@ -163,7 +156,7 @@ fn receive(control: i32) -> Result<Message> {
 }
 
 /// Nothing of the parent's is left but the sockets.
-fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> nix::Result<()> {
+fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> rustix::io::Result<()> {
     // They may stand where they are to go: first out of the way, then there.
     let away = 2 * BASE;
     let ends = worker_ends.iter().copied().zip(CONTROL..);
@@ -187,9 +180,7 @@ fn work(me: usize, plan: &[Planned]) -> i32 {
         let control = CONTROL + me as i32;
         let Ok(Some(Message(start, end))) = Message::read(control) else {
             // The program is over. It is killed when it has been asked about.
-            loop {
-                nix::unistd::pause();
-            }
+            process::pause_forever();
         };
         let mut reply = Message(end, 0);
         for at in start..end {
@@ -217,21 +208,19 @@ fn work(me: usize, plan: &[Planned]) -> i32 {
             // A new process has not been asked anything yet.
             continue;
         }
-        if send(control, &reply.to_bytes(), MsgFlags::MSG_NOSIGNAL).is_err() {
+        if sys::send(control, &reply.to_bytes()).is_err() {
             return 1;
         }
     }
 }
 
-fn fork() -> nix::Result<i32> {
+fn fork() -> rustix::io::Result<i32> {
     // SAFETY: workers are processes of a single thread.
-    Ok(match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => child.as_raw(),
-        ForkResult::Child => 0,
-    })
+    let child = unsafe { sys::fork() }?;
+    Ok(Pid::as_raw(child))
 }
 
-fn run(op: Op) -> nix::Result<i32> {
+fn run(op: Op) -> rustix::io::Result<i32> {
     match op {
         Op::Create { kind, at } => {
             let fds = match kind {
@@ -251,31 +240,12 @@ fn run(op: Op) -> nix::Result<i32> {
         Op::Dup2 { fd, to } => sys::dup2(fd, to),
         Op::Close { fd } => sys::close(fd),
         Op::Send { fd } => {
-            let rights = [fd];
-            let rights = ControlMessage::ScmRights(&rights);
-            sendmsg::<()>(
-                MAIL[0],
-                &[IoSlice::new(b"x")],
-                &[rights],
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            )?;
+            sys::send_fd(MAIL[0], fd)?;
             Ok(0)
         }
         Op::Receive { at } => {
-            let mut byte = [0];
-            let mut space = cmsg_space!(i32);
-            let mut slices = [IoSliceMut::new(&mut byte)];
-            let flags = MsgFlags::MSG_DONTWAIT;
-            let message = recvmsg::<()>(MAIL[1], &mut slices, Some(&mut space), flags)?;
-            let mut passed = message.cmsgs()?;
-            match passed.next() {
-                Some(ControlMessageOwned::ScmRights(fds)) if fds.len() == 1 => {
-                    sys::renumber(fds[0], at)?;
-                    Ok(0)
-                }
-                _ => Err(Errno::ENOMSG),
-            }
+            sys::renumber(sys::receive_fd(MAIL[1])?, at)?;
+            Ok(0)
         }
         Op::Ctl {
             efd,
@@ -290,12 +260,12 @@ fn run(op: Op) -> nix::Result<i32> {
             };
             sys::epoll_ctl(efd, op, fd, events as u32)
         }
-        Op::Fork { .. } | Op::Exit => Err(Errno::ENOSYS),
+        Op::Fork { .. } | Op::Exit => Err(Errno::NOSYS),
     }
 }
 
 /// Let the processes that a worker leaves behind become ours.
 pub fn adopt_orphans() -> Result<()> {
-    nix::sys::prctl::set_child_subreaper(true)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
 }

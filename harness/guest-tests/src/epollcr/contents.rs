@@ -9,10 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use guest_tests::signal;
 use libepollcr::restore::{Parking, Restore};
-use nix::sys::stat::Mode;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_getfl, mkfifoat};
 use rustix::io::{Errno, FdFlags, dup, fcntl_getfd, read, write};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -20,6 +20,7 @@ use rustix::net::{
     sendmsg, shutdown, socketpair,
 };
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+use rustix::process::{Signal, getpgrp};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_gettime, timerfd_settime,
@@ -67,11 +68,7 @@ fn files() -> Result<()> {
     let other: OwnedFd = File::open(&path)?.into();
     let directory: OwnedFd = File::open("/proc")?.into();
     let null: OwnedFd = File::open("/dev/null")?.into();
-    let only = rustix::fs::open(
-        "/etc",
-        OFlags::PATH | OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
+    let only = rustix::fs::open("/etc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let flags = fcntl_getfl(&file)?;
 
     let had = numbers([&file, &shared, &other, &directory, &null, &only]);
@@ -149,7 +146,7 @@ fn pipes() -> Result<()> {
     ] = take(&mut restored, had)?;
 
     ensure!(fcntl_getpipe_size(&full)? == 1 << 18, "another size");
-    ensure!(bytes(&full)? == b"one two", "something else was in it");
+    ensure!(bytes(&full)? == b"one two", "something else is in it");
     write(&filler, b"more")?;
     ensure!(bytes(&full)? == b"more", "its ends are not of one pipe");
     ensure!(
@@ -178,7 +175,7 @@ fn pipes() -> Result<()> {
 fn fifo() -> Result<()> {
     let device = device()?;
     let path = std::env::temp_dir().join(format!("epollcr-fifo-{}", std::process::id()));
-    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
     let reader: OwnedFd = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -190,7 +187,7 @@ fn fifo() -> Result<()> {
     let had = numbers([&reader, &writer]);
     let mut restored = again(&device, vec![reader, writer])?;
     let [reader, writer] = take(&mut restored, had)?;
-    ensure!(bytes(&reader)? == b"through it", "something else was in it");
+    ensure!(bytes(&reader)? == b"through it", "something else is in it");
     write(&writer, b"more")?;
     ensure!(bytes(&reader)? == b"more", "its ends are not of one FIFO");
     drop(writer);
@@ -206,7 +203,7 @@ fn fifo() -> Result<()> {
 fn fifo_alone() -> Result<()> {
     let device = device()?;
     let path = std::env::temp_dir().join(format!("epollcr-alone-{}", std::process::id()));
-    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
     let open_reader = || -> Result<OwnedFd> {
         let mut open = OpenOptions::new();
         let open = open.read(true).custom_flags(libc::O_NONBLOCK);
@@ -243,12 +240,8 @@ fn fifo_alone() -> Result<()> {
         opened[0].store(1, std::sync::atomic::Ordering::SeqCst);
         i32::from(writer.is_err())
     })?;
-    let waits = || {
-        let call = fs::read_to_string(format!("/proc/{}/syscall", child.pid()));
-        let call = call.unwrap_or_default();
-        let number = call.split(' ').next().and_then(|n| n.parse::<i64>().ok());
-        number == Some(libc::SYS_openat)
-    };
+    let dir = format!("/proc/{}", child.pid());
+    let waits = || crate::process::system_call(&dir) == Some(libc::SYS_openat);
     crate::process::wait_until("a child to open a FIFO", waits)?;
     ensure!(Restore::new(&image).problems().is_empty());
     std::thread::sleep(Duration::from_millis(50));
@@ -267,7 +260,7 @@ fn fifo_alone() -> Result<()> {
 fn unlinked() -> Result<()> {
     let device = device()?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let mode = Mode::RUSR | Mode::WUSR;
     let nameless = rustix::fs::open(std::env::temp_dir(), flags, mode)?;
     let counter = eventfd(5, EventfdFlags::CLOEXEC)?;
     let [nameless_number, counter_number] = numbers([&nameless, &counter]);
@@ -356,18 +349,16 @@ fn signals() -> Result<()> {
         ensure!(ret == 0, "fcntl {command}");
         Ok(())
     };
-    let mut mask = nix::sys::signal::SigSet::empty();
-    mask.add(nix::sys::signal::Signal::SIGUSR1);
-    mask.thread_block()?;
+    signal::block(Signal::USR1)?;
     set(&near, libc::F_SETOWN, sys::getpid())?;
     set(&near, F_GETSIG - 1, libc::SIGUSR1)?;
     let flags = fcntl_getfl(&near)?.bits() as i32 | libc::O_ASYNC;
     set(&near, libc::F_SETFL, flags)?;
-    set(&other, libc::F_SETOWN, -nix::unistd::getpgrp().as_raw())?;
+    set(&other, libc::F_SETOWN, -getpgrp().as_raw_pid())?;
 
     let image = dump(&device)?;
     let problems = Restore::new(&image).problems();
-    let group = format!("its signals go to process group {}", nix::unistd::getpgrp());
+    let group = format!("its signals go to process group {}", getpgrp());
     ensure!(
         problems
             .iter()
@@ -463,14 +454,9 @@ fn counters() -> Result<()> {
     set(&waits, far, far)?;
     set(&expired, soon, far)?;
     std::thread::sleep(Duration::from_millis(5));
-    let signals = {
-        let mut mask = nix::sys::signal::SigSet::empty();
-        mask.add(nix::sys::signal::Signal::SIGUSR2);
-        mask.thread_block()?;
-        let flags =
-            nix::sys::signalfd::SfdFlags::SFD_CLOEXEC | nix::sys::signalfd::SfdFlags::SFD_NONBLOCK;
-        OwnedFd::from(nix::sys::signalfd::SignalFd::with_flags(&mask, flags)?)
-    };
+    signal::block(Signal::USR2)?;
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    let signals = signal::signalfd(&[Signal::USR2], flags)?;
 
     let had = numbers([&counter, &semaphore, &waits, &expired, &off, &signals]);
     let all = vec![counter, semaphore, waits, expired, off, signals];
@@ -499,7 +485,7 @@ fn counters() -> Result<()> {
         left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0,
         "it is not off"
     );
-    nix::sys::signal::raise(nix::sys::signal::Signal::SIGUSR2)?;
+    signal::raise(Signal::USR2)?;
     let info = bytes(&signals)?;
     ensure!(
         info.first() == Some(&(libc::SIGUSR2 as u8)),

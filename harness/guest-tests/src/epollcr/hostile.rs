@@ -14,6 +14,7 @@ use libepollcr::image::Image;
 use libepollcr::restore::Restore;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -72,7 +73,7 @@ fn good(fifo: &Path) -> Result<Vec<u8>> {
     rustix::io::write(&far, b"message")?;
     let counter = eventfd(1, EventfdFlags::CLOEXEC)?;
     let path: OwnedFd = File::open("/etc/passwd")?.into();
-    nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    mkfifoat(CWD, fifo, Mode::RWXU)?;
     let mut open = File::options();
     let through: OwnedFd = open
         .read(true)

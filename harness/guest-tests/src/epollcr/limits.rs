@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use guest_tests::limits::allow_descriptors;
 use libepollcr::restore::Restore;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,7 +15,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::sets::shape;
 use super::{device, dump};
 use crate::scale::large;
-use crate::sys;
 use crate::tap::{Case, note};
 
 pub fn cases() -> Vec<Case> {
@@ -62,7 +62,7 @@ fn items(count: u32) -> Result<()> {
 
 fn many(count: u64, build: impl FnOnce(&OwnedFd) -> Result<Vec<OwnedFd>>) -> Result<()> {
     let device = device()?;
-    sys::allow_descriptors(2 * count + 1000)?;
+    allow_descriptors(2 * count + 1000)?;
     let set = epoll::create(CreateFlags::CLOEXEC)?;
     let fds = build(&set)?;
     let number = set.as_raw_fd();

@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use epoll_targets::pidfd::PidFd;
 use libepollcr::device::{Device, Item, Process};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::device;
-use crate::process::{fork, shared, wait_until};
+use crate::process::{become_user, fork, pause_forever, shared, wait_until};
 use crate::tap::Case;
 
 const NOBODY: u32 = 65_534;
@@ -32,13 +32,6 @@ pub fn cases() -> Vec<Case> {
         Case::new("epollcr/own-user", |_| own_user()),
         Case::new("epollcr/gone", |_| gone()),
     ]
-}
-
-fn become_user(id: u32) -> nix::Result<()> {
-    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    setgroups(&[])?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)
 }
 
 /// What each call says about a process: 0 or an errno.
@@ -72,15 +65,14 @@ fn look(who: u32, whom: u32, dumpable: bool, allowed: bool) -> Result<()> {
     let device = device()?;
     let told = shared::<5>()?;
     let target = fork(|| {
-        let dumpable: libc::c_ulong = dumpable.into();
+        let dumpable = match dumpable {
+            true => DumpableBehavior::Dumpable,
+            false => DumpableBehavior::NotDumpable,
+        };
         // A change of user makes one that is not.
-        let done = become_user(whom).is_ok()
-            // SAFETY: takes numbers.
-            && unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable) } == 0;
-        told[4].store(if done { 1 } else { 2 }, SeqCst);
-        loop {
-            nix::unistd::pause();
-        }
+        let done = become_user(whom).and_then(|()| set_dumpable_behavior(dumpable));
+        told[4].store(if done.is_ok() { 1 } else { 2 }, SeqCst);
+        pause_forever()
     })?;
     wait_until("another user", || told[4].load(SeqCst) != 0)?;
     ensure!(told[4].load(SeqCst) == 1, "cannot become another user");

@@ -238,11 +238,7 @@ fn held() -> Result<()> {
     let number = set.as_raw_fd();
     let before = shape(&device, &[number])?;
     // A child keeps what we close.
-    let child = crate::process::fork(|| {
-        loop {
-            nix::unistd::pause();
-        }
-    })?;
+    let child = crate::process::fork(|| crate::process::pause_forever())?;
     drop(file);
     ensure!(shape(&device, &[number])?[0].len() == 1, "the item is gone");
     let image = dump(&device)?;

@@ -15,21 +15,22 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use epoll_targets::proc::{Stat, State};
 use libepollcr::image::Image;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::fs::inotify;
+use rustix::fs::{CWD, Mode, inotify, mkfifoat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::device;
 use crate::criu::{Report, SCENARIOS, Scenario};
-use crate::process::{Child, fork, shared, wait_until};
+use crate::process::{Child, fork, pause_forever, shared, wait_until};
 use crate::sys;
 use crate::tap::{Case, note};
 
@@ -83,15 +84,13 @@ fn must<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-fn state(pid: Pid) -> String {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    state.split(' ').next().unwrap_or_default().to_owned()
+fn is(pid: Pid, state: State) -> bool {
+    Stat::of(pid.as_raw_pid()).is_ok_and(|stat| stat.state == state)
 }
 
 fn stop(pid: Pid) -> Result<()> {
-    kill(pid, Signal::SIGSTOP)?;
-    wait_until("a process to stop", || state(pid) == "T")
+    kill_process(pid, Signal::STOP)?;
+    wait_until("a process to stop", || is(pid, State::Stopped))
 }
 
 /// A program of the group `criu`: dumped, killed, restored, it finds all as it was.
@@ -109,8 +108,8 @@ fn cycle(scenario: &Scenario) -> Result<()> {
         image.as_ref(),
     ])?;
     let dumped = began.elapsed().as_secs_f64();
-    killpg(pid, Signal::SIGKILL)?;
-    wait_until("a process to end", || state(pid) == "Z")?;
+    kill_process_group(pid, Signal::KILL)?;
+    wait_until("a process to end", || is(pid, State::Zombie))?;
 
     let shown = must([OsStr::new("show"), image.as_ref()])?;
     shown
@@ -142,11 +141,7 @@ fn running() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("running")?;
     let image = dir.path("image");
-    let child = fork(|| {
-        loop {
-            nix::unistd::pause();
-        }
-    })?;
+    let child = fork(|| pause_forever())?;
     let pid = child.pid().to_string();
     let output = epollcr(["dump", "-p", &pid, &image])?;
     let error = text(&output.stderr);
@@ -167,7 +162,7 @@ fn running() -> Result<()> {
         must(["show", "--json", &image])?.contains("\"stopped\":false"),
         "the image does not say so to programs"
     );
-    stop(Pid::from_raw(child.pid()))?;
+    stop(child.id())?;
     must(["dump", "-p", &pid, &image])?;
     ensure!(
         must(["show", &image])?.contains(", stopped, "),
@@ -202,15 +197,13 @@ fn named() -> Result<()> {
             for fd in 1..500 {
                 let _ = sys::close(fd);
             }
-            loop {
-                nix::unistd::pause();
-            }
+            pause_forever()
         })?;
         (child, writer)
     };
-    let pid = Pid::from_raw(child.pid());
+    let pid = child.id();
     wait_until("a process to pause", || {
-        state(pid) == "S" && open_files(pid) == 5
+        is(pid, State::Sleeping) && open_files(pid) == 5
     })?;
     stop(pid)?;
     must(["dump", "-p", &pid.to_string(), &image])?;
@@ -259,13 +252,11 @@ fn holder(fds: &[(&OwnedFd, RawFd, bool)]) -> Result<Child> {
                 let _ = sys::close(fd);
             }
         }
-        loop {
-            nix::unistd::pause();
-        }
+        pause_forever()
     })?;
-    let pid = Pid::from_raw(child.pid());
+    let pid = child.id();
     wait_until("a process to pause", || {
-        state(pid) == "S" && open_files(pid) == fds.len()
+        is(pid, State::Sleeping) && open_files(pid) == fds.len()
     })?;
     stop(pid)?;
     Ok(child)
@@ -444,7 +435,7 @@ fn target() -> Result<()> {
     let child = holder(&[(&null()?, 300, false)])?;
     let pid = child.pid().to_string();
     std::os::unix::fs::symlink("/etc/passwd", &link)?;
-    nix::unistd::mkfifo(Path::new(&fifo), nix::sys::stat::Mode::S_IRWXU)?;
+    mkfifoat(CWD, &fifo, Mode::RWXU)?;
     for refused in [&link, &fifo, "/dev/null", "/tmp"] {
         let before = fs::symlink_metadata(refused)?.ino();
         let output = epollcr(["dump", "-p", &pid, refused])?;
@@ -476,17 +467,16 @@ fn tables() -> Result<()> {
     let told = shared::<1>()?;
     let child = fork(|| {
         let thread = std::thread::spawn(|| {
-            let apart = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES);
+            // SAFETY: the two threads use no descriptor of each other from here on.
+            let apart = unsafe { unshare_unsafe(UnshareFlags::FILES) };
             told[0].store(if apart.is_ok() { 1 } else { 2 }, SeqCst);
-            loop {
-                nix::unistd::pause();
-            }
+            pause_forever()
         });
         i32::from(thread.join().is_err())
     })?;
     wait_until("a thread", || told[0].load(SeqCst) != 0)?;
     ensure!(told[0].load(SeqCst) == 1, "CLONE_FILES");
-    let pid = Pid::from_raw(child.pid());
+    let pid = child.id();
     stop(pid)?;
     let output = epollcr(["dump", "-p", &pid.to_string(), &image])?;
     let error = text(&output.stderr);
@@ -564,9 +554,9 @@ fn sleeper(stays: &OwnedFd, closes: &OwnedFd) -> Result<std::process::Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let pid = Pid::from_raw(child.id() as i32);
+    let pid = Pid::from_child(&child);
     // It has read its libraries by then.
-    wait_until("sleep", || state(pid) == "S" && open_files(pid) == 5)?;
+    wait_until("sleep", || is(pid, State::Sleeping) && open_files(pid) == 5)?;
     Ok(child)
 }
 
@@ -633,7 +623,7 @@ fn exec() -> Result<()> {
         fcntl_dupfd_cloexec(&null, 301)?,
     );
     let mut child = sleeper(&stays, &closes)?;
-    let pid = Pid::from_raw(child.id() as i32);
+    let pid = Pid::from_child(&child);
     stop(pid)?;
     must(["dump", "-p", &pid.to_string(), &image])?;
     child.kill()?;

@@ -125,7 +125,7 @@ fn rounds(cpus: [usize; 2], mut more: impl FnMut(&Count) -> bool) -> Result<Coun
             }
             Err(errno) => {
                 // The caller found the set without B: nothing was compared.
-                ensure!(errno == nix::errno::Errno::ENOENT, "the answer is {errno}");
+                ensure!(errno == rustix::io::Errno::NOENT, "the answer is {errno}");
                 count.early += 1;
                 ensure!(count.early < 1000, "B is always late");
             }
@@ -137,7 +137,7 @@ fn rounds(cpus: [usize; 2], mut more: impl FnMut(&Count) -> bool) -> Result<Coun
 }
 
 /// One query; the answer `equal` is false.
-fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
+fn round(efd: i32, [here, there]: [usize; 2]) -> Result<rustix::io::Result<i32>> {
     pin(here)?;
     sys::renumber(sys::eventfd(0)?, A)?;
     let held = HeldSet::hold(efd, Some(here))?;
@@ -146,7 +146,7 @@ fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
     let busy = AtomicBool::new(false);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let caller = scope.spawn(|| -> Result<nix::Result<i32>> {
+        let caller = scope.spawn(|| -> Result<rustix::io::Result<i32>> {
             pin(there)?;
             tid.store(sys::gettid(), Ordering::Relaxed);
             let me = sys::getpid();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A caller that waits for a held set dies by SIGKILL, if the module answers.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -48,8 +48,8 @@ fn with(handler: Handler) -> Result<()> {
 
     let killed = Instant::now();
     caller.kill();
-    let dead = |status: Option<WaitStatus>| {
-        matches!(status, Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)))
+    let dead = |status: Option<ExitStatus>| {
+        status.and_then(|status| status.signal()) == Some(libc::SIGKILL)
     };
     match handler {
         Handler::Rust => {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::process::{pin, realtime, two_cpus};
 use crate::sys;
@@ -33,8 +33,8 @@ pub struct Count {
 pub fn race(
     patience: Duration,
     enough: u64,
-    query: impl Fn() -> nix::Result<i32> + Send,
-    opened: impl Fn() -> nix::Result<i32> + Send,
+    query: impl Fn() -> rustix::io::Result<i32> + Send,
+    opened: impl Fn() -> rustix::io::Result<i32> + Send,
 ) -> Result<Count> {
     let [_, cpu] = two_cpus()?;
     let until = Instant::now() + patience;
@@ -51,7 +51,7 @@ pub fn race(
                 count.asked += 1;
                 match query() {
                     Ok(sys::EQUAL) => count.equal += 1,
-                    Ok(_) | Err(Errno::EBADF | Errno::ENOENT) => {}
+                    Ok(_) | Err(Errno::BADF | Errno::NOENT) => {}
                     Err(errno) => result = Err(errno),
                 }
             }

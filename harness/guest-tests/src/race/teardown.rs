@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -77,7 +77,7 @@ fn with(handler: Handler, fd: i32, other: i32, seconds: Duration) -> Result<()> 
         owners.load(Ordering::Relaxed),
         answers.join(", ")
     ));
-    for answer in [sys::EQUAL, -(Errno::ENOENT as i32), -(Errno::EBADF as i32)] {
+    for answer in [Ok(sys::EQUAL), Err(Errno::NOENT), Err(Errno::BADF)].map(sys::code) {
         ensure!(
             count.contains_key(&answer),
             "nothing was torn down: nobody was told {}",
@@ -157,9 +157,9 @@ fn ask(fd: i32, other: i32, pid: &AtomicI32, until: Instant) -> Result<BTreeMap<
                 Ok(sys::EQUAL) => kind == 0 || kind == 3,
                 Ok(sys::LESS | sys::GREATER) => kind != 0,
                 // A pid that an owner had can be free, or not be known yet.
-                Err(Errno::ESRCH | Errno::EBADF | Errno::ENOENT) => true,
+                Err(Errno::SRCH | Errno::BADF | Errno::NOENT) => true,
                 // The number that was the set's.
-                Err(Errno::EINVAL) => true,
+                Err(Errno::INVAL) => true,
                 _ => false,
             };
             if !right {

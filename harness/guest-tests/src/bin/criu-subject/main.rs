@@ -4,8 +4,6 @@
 
 mod scenario;
 mod state;
-#[path = "../../criu/subject.rs"]
-mod subject;
 mod verify;
 mod world;
 
@@ -14,19 +12,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{alarm, pause, setsid};
-
-use subject::{Answer, Subject};
+use guest_tests::limits::allow_descriptors;
+use guest_tests::signal;
+use guest_tests::subject::{Answer, Subject};
+use rustix::event::pause;
+use rustix::process::{Signal, setsid};
 
 /// No process kills one that was left behind; it ends itself.
 const LIFETIME: u32 = 900;
 
 /// Besides its targets a subject has few descriptors.
 const SPARE: u64 = 64;
-
-const NR_OPEN: &str = "/proc/sys/fs/nr_open";
 
 /// Programs for CRIU to dump.
 #[derive(Debug, Parser)]
@@ -76,9 +72,8 @@ fn main() -> Result<()> {
 fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
     // CRIU dumps sessions as a whole.
     setsid()?;
-    alarm::set(LIFETIME);
-    let verify = SigSet::from(Signal::SIGUSR1);
-    verify.thread_block()?;
+    signal::alarm(LIFETIME);
+    signal::block(Signal::USR1)?;
     allow_descriptors(u64::from(targets) + SPARE)?;
 
     let mut world = scenario::build(scenario, targets)?;
@@ -87,7 +82,7 @@ fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
     publish(dir, "state", &state::write(&world, &before))?;
     publish(dir, "ready", "")?;
     // A restored process continues here.
-    verify.wait()?;
+    signal::wait(Signal::USR1)?;
     let report = verify::verify(&mut world, &before)?;
     publish(dir, "report", &report.to_string())
 }
@@ -104,20 +99,6 @@ fn publish(dir: &Path, name: &str, text: &str) -> Result<()> {
     let new = dir.join("new");
     fs::write(&new, text)?;
     fs::rename(new, dir.join(name)).with_context(|| format!("cannot publish '{name}'"))
-}
-
-fn allow_descriptors(wanted: u64) -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if wanted <= soft {
-        return Ok(());
-    }
-    let limit: u64 = fs::read_to_string(NR_OPEN)?.trim().parse()?;
-    if wanted > limit {
-        fs::write(NR_OPEN, wanted.to_string())
-            .with_context(|| format!("cannot raise {NR_OPEN}"))?;
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
-        .with_context(|| format!("cannot have {wanted} descriptors"))
 }
 
 fn bench_dump(targets: u32) -> Result<()> {

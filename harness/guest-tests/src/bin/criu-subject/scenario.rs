@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
-use nix::sys::signal::Signal;
-use nix::unistd::dup2_stdin;
 use rustix::event::epoll::EventFlags;
 use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::Signal;
+use rustix::stdio::dup2_stdin;
 
 use crate::world::{Mode, Source, World};
 
@@ -61,7 +61,7 @@ fn plain(world: &mut World, set: usize) -> Result<()> {
         Source::pipe()?,
         Source::pair()?,
         Source::timer()?,
-        Source::signals(Signal::SIGUSR2)?,
+        Source::signals(Signal::USR2)?,
         Source::counter()?,
     ] {
         let source = world.source(source);

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::{SigSet, Signal};
+use guest_tests::signal;
 use rustix::event::epoll::EventFlags;
+use rustix::process::Signal;
 
 use crate::world::{Mode, Shown, Source, World};
 
@@ -34,7 +34,7 @@ pub fn write(world: &World, before: &[Vec<Shown>]) -> String {
             }
             Source::Pair { near, far } => line("pair", &[number(near), number(far)]),
             Source::Timer(fd) => line("timer", &[number(fd)]),
-            Source::Signals(fd, signal) => line("signals", &[number(fd), *signal as i64]),
+            Source::Signals(fd, signal) => line("signals", &[number(fd), signal.as_raw().into()]),
             Source::Set(set) => line("watched-set", &[*set as i64]),
             Source::Lost => line("lost", &[]),
         }
@@ -79,9 +79,7 @@ fn inherited(number: i64) -> Result<OwnedFd> {
     );
     // SAFETY: it is open, and each number stands in one place of what was
     // written only.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl(&fd, FcntlArg::F_GETFL).with_context(|| format!("descriptor {number}"))?;
-    Ok(fd)
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
@@ -144,8 +142,8 @@ pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
             },
             ("timer", &[fd]) => Source::Timer(inherited(fd)?),
             ("signals", &[fd, signal]) => {
-                let signal = Signal::try_from(signal as i32)?;
-                SigSet::from(signal).thread_block()?;
+                let signal = Signal::from_named_raw(signal as i32).context("no signal")?;
+                signal::block(signal)?;
                 Source::Signals(inherited(fd)?, signal)
             }
             ("watched-set", &[set]) => Source::Set(set as usize),

@@ -7,8 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{SigSet, Signal, raise};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use guest_tests::signal;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
@@ -17,6 +16,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -89,13 +89,10 @@ impl Source {
     }
 
     pub fn signals(signal: Signal) -> Result<Self> {
-        let signals = SigSet::from(signal);
-        signals.thread_block()?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self::Signals(
-            SignalFd::with_flags(&signals, flags)?.into(),
-            signal,
-        ))
+        signal::block(signal)?;
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        let fd = signal::signalfd(&[signal], flags)?;
+        Ok(Self::Signals(fd, signal))
     }
 
     fn fire(&self) -> Result<()> {
@@ -114,7 +111,7 @@ impl Source {
                 };
                 timerfd_settime(fd, TimerfdTimerFlags::empty(), &soon)?;
             }
-            Self::Signals(_, signal) => raise(*signal)?,
+            Self::Signals(_, signal) => signal::raise(*signal)?,
             Self::Set(_) | Self::Lost => bail!("this cannot be made ready by itself"),
         }
         Ok(())

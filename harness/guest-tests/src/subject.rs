@@ -10,8 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 
 /// For 20,000 targets on a kernel with sanitizers in it.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -63,7 +62,7 @@ impl Subject {
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+        Pid::from_child(&self.child)
     }
 
     /// The contents of a file that the subject makes in its directory.
@@ -76,7 +75,7 @@ impl Subject {
             }
             // A child of ours, or restored: then it is a child of init.
             let _ = self.child.try_wait();
-            if kill(self.pid(), None).is_err() && !path.exists() {
+            if test_kill_process(self.pid()).is_err() && !path.exists() {
                 let said = fs::read_to_string(self.dir.join("output")).unwrap_or_default();
                 bail!("the subject ended before its '{name}': {}", said.trim());
             }
@@ -97,7 +96,7 @@ impl Subject {
             if status.success() {
                 bail!("the subject was dumped, but ended by itself");
             }
-            if kill(self.pid(), None).is_ok() {
+            if test_kill_process(self.pid()).is_ok() {
                 bail!("the subject was dumped, but is still there");
             }
         }
@@ -108,7 +107,7 @@ impl Subject {
 impl Drop for Subject {
     fn drop(&mut self) {
         // The leader of a session is that of a group, too.
-        let _ = killpg(self.pid(), Signal::SIGKILL);
+        let _ = kill_process_group(self.pid(), Signal::KILL);
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
