@@ -18,21 +18,21 @@ use crate::sys::{self, KCMP_EPOLL_TFD, KCMP_FILE, KCMP_TYPES, Slot};
 use crate::tap::{Case, note};
 
 const PAGE: usize = 4096;
-/// Numbers that are used here, and a few more.
+/// The descriptors that are used here, and a few more.
 const NUMBERS: std::ops::Range<i32> = 100..124;
-/// So that no number but these is open in one process and not in another.
+/// The epoll instances. No other descriptors differ between the processes.
 const SETS: [i32; 3] = [100, 101, 102];
 const FILES: std::ops::Range<i32> = 103..112;
-/// In the child only.
+/// Files of the child only.
 const CHILDS: std::ops::Range<i32> = 112..116;
-/// Several files were added as this.
+/// Several files were added by this number.
 const SHARED: i32 = 120;
 
-/// One in so many calls is made by somebody without rights.
+/// One in so many calls is made without privileges.
 const UNPRIVILEGED: u32 = 8;
 const NOBODY: u32 = 65534;
 
-/// Calls are made and compared in pieces, for the sake of memory.
+/// Calls are made and compared in pieces, to limit the memory that they take.
 const PIECE: usize = 50_000;
 
 pub fn cases() -> Vec<Case> {
@@ -40,12 +40,12 @@ pub fn cases() -> Vec<Case> {
     vec![Case::new("fuzz/calls", calls).deadline(deadline)]
 }
 
-/// Where idx2 of KCMP_EPOLL_TFD points to.
+/// What idx2 of KCMP_EPOLL_TFD points to.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// At this byte of a page that can be read.
+    /// This byte of a page that can be read.
     Inside(usize),
-    /// So many bytes of the slot are before the end of what can be read.
+    /// So many bytes of the slot can be read.
     Straddling(usize),
     At(u64),
 }
@@ -60,7 +60,7 @@ struct Call {
     slot: Slot,
 }
 
-/// A page that can be read, and after it one that cannot.
+/// A page that can be read, followed by one that cannot.
 struct Pages {
     start: usize,
 }
@@ -77,7 +77,7 @@ impl Pages {
         })
     }
 
-    /// Put the slot to its place; the value of idx2.
+    /// Writes the slot to its place, and returns the value for idx2.
     fn put(&mut self, call: &Call) -> u64 {
         let at = match call.place {
             Place::At(idx2) => return idx2,
@@ -87,8 +87,7 @@ impl Pages {
         let bytes = call.slot.to_bytes();
         let len = bytes.len().min(PAGE - at);
         let target = std::ptr::with_exposed_provenance_mut::<u8>(self.start + at);
-        // SAFETY: it does not go beyond the page, which can be written, and which
-        // no reference is to.
+        // SAFETY: it stays within the page, which is writable and has no references.
         unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), len) };
         target.addr() as u64
     }
@@ -118,7 +117,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
     };
     let mut idx1 = u64::from(number(rng) as u32);
     if rng.u8(..8) == 0 {
-        // Only the low half counts.
+        // The kernel ignores the upper half.
         idx1 |= u64::from(rng.u32(..)) << 32;
     }
     if rng.u8(..64) == 0 {
@@ -145,7 +144,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
         1 => Place::Straddling(rng.usize(1..12)),
         2 => Place::At(start + page + rng.u64(..page)),
         3 => Place::At(rng.u64(1..page)),
-        // Kernel space, what no address can be, and what wraps around.
+        // Kernel space, non-canonical addresses, and an address that overflows.
         4 => Place::At(rng.u64(0xffff_8000_0000_0000..)),
         5 => Place::At(rng.u64(0x0000_8000_0000_0000..0xffff_8000_0000_0000)),
         6 => Place::At(u64::MAX - rng.u64(..12)),
@@ -153,7 +152,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
         8 => Place::Inside(rng.usize(..PAGE - 12)),
         _ => Place::Inside(0),
     };
-    // The other types take a number.
+    // For other types, idx2 is a descriptor.
     let place = match kind {
         KCMP_EPOLL_TFD => place,
         _ => Place::At(u64::from(number(rng) as u32)),
@@ -168,7 +167,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
     }
 }
 
-/// Sets, files, and a child that has them and some of its own.
+/// Makes epoll instances, files, and a child that has them and some of its own.
 fn world() -> Result<Child> {
     sys::close_range(NUMBERS.start as u32, NUMBERS.end as u32 + 100)?;
     for efd in SETS {
@@ -179,7 +178,7 @@ fn world() -> Result<Child> {
         sys::epoll_add(SETS[0], fd)?;
         sys::epoll_add_as(SETS[1], fd, SHARED)?;
     }
-    // One in another, and numbers that do not mean the file any more.
+    // A nested instance, and numbers that refer to other files by now.
     sys::epoll_add(SETS[0], SETS[1])?;
     for (fd, tfd) in FILES.zip(FILES.skip(1)) {
         sys::epoll_add_as(SETS[2], fd, tfd + 20)?;
@@ -198,7 +197,7 @@ fn world() -> Result<Child> {
                 sys::epoll_add_as(SETS[2], fd, SHARED)?;
             }
             sys::close(done)?;
-            // Until the other end is closed.
+            // It waits until the other end is closed.
             sys::readable(read, Duration::from_secs(3600))?;
             Ok(())
         };
@@ -213,7 +212,7 @@ fn world() -> Result<Child> {
     Ok(child)
 }
 
-/// Make the calls; what came of each.
+/// Makes the calls, and returns the result of each.
 fn make(calls: &[Call], pages: &mut Pages) -> Vec<i32> {
     calls
         .iter()
@@ -224,7 +223,7 @@ fn make(calls: &[Call], pages: &mut Pages) -> Vec<i32> {
         .collect()
 }
 
-/// The same in a process that has no rights over the others.
+/// The same in a process that may not inspect the others.
 fn make_unprivileged(calls: &[Call], pages: &mut Pages) -> Result<Vec<i32>> {
     let (read, write) = rustix::pipe::pipe()?;
     let child = process::fork(|| {
@@ -249,8 +248,8 @@ fn make_unprivileged(calls: &[Call], pages: &mut Pages) -> Result<Vec<i32>> {
     Ok(answers)
 }
 
-/// The answers to the calls of one handler, of which the first `others` are made
-/// without rights.
+/// Returns the answers of one handler. The first `others` calls are made without
+/// privileges.
 fn ask(handler: Handler, calls: &[Call], others: usize, pages: &mut Pages) -> Result<Vec<i32>> {
     match handler {
         Handler::C => handler::unload()?,
@@ -262,7 +261,7 @@ fn ask(handler: Handler, calls: &[Call], others: usize, pages: &mut Pages) -> Re
     Ok(answers)
 }
 
-/// Random calls that reach only half of the code would show nothing.
+/// Checks that the random calls led to every kind of answer.
 fn check_count(count: &BTreeMap<i32, u64>) -> Result<()> {
     let errnos = [
         Errno::BADF,
@@ -318,7 +317,7 @@ fn calls(options: &Options) -> Result<()> {
         for handler in order {
             answers[handler as usize] = ask(handler, &piece, others, &mut pages)?;
         }
-        // The one that answered last goes on.
+        // Starting with the handler that is active saves a change.
         order.reverse();
 
         let [c, rust] = answers;
@@ -326,7 +325,11 @@ fn calls(options: &Options) -> Result<()> {
             ensure!(
                 c == rust,
                 "{call:x?}{}: C says {}, Rust says {}",
-                if at < others { ", without rights" } else { "" },
+                if at < others {
+                    ", without privileges"
+                } else {
+                    ""
+                },
                 sys::describe(c),
                 sys::describe(rust)
             );
@@ -344,7 +347,7 @@ fn calls(options: &Options) -> Result<()> {
         .map(|(&answer, n)| format!("{} {n}", sys::describe(answer)))
         .collect();
     note(format!(
-        "{} calls to each handler, all the same: {}",
+        "{} calls to each handler, with the same answers: {}",
         options.calls,
         answers.join(", ")
     ));

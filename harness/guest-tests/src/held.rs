@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A set whose mutex is held for as long as one likes.
+//! Holds the mutex of an epoll instance for as long as a test needs.
 //!
-//! A thread collects an event into a page that is not there, and nobody
-//! provides it: the kernel keeps the set's mutex until it is.
+//! A thread lets epoll_wait(2) write an event to a page that is missing, which
+//! userfaultfd(2) reports and does not resolve: the kernel holds the mutex until the page
+//! is there.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::JoinHandle;
@@ -26,7 +27,7 @@ const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 const PAGE: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The thread is in epoll_wait(2) and holds the set's mutex.
+/// An epoll instance whose mutex a thread in epoll_wait(2) holds.
 #[derive(Debug)]
 pub struct HeldSet {
     page: *mut libc::c_void,
@@ -35,15 +36,18 @@ pub struct HeldSet {
 }
 
 impl HeldSet {
-    /// The set must have a ready entry. The thread runs on that processor.
+    /// Holds the mutex of `efd`, which must have a target that is ready. The thread runs
+    /// on that CPU.
     pub fn hold(efd: i32, cpu: Option<usize>) -> Result<Self> {
-        // One that could block cannot be polled.
+        // A userfaultfd can be polled only if it does not block.
         let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
         // SAFETY: it is used for one page, which no reference is to.
         let uffd = match unsafe { userfaultfd(flags) } {
             Ok(uffd) => uffd,
             Err(errno) => {
-                return skip(format!("cannot hold a set: userfaultfd: {errno}"));
+                return skip(format!(
+                    "cannot hold the mutex of an epoll instance: userfaultfd: {errno}"
+                ));
             }
         };
         let (anywhere, prot) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
@@ -66,19 +70,19 @@ impl HeldSet {
                 process::pin(cpu).map_err(|_| Errno::INVAL)?;
             }
             let events = std::ptr::with_exposed_provenance_mut(start as usize);
-            // SAFETY: the page has room for one event, and is there until this
+            // SAFETY: the page has room for one event, and stays mapped until this
             // thread has ended.
             sys::check(unsafe { libc::epoll_wait(efd, events, 1, -1) })
         }));
-        // What it says when the page is missed need not be read: there is but
-        // one, and letting go does not ask for it.
+        // The message about the missing page need not be read: there is only one page,
+        // and providing it does not depend on the message.
         if !sys::readable(held.uffd.as_raw_fd(), PATIENCE)? {
-            bail!("nobody holds the set");
+            bail!("the thread does not hold the mutex");
         }
         Ok(held)
     }
 
-    /// Provide the page; when this returns, the set's mutex is free.
+    /// Provides the page. When this returns, the mutex is free.
     pub fn release(mut self) -> Result<()> {
         self.let_go()
     }
@@ -90,8 +94,14 @@ impl HeldSet {
         // struct uffdio_zeropage: start, length, mode, zeroed
         let start = self.page.addr() as u64;
         self.ioctl(UFFDIO_ZEROPAGE, &mut [start, PAGE as u64, 0, 0])?;
-        let events = thread.join().ok().context("the holder panicked")??;
-        ensure!(events == 1, "the holder got {events} events");
+        let events = thread
+            .join()
+            .ok()
+            .context("the thread that held the mutex panicked")??;
+        ensure!(
+            events == 1,
+            "the thread that held the mutex got {events} events"
+        );
         Ok(())
     }
 

@@ -36,17 +36,17 @@ impl Child {
     }
 
     pub fn kill(&self) {
-        // One that is gone is as good.
+        // It may have ended.
         let _ = kill_process(self.pid, Signal::KILL);
     }
 
-    /// It is somebody else's to kill and to reap.
+    /// Leaves it to the caller to kill and reap the child.
     pub fn leave(mut self) -> Pid {
         self.reaped = true;
         self.pid
     }
 
-    /// How it ended, if it has by then.
+    /// Waits for the child to end; `None` if it does not in time.
     pub fn wait(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
         let until = Instant::now() + patience;
         loop {
@@ -61,12 +61,12 @@ impl Child {
         }
     }
 
-    /// It must end by itself, with status 0.
+    /// Waits for the child, which must exit with status 0.
     pub fn finish(mut self, patience: Duration) -> Result<()> {
         match self.wait(patience)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("a child ended with {status}"),
-            None => bail!("a child does not end"),
+            None => bail!("a child did not end in time"),
         }
     }
 }
@@ -80,12 +80,12 @@ impl Drop for Child {
     }
 }
 
-/// Run `body` in a child, which then exits with what it returns. Only for
-/// processes of a single thread.
+/// Runs `body` in a child, which exits with the status that it returns. Only for
+/// processes with a single thread.
 pub fn fork(body: impl FnOnce() -> i32) -> Result<Child> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
-        bail!("cannot fork: there are {threads} threads");
+        bail!("cannot fork with {threads} threads");
     }
     // SAFETY: there is no other thread whose locks the child would inherit.
     match unsafe { sys::fork() }.context("fork")? {
@@ -98,7 +98,7 @@ pub fn fork(body: impl FnOnce() -> i32) -> Result<Child> {
     }
 }
 
-/// End without running what the parent has registered.
+/// Exits without running the exit handlers, which are the parent's.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: takes a number, and does not return.
     unsafe { libc::_exit(status) }
@@ -127,7 +127,7 @@ pub fn unused_pid() -> Result<i32> {
     Ok(pid)
 }
 
-/// Numbers that are shared with children forked from now on.
+/// Numbers that are shared with children that are forked later.
 pub fn shared<const N: usize>() -> Result<&'static [AtomicI32; N]> {
     let size = N * size_of::<AtomicI32>();
     let prot = ProtFlags::READ | ProtFlags::WRITE;
@@ -144,7 +144,7 @@ pub fn system_call(dir: impl AsRef<Path>) -> Option<i64> {
     call.split_whitespace().next()?.parse().ok()
 }
 
-/// The task is asleep inside kcmp, deaf to signals that do not kill.
+/// Whether a task sleeps in kcmp(2), and at most a fatal signal wakes it.
 pub fn sleeps_in_kcmp(pid: i32, tid: i32) -> bool {
     let dir = format!("/proc/{pid}/task/{tid}");
     let state = Stat::read(format!("{dir}/stat")).map(|stat| stat.state);
@@ -152,31 +152,31 @@ pub fn sleeps_in_kcmp(pid: i32, tid: i32) -> bool {
         && system_call(dir) == Some(libc::SYS_kcmp)
 }
 
-/// Wait until it does.
+/// Waits until it does.
 pub fn wait_in_kcmp(pid: i32, tid: i32) -> Result<()> {
     wait_until("a task to sleep in kcmp", || sleeps_in_kcmp(pid, tid))
 }
 
-/// Wait for what must come to be soon.
+/// Waits for what has to happen soon.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(20);
     while !done() {
         if Instant::now() >= until {
-            bail!("waited in vain for {what}");
+            bail!("timed out waiting for {what}");
         }
         std::thread::sleep(Duration::from_micros(200));
     }
     Ok(())
 }
 
-/// Keep the calling thread on one processor.
+/// Keeps the calling thread on one CPU.
 pub fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).with_context(|| format!("cannot use CPU {cpu}"))
 }
 
-/// Let the calling thread run before all that are not of its kind.
+/// Makes the calling thread a real-time task, which runs before all ordinary ones.
 pub fn realtime() -> Result<()> {
     let param = libc::sched_param { sched_priority: 1 };
     // SAFETY: the parameters are there during the call, which only reads them.
@@ -188,13 +188,13 @@ pub fn realtime() -> Result<()> {
     Ok(())
 }
 
-/// The first two processors that this process may use.
+/// The first two CPUs that this process may use.
 pub fn two_cpus() -> Result<[usize; 2]> {
     let set = sched_getaffinity(None)?;
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu));
     match (cpus.next(), cpus.next()) {
         (Some(first), Some(second)) => Ok([first, second]),
-        _ => crate::tap::skip("needs two processors"),
+        _ => crate::tap::skip("needs two CPUs"),
     }
 }
 

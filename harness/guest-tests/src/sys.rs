@@ -32,7 +32,7 @@ pub const EQUAL: i32 = 0;
 pub const LESS: i32 = 1;
 pub const GREATER: i32 = 2;
 
-/// An entry of a set: `struct kcmp_epoll_slot`.
+/// A target of an epoll instance: `struct kcmp_epoll_slot`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -59,19 +59,20 @@ impl Slot {
     }
 }
 
-/// kcmp(2) with any arguments at all.
+/// kcmp(2) with arbitrary arguments.
 pub fn kcmp(pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) -> Result<i32> {
-    // SAFETY: it reads what `idx2` points to, if anything, and writes nothing.
+    // SAFETY: it writes no memory, and reads what `idx2` points to with
+    // copy_from_user(), which fails for an address that is not mapped.
     let ret = unsafe { libc::syscall(libc::SYS_kcmp, pid1, pid2, kind, idx1, idx2) };
     check(ret)
 }
 
-/// KCMP_FILE: compare two descriptors.
+/// KCMP_FILE: compares the files of two descriptors.
 pub fn files(pid1: i32, fd1: i32, pid2: i32, fd2: i32) -> Result<i32> {
     kcmp(pid1, pid2, KCMP_FILE, fd1 as u32 as u64, fd2 as u32 as u64)
 }
 
-/// KCMP_EPOLL_TFD: compare a descriptor with an entry of a set.
+/// KCMP_EPOLL_TFD: compares the file of a descriptor with that of a target.
 pub fn epoll_tfd(pid1: i32, fd: i32, pid2: i32, slot: Slot) -> Result<i32> {
     let slot = &raw const slot;
     kcmp(pid1, pid2, KCMP_EPOLL_TFD, fd as u32 as u64, slot as u64)
@@ -82,7 +83,7 @@ pub fn code(answer: Result<i32>) -> i32 {
     answer.unwrap_or_else(|errno| -errno.raw_os_error())
 }
 
-/// What [`code`] has made of an answer, for people.
+/// An answer as [`code`] returns it, for people.
 pub fn describe(code: i32) -> String {
     match code {
         EQUAL => "equal".into(),
@@ -95,7 +96,7 @@ pub fn describe(code: i32) -> String {
     }
 }
 
-/// The names of the errors that a query can come to.
+/// The name of an error, of those that a query can fail with.
 fn errno_name(errno: i32) -> Option<&'static str> {
     Some(match errno {
         libc::EPERM => "EPERM",
@@ -112,7 +113,7 @@ fn errno_name(errno: i32) -> Option<&'static str> {
     })
 }
 
-/// What a call of libc has returned, or the error that it left in errno.
+/// The result of a call of libc: what it returned, or errno.
 pub fn check(ret: impl Into<c_long>) -> Result<i32> {
     match ret.into() {
         -1 => Err(last_errno()),
@@ -157,7 +158,7 @@ pub fn pipe() -> Result<[i32; 2]> {
     Ok([read, write].map(IntoRawFd::into_raw_fd))
 }
 
-/// A pair of connected sockets that keep messages apart.
+/// Connected sockets that keep message boundaries.
 pub fn socketpair() -> Result<[i32; 2]> {
     let (unix, packets) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     let (one, other) = rustix::net::socketpair(unix, packets, SocketFlags::empty(), None)?;
@@ -217,7 +218,7 @@ pub fn epoll_create() -> Result<i32> {
     Ok(epoll::create(epoll::CreateFlags::empty())?.into_raw_fd())
 }
 
-/// The lowest free number from `min` on.
+/// Duplicates a descriptor to the lowest one that is free from `min` on.
 pub fn dup_from(fd: i32, min: i32) -> Result<i32> {
     // SAFETY: takes and returns numbers.
     check(unsafe { libc::fcntl(fd, libc::F_DUPFD, min) })
@@ -233,7 +234,7 @@ pub fn close(fd: i32) -> Result<i32> {
     check(unsafe { libc::close(fd) })
 }
 
-/// Give the file of `fd` the number `to` instead.
+/// Moves descriptor `fd` to `to`.
 pub fn renumber(fd: i32, to: i32) -> Result<i32> {
     if fd != to {
         dup2(fd, to)?;
@@ -242,7 +243,7 @@ pub fn renumber(fd: i32, to: i32) -> Result<i32> {
     Ok(to)
 }
 
-/// Whether there is something to read, or an end, at the latest after that time.
+/// Waits until there is data or an end of file; false if there is neither in time.
 pub fn readable(fd: i32, patience: Duration) -> Result<bool> {
     let mut poll = libc::pollfd {
         fd,
@@ -259,13 +260,13 @@ pub fn readable(fd: i32, patience: Duration) -> Result<bool> {
 }
 
 pub fn close_range(first: u32, last: u32) -> Result<i32> {
-    // SAFETY: nothing owns these numbers: it is called in children that have
-    // just been forked, and use nothing that they have inherited.
+    // SAFETY: nothing owns these descriptors: it is called in children that were just
+    // forked, and that use none of the descriptors that they inherited.
     let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     check(ret)
 }
 
-/// epoll_ctl(2), with the number as the data.
+/// epoll_ctl(2), with the descriptor as the data.
 pub fn epoll_ctl(efd: i32, op: i32, fd: i32, events: u32) -> Result<i32> {
     let mut event = libc::epoll_event {
         events,
@@ -283,7 +284,7 @@ pub fn epoll_del(efd: i32, fd: i32) -> Result<i32> {
     epoll_ctl(efd, libc::EPOLL_CTL_DEL, fd, 0)
 }
 
-/// Add the file of `fd` as number `tfd`, which is closed again.
+/// Adds the file of `fd` by the number `tfd`, which is closed afterwards.
 pub fn epoll_add_as(efd: i32, fd: i32, tfd: i32) -> Result<i32> {
     dup2(fd, tfd)?;
     let ret = epoll_add(efd, tfd);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Programs run for real: processes that do what a plan says, step by step,
-//! and then stay as they are to be asked about.
+//! Runs programs: processes that do what a plan says, step by step, and then stay as they
+//! are, so that they can be queried.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::model::{BASE, Kind, MAX_PROCESSES, Model, Op, Planned};
 use crate::process;
 use crate::sys;
 
-/// Workers talk to their controller here; one more for each process.
+/// The descriptor by which a worker talks to its controller, plus the worker's index.
 const CONTROL: i32 = BASE / 2;
-/// Descriptors are passed from one end of this to the other.
+/// The socket pair over which workers pass descriptors.
 const MAIL: [i32; 2] = [
     CONTROL + MAX_PROCESSES as i32,
     CONTROL + MAX_PROCESSES as i32 + 1,
 ];
 
-/// Any step takes less.
+/// The most that a step may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The processes of one program. They are killed and reaped with it.
+/// The processes of one program. Dropping this kills and reaps them.
 #[derive(Debug)]
 pub struct World {
     pids: Vec<Pid>,
@@ -35,7 +35,7 @@ impl World {
         self.pids[process].as_raw_pid()
     }
 
-    /// Run the plan of a model.
+    /// Runs the plan of a model.
     pub fn build(model: &Model) -> Result<World> {
         let plan = &model.plan;
         let mut controls = Vec::new();
@@ -70,7 +70,7 @@ impl World {
     fn drive(&mut self, plan: &[Planned], controls: &[i32]) -> Result<()> {
         let mut start = 0;
         while let Some(first) = plan.get(start) {
-            // What one process does on its own needs no turns.
+            // Consecutive steps of one process take one message.
             let len = plan[start..]
                 .iter()
                 .take_while(|planned| planned.process == first.process)
@@ -92,7 +92,7 @@ impl World {
                     receive(control).with_context(|| format!("after {last:?}"))?;
                 if done != (start + len) as i32 {
                     let planned = plan[done as usize];
-                    bail!("{planned:?} came to {value} instead");
+                    bail!("{planned:?}: the result is {value} instead");
                 }
                 if let Op::Fork { .. } = last.op {
                     self.pids.push(Pid::from_raw(value).context("no pid")?);
@@ -103,7 +103,7 @@ impl World {
         Ok(())
     }
 
-    /// It is not reaped, so that its pid is not given to another process.
+    /// Waits for a process to exit. It is not reaped, so that its pid is not reused.
     fn wait_exit(&self, process: usize) -> Result<()> {
         process::wait_until("a process to exit", || {
             Stat::of(self.pid(process)).is_ok_and(|stat| stat.state == State::Zombie)
@@ -117,15 +117,15 @@ impl Drop for World {
             // A process that has exited ignores this.
             let _ = kill_process(pid, Signal::KILL);
         }
-        // Parents first: their children are ours then.
+        // Parents first: their children become ours when they are reaped.
         for &pid in &self.pids {
             let _ = waitpid(Some(pid), WaitOptions::empty());
         }
     }
 }
 
-/// From the controller: do the steps from the first up to the second number.
-/// From a worker: it got to the first number, and what came of the step there.
+/// From the controller: the first step to run, and the end of the range. From a worker:
+/// the step that it got to, and the result of that step.
 struct Message(i32, i32);
 
 impl Message {
@@ -150,14 +150,15 @@ impl Message {
 
 fn receive(control: i32) -> Result<Message> {
     if !sys::readable(control, PATIENCE)? {
-        bail!("a worker does not answer");
+        bail!("a worker did not answer in time");
     }
-    Message::read(control)?.context("a worker is gone")
+    Message::read(control)?.context("a worker has ended")
 }
 
-/// Nothing of the parent's is left but the sockets.
+/// Moves the sockets to their places, and closes all other descriptors but standard
+/// streams.
 fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> rustix::io::Result<()> {
-    // They may stand where they are to go: first out of the way, then there.
+    // A socket may occupy the place of another: move all out of the way first.
     let away = 2 * BASE;
     let ends = worker_ends.iter().copied().zip(CONTROL..);
     let places: Vec<_> = ends.chain(mail.into_iter().zip(MAIL)).collect();
@@ -173,13 +174,13 @@ fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// A worker's life.
+/// Runs a worker: receives ranges of steps, and runs them.
 fn work(me: usize, plan: &[Planned]) -> i32 {
     let mut me = me;
     loop {
         let control = CONTROL + me as i32;
         let Ok(Some(Message(start, end))) = Message::read(control) else {
-            // The program is over. It is killed when it has been asked about.
+            // The program has ended. It is killed after the queries.
             process::pause_forever();
         };
         let mut reply = Message(end, 0);
@@ -205,7 +206,7 @@ fn work(me: usize, plan: &[Planned]) -> i32 {
             }
         }
         if control != CONTROL + me as i32 {
-            // A new process has not been asked anything yet.
+            // A new process has no message to answer yet.
             continue;
         }
         if sys::send(control, &reply.to_bytes()).is_err() {
@@ -215,7 +216,7 @@ fn work(me: usize, plan: &[Planned]) -> i32 {
 }
 
 fn fork() -> rustix::io::Result<i32> {
-    // SAFETY: workers are processes of a single thread.
+    // SAFETY: workers have a single thread.
     let child = unsafe { sys::fork() }?;
     Ok(Pid::as_raw(child))
 }
@@ -264,7 +265,7 @@ fn run(op: Op) -> rustix::io::Result<i32> {
     }
 }
 
-/// Let the processes that a worker leaves behind become ours.
+/// Makes this process the parent of processes that a worker leaves behind.
 pub fn adopt_orphans() -> Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Many of them.
+//! Many descriptors and targets.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
@@ -44,7 +44,7 @@ fn sockets(count: u32) -> Result<()> {
     })
 }
 
-/// Each under a number that was closed.
+/// Each target was added by a number that was closed.
 fn items(count: u32) -> Result<()> {
     let count = large(count);
     many(u64::from(count) + 1, |set| {
@@ -76,11 +76,11 @@ fn many(count: u64, build: impl FnOnce(&OwnedFd) -> Result<Vec<OwnedFd>>) -> Res
     let restored = Restore::new(&image).run(Some(&device))?;
     let took = began.elapsed().as_secs_f64();
     note(format!(
-        "{} descriptors, {} items: dumped in {dumped:.2} s, restored in {took:.2} s",
+        "{} descriptors, {} targets: dumped in {dumped:.2} s, restored in {took:.2} s",
         restored.descriptors.len(),
         image.items()
     ));
     let after = shape(&device, &[number])?;
-    ensure!(before == after, "other items");
+    ensure!(before == after, "the targets differ");
     Ok(())
 }

@@ -34,7 +34,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// What each call says about a process: 0 or an errno.
+/// What each call about a process returns: 0 or an errno.
 fn asked(device: &Device, pid: i32) -> [i32; 4] {
     let Ok(process) = PidFd::open(pid) else {
         return [libc::ESRCH; 4];
@@ -57,10 +57,10 @@ fn asked(device: &Device, pid: i32) -> [i32; 4] {
     ]
 }
 
-/// Descriptor 0 is not an epoll set.
+/// The answers to a caller with access: descriptor 0 is not an epoll instance.
 const ALLOWED: [i32; 4] = [0, 0, libc::EOPNOTSUPP, libc::EOPNOTSUPP];
 
-/// One user looks at another.
+/// Lets one user inspect a process of another.
 fn look(who: u32, whom: u32, dumpable: bool, allowed: bool) -> Result<()> {
     let device = device()?;
     let told = shared::<5>()?;
@@ -69,7 +69,7 @@ fn look(who: u32, whom: u32, dumpable: bool, allowed: bool) -> Result<()> {
             true => DumpableBehavior::Dumpable,
             false => DumpableBehavior::NotDumpable,
         };
-        // A change of user makes one that is not.
+        // A process is not dumpable after it changed its user.
         let done = become_user(whom).and_then(|()| set_dumpable_behavior(dumpable));
         told[4].store(if done.is_ok() { 1 } else { 2 }, SeqCst);
         pause_forever()
@@ -93,16 +93,16 @@ fn look(who: u32, whom: u32, dumpable: bool, allowed: bool) -> Result<()> {
         codes == expected,
         "files, describe, snapshot, fetch: {codes:?}"
     );
-    // Root may do this.
+    // Root may inspect it.
     let codes = asked(&device, pid);
     ensure!(codes == ALLOWED, "root: {codes:?}");
     Ok(())
 }
 
-/// With a scope of yama.
+/// Runs the check with a scope of Yama.
 fn with_scope(scope: &str, allowed: bool) -> Result<()> {
     if !Path::new(YAMA).exists() {
-        bail!("this kernel has no yama, which is what this is about");
+        bail!("this kernel has no Yama, which is under test here");
     }
     let before = fs::read_to_string(YAMA)?;
     fs::write(YAMA, scope)?;

@@ -15,7 +15,7 @@ use crate::sys::{self, Slot};
 use crate::tap::note;
 
 const SOON: Duration = Duration::from_secs(20);
-/// What must not happen has had time to.
+/// Long enough for what must not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 pub fn run(_: &Options) -> Result<()> {
@@ -35,7 +35,8 @@ fn with(handler: Handler) -> Result<()> {
     let slot = Slot::new(efd, fd, 0);
     let [begin, end] = sys::pipe()?;
 
-    // Forked before there is a thread; it asks when the pipe has no writer.
+    // It is forked before there is a thread, and makes its query when the pipe has no
+    // writer.
     let mut caller = process::fork(|| {
         if sys::close(end).is_err() || sys::readable(begin, SOON) != Ok(true) {
             return 100;
@@ -55,7 +56,7 @@ fn with(handler: Handler) -> Result<()> {
         Handler::Rust => {
             ensure!(dead(caller.wait(SOON)?), "the caller does not die");
             note(format!(
-                "Rust: dead after {:.1} ms, the set still held",
+                "Rust: dead after {:.1} ms, while the mutex was held",
                 ms(killed)
             ));
             held.release()?;
@@ -69,14 +70,14 @@ fn with(handler: Handler) -> Result<()> {
             held.release()?;
             ensure!(dead(caller.wait(SOON)?), "the caller does not die");
             note(format!(
-                "C: alive until the set was let go, {:.1} ms",
+                "C: alive until the mutex was released, {:.1} ms",
                 ms(killed)
             ));
         }
     }
     ensure!(
         sys::epoll_tfd(me, fd, me, slot) == Ok(sys::EQUAL),
-        "the set has changed"
+        "the epoll instance has changed"
     );
     for fd in [efd, fd, begin] {
         sys::close(fd)?;

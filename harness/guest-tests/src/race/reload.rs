@@ -15,7 +15,7 @@ use crate::sys::{self, Slot};
 use crate::tap::note;
 
 const CALLERS: usize = 3;
-/// However long they take.
+/// At least this many, however long they take.
 const CYCLES: u32 = 5;
 
 pub fn run(options: &Options) -> Result<()> {
@@ -75,6 +75,6 @@ pub fn run(options: &Options) -> Result<()> {
     note(format!(
         "loaded and unloaded {cycles} times, {asked} answers were right"
     ));
-    ensure!(!handler::is_loaded(), "the module is still there");
+    ensure!(!handler::is_loaded(), "the module is still loaded");
     Ok(())
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Programs that CRIU dumps and restores, and that say afterwards what became
-//! of their epoll sets.
+//! Programs that CRIU dumps and restores, and that report afterwards what became of their
+//! epoll instances.
 
 mod scenario;
 mod state;
@@ -18,10 +18,10 @@ use guest_tests::subject::{Answer, Subject};
 use rustix::event::pause;
 use rustix::process::{Signal, setsid};
 
-/// No process kills one that was left behind; it ends itself.
+/// After so many seconds it ends by itself, in case nobody ends it.
 const LIFETIME: u32 = 900;
 
-/// Besides its targets a subject has few descriptors.
+/// How many descriptors a subject may have besides its targets.
 const SPARE: u64 = 64;
 
 /// Programs for CRIU to dump.
@@ -34,7 +34,7 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Be dumped: write DIR/ready, and DIR/report after a SIGUSR1
+    /// Run a program to be dumped: write DIR/ready, and DIR/report after a SIGUSR1
     Run {
         scenario: String,
         #[arg(long, default_value_t = 100)]
@@ -42,14 +42,14 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
-    /// Be what was restored of one that ran: write DIR/report
+    /// Continue as the command of `epollcr restore`: write DIR/report
     Resume {
         #[arg(long)]
         dir: PathBuf,
     },
-    /// Print the seconds that `criu dump` takes with so many eventfd targets
+    /// Print how many seconds `criu dump` takes with so many eventfd targets
     BenchDump { targets: u32 },
-    /// Hold inherited descriptors until killed
+    /// Keep inherited descriptors open until killed
     #[command(hide = true)]
     Hold,
 }
@@ -81,20 +81,20 @@ fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
     world.take_off()?;
     publish(dir, "state", &state::write(&world, &before))?;
     publish(dir, "ready", "")?;
-    // A restored process continues here.
+    // A process that was restored continues here.
     signal::wait(Signal::USR1)?;
     let report = verify::verify(&mut world, &before)?;
     publish(dir, "report", &report.to_string())
 }
 
-/// The descriptors have been restored, and nothing else.
+/// Verifies the descriptors; nothing else of the process was restored.
 fn resume(dir: &Path) -> Result<()> {
     let (mut world, before) = state::read(&fs::read_to_string(dir.join("state"))?)?;
     let report = verify::verify(&mut world, &before)?;
     publish(dir, "report", &report.to_string())
 }
 
-/// Make a file that is complete once it is there.
+/// Makes a file, which is complete as soon as it exists.
 fn publish(dir: &Path, name: &str, text: &str) -> Result<()> {
     let new = dir.join("new");
     fs::write(&new, text)?;
