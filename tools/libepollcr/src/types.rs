@@ -177,9 +177,9 @@ pub struct Owner {
     /// What `id` is the id of.
     #[n(0)]
     pub kind: OwnerKind,
-    /// The thread, process or process group; 0 for none.
+    /// The thread, process or process group; 0 for none, and never negative.
     #[n(1)]
-    pub id: u32,
+    pub id: i32,
     /// The signal; 0 for SIGIO.
     #[n(2)]
     pub signal: u32,

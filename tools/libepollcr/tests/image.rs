@@ -82,6 +82,12 @@ type Edit = fn(&mut Image);
 
 /// What is wrong after each edit of the image.
 const CONTRADICTIONS: &[(&str, Edit)] = &[
+    ("-1 is not the id of a process", |image| {
+        image.origin.pid = -1;
+    }),
+    ("file 5: -7 is not an id", |image| {
+        image.files[5].owner.as_mut().unwrap().id = -7;
+    }),
     ("descriptor 600: there is no file 99", |image| {
         image.descriptors[0].file = 99;
     }),

@@ -161,7 +161,7 @@ impl<'a> Dump<'a> {
         let uname = rustix::system::uname();
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let origin = Origin {
-            pid: pid.unsigned_abs(),
+            pid,
             command,
             kernel: uname.release().to_string_lossy().into_owned(),
             time: time.map_or(0, |time| time.as_secs()),
