@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Who may look at whom. */
+/* Who may inspect whom. */
 #include <linux/capability.h>
 
 #include "epoll_cr_fixture.h"
@@ -9,7 +9,7 @@ struct subject {
 	int sock, pidfd;
 };
 
-/* Become root of a user namespace, which anybody can look at who may at all. */
+/* Become root of a user namespace, without being hidden from others. */
 static int own_namespace(void)
 {
 	if (unshare(CLONE_NEWUSER) || prctl(PR_SET_DUMPABLE, 1) ||
@@ -20,8 +20,8 @@ static int own_namespace(void)
 }
 
 /*
- * A child of the tests that has a set as number TFD, as another user or not, in
- * a user namespace of its own or not.
+ * A child of the test that has an epoll instance as descriptor TFD, as another
+ * user or not, in a user namespace of its own or not.
  */
 static bool subject_start_in(struct subject *subject, uid_t id, bool dumpable,
 			     bool in_own_namespace)
@@ -54,7 +54,7 @@ static bool subject_start(struct subject *subject, uid_t id, bool dumpable)
 	return subject_start_in(subject, id, dumpable, false);
 }
 
-/* What all calls on a subject return, if it is the same for all, else 1. */
+/* The result of all calls on a subject if they agree, else 1. */
 static int ask(int dev, int pidfd)
 {
 	struct epoll_cr_item item;
@@ -78,7 +78,7 @@ static int ask(int dev, int pidfd)
 	return ret;
 }
 
-/* The same as user @id, in a child. The device was opened by root. */
+/* The same as user @id, in a child. Root opened the device. */
 static int ask_as(int dev, int pidfd, uid_t id)
 {
 	pid_t pid = fork_bound();
@@ -97,7 +97,7 @@ TEST_F(epoll_cr, users)
 	struct subject a, b, hidden;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	self->yama = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
 	ASSERT_TRUE(subject_start(&b, UID_B, true));
@@ -112,25 +112,25 @@ TEST_F(epoll_cr, users)
 	EXPECT_EQ(-EPERM, ask_as(self->dev, hidden.pidfd, UID_A));
 	EXPECT_EQ(-EPERM, ask_as(self->dev, a.pidfd, UID_B));
 
-	/* The later ones have the sockets of those before them. */
+	/* Later subjects have inherited the sockets of earlier ones. */
 	EXPECT_EQ(0, sync_end(hidden.sock, hidden.pid));
 	EXPECT_EQ(0, sync_end(b.sock, b.pid));
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
 }
 
-/* With yama, only a parent may attach. */
+/* With Yama, only a parent may attach. */
 TEST_F(epoll_cr, yama)
 {
 	struct subject a;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	if (access(YAMA, W_OK))
 		SKIP(return, "no yama");
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
 	self->yama = set_sysctl(YAMA, 1);
 	ASSERT_GE(self->yama, 0);
-	/* A sibling of the subject, of the same user. */
+	/* The caller is a sibling of the subject, of the same user. */
 	EXPECT_EQ(-EPERM, ask_as(self->dev, a.pidfd, UID_A));
 	EXPECT_EQ(0, ask(self->dev, a.pidfd));
 	set_sysctl(YAMA, 0);
@@ -138,7 +138,7 @@ TEST_F(epoll_cr, yama)
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
 }
 
-/* One may always look at oneself, and anybody may open the device. */
+/* A process may always inspect itself, and anybody may open the device. */
 TEST_F(epoll_cr, self)
 {
 	struct epoll_cr_item item;
@@ -171,7 +171,7 @@ TEST_F(epoll_cr, self)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* Root in a user namespace has no rights over those outside. */
+/* Root in a user namespace has no privileges outside. */
 TEST_F(epoll_cr, user_namespace)
 {
 	struct subject root;
@@ -179,7 +179,7 @@ TEST_F(epoll_cr, user_namespace)
 	int ret;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	ASSERT_TRUE(subject_start(&root, 0, true));
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
@@ -197,7 +197,9 @@ TEST_F(epoll_cr, user_namespace)
 	EXPECT_EQ(0, sync_end(root.sock, root.pid));
 }
 
-/* Who is @id outside is root in here, which it takes to make further ones. */
+/*
+ * User @id outside is root in here, which is needed to make further namespaces.
+ */
 static int own_namespace_with_root(uid_t id)
 {
 	char line[32];
@@ -211,14 +213,17 @@ static int own_namespace_with_root(uid_t id)
 	return 0;
 }
 
-/* Who owns a user namespace, or is root in one that does, may look into it. */
+/*
+ * The owner of a user namespace, and root in the owning one, may inspect its
+ * tasks.
+ */
 TEST_F(epoll_cr, owner_of_user_namespace)
 {
 	struct subject outer, inner;
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	self->yama = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&outer, UID_A, true));
 	ASSERT_TRUE(subject_start_in(&inner, UID_A, true, true));
@@ -245,8 +250,8 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 }
 
 /*
- * Fetch entry @tfd of a set that a process has, which can be SELF. As user @id,
- * who has that set, and nothing of what it watches.
+ * Fetch target @tfd of an epoll instance of a process, which can be SELF. As
+ * user @id, who has that epoll instance, and none of its targets.
  */
 static int fetch_as(int dev, int pidfd, int efd, int tfd, uid_t id)
 {
@@ -262,7 +267,7 @@ static int fetch_as(int dev, int pidfd, int efd, int tfd, uid_t id)
 				close(fd);
 		if (id && become(id))
 			_exit(200);
-		/* What the set watches is no secret to those who have it. */
+		/* Whoever has the epoll instance may see its targets. */
 		if (snapshot(dev, SELF, efd, items, 16, &count))
 			_exit(201);
 		fd = fetch(dev, pidfd, efd, tfd, 0, 0);
@@ -287,7 +292,7 @@ static int become_nobody_special(void)
 	return become(UID_A);
 }
 
-/* As a program that is set-user-ID root. */
+/* As a set-user-ID program of root. */
 static int become_effective_root(void)
 {
 	return setresgid(UID_A, UID_A, UID_A) || setresuid(UID_A, 0, 0);
@@ -319,9 +324,9 @@ static int become_root_of_namespace(void)
 }
 
 /*
- * A set can be handed on without the files that it watches. Whoever gets it gets
- * none of them that it has not opened itself. They can be had from whoever has
- * opened them, by those who could attach to it.
+ * An epoll instance can be passed on without the files of its targets. The
+ * receiver gets none of them that it did not open itself. Those who could
+ * attach to the opener can fetch them from it.
  */
 TEST_F(epoll_cr, target_of_another_opener)
 {
@@ -341,9 +346,9 @@ TEST_F(epoll_cr, target_of_another_opener)
 	unsigned int i;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	self->yama = set_sysctl(YAMA, 0);
-	/* One that root has opened. */
+	/* A file that root opened. */
 	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
 	EXPECT_EQ(-EPERM, fetch_as(self->dev, SELF, self->efd, TFD, UID_A));
 	EXPECT_EQ(0, fetch_as(self->dev, SELF, self->efd, TFD, 0));
@@ -372,10 +377,10 @@ TEST_F(epoll_cr, target_of_another_opener)
 		EXPECT_EQ(may, fetch_as(dev, pidfd, efd, TFD + 1, UID_A));
 		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD + 1, UID_B));
 		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD + 1, 0));
-		/* What is not its own. */
+		/* A file that it did not open. */
 		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD, UID_A));
 		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD, 0));
-		/* The same, by one who has the set, too. */
+		/* The same, by a process that has the epoll instance, too. */
 		EXPECT_EQ(may_self, fetch_as(dev, SELF, efd, TFD + 1, UID_A));
 		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_B));
 		EXPECT_EQ(0, fetch_as(dev, SELF, efd, TFD + 1, 0));
@@ -386,13 +391,13 @@ TEST_F(epoll_cr, target_of_another_opener)
 	EXPECT_EQ(1, entries(self->dev, self->efd));
 }
 
-/* What was opened with other credentials was opened by somebody else. */
+/* A file that was opened with other credentials counts as another opener's. */
 TEST_F(epoll_cr, target_of_former_self)
 {
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	pid = fork_bound();
 	if (!pid) {
 		int dev = self->dev, efd = self->efd, fd;
@@ -408,7 +413,7 @@ TEST_F(epoll_cr, target_of_former_self)
 			_exit(-fetch(dev, SELF, efd, TFD, 0, 0));
 		if (wait_exit(pid) != EPERM)
 			_exit(101);
-		/* Credentials that differ in no more than this are others. */
+		/* Credentials that differ only in this are others, too. */
 		if (prctl(PR_SET_KEEPCAPS, 1))
 			_exit(102);
 		_exit(fetch(dev, SELF, efd, TFD, 0, 0) == -EPERM ? 0 : 103);
@@ -416,7 +421,7 @@ TEST_F(epoll_cr, target_of_former_self)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* A pidfd names a process of another pid namespace as well as any. */
+/* A pidfd can refer to a process of another pid namespace. */
 TEST_F(epoll_cr, pid_namespace)
 {
 	struct epoll_cr_file info;
@@ -439,7 +444,7 @@ TEST_F(epoll_cr, pid_namespace)
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(socks[0]);
-		/* The owner is nobody that is known in here. */
+		/* The user of the owner is not mapped in this namespace. */
 		if (describe(self->dev, SELF, (__u32 *)pipes, &info, 1, NULL, 0,
 			     &len) || info.owner_pid)
 			_exit(1);

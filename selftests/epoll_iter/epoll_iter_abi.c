@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What one gets a link for, what it tells, and what it keeps from going away. */
+/* Which descriptors a link is created for, what it shows, and what it keeps. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
 
@@ -56,7 +56,7 @@ TEST_F(epoll_iter, not_open)
 	EXPECT_EQ(-EBADF, attach(self->skel->progs.records, -1));
 }
 
-/* A descriptor that is good for nothing counts as open, as it does for kcmp. */
+/* An O_PATH descriptor counts as open, as for kcmp(). */
 TEST_F(epoll_iter, path_only)
 {
 	int fd = open("/tmp", O_PATH | O_CLOEXEC);
@@ -76,7 +76,7 @@ TEST_F(epoll_iter, not_epoll)
 				      fds[1]));
 }
 
-/* Who names no descriptor means number 0. */
+/* Without a descriptor, number 0 is used. */
 TEST_F(epoll_iter, no_info)
 {
 	int prog = bpf_program__fd(self->skel->progs.records), link, iter;
@@ -104,11 +104,11 @@ TEST_F(epoll_iter, length_of_info)
 
 	EXPECT_EQ(-EINVAL, bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts));
 
-	/* As much as there is to say. */
+	/* The size of all that is known. */
 	opts.iter_info_len = sizeof(__u32);
 	ret = bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts);
 	EXPECT_GE(ret, 0);
-	/* As those would who know of more, and do not mean it. */
+	/* A longer struct with zeroes in the rest, as of a newer program. */
 	opts.iter_info_len = sizeof(longer);
 	ret = bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts);
 	EXPECT_GE(ret, 0);
@@ -121,7 +121,7 @@ TEST_F(epoll_iter, length_of_info)
 	EXPECT_EQ(-EFAULT, bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts));
 }
 
-/* Failed attempts keep neither a file nor the module. */
+/* Failed attempts leak neither a file nor the module. */
 TEST_F(epoll_iter, failures_keep_nothing)
 {
 	struct pollfd pfd = { .events = POLLIN };
@@ -140,7 +140,7 @@ TEST_F(epoll_iter, failures_keep_nothing)
 	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
-/* The least program for our target, by the ids of one that is loaded. */
+/* The smallest program for our target, with the BTF ids of a loaded one. */
 static int load_least(int btf, __u32 btf_id)
 {
 	/* r0 = 0; exit */
@@ -156,7 +156,7 @@ static int load_least(int btf, __u32 btf_id)
 			     ARRAY_SIZE(insns), &opts);
 }
 
-/* Programs of this kind are for those who may trace. */
+/* Loading such programs takes CAP_BPF and CAP_PERFMON. */
 TEST_F(epoll_iter, unprivileged)
 {
 	struct bpf_prog_info info = {};
@@ -216,7 +216,7 @@ TEST_F(epoll_iter, link_says_which_set)
 	EXPECT_STREQ("epoll", target);
 	EXPECT_EQ(fdinfo_of(self->efd, "\nepoll-id:"), info.iter.epoll.epoll_id);
 
-	/* Room for the name is no duty. */
+	/* The buffer for the name is optional. */
 	memset(&info, 0, sizeof(info));
 	len = sizeof(info);
 	ASSERT_EQ(0, bpf_link_get_info_by_fd(other_link, &info, &len));
@@ -224,7 +224,7 @@ TEST_F(epoll_iter, link_says_which_set)
 	EXPECT_EQ(fdinfo_of(other, "\nepoll-id:"), info.iter.epoll.epoll_id);
 }
 
-/* Ids are not given again. */
+/* Ids are not reused. */
 TEST_F(epoll_iter, ids_are_new)
 {
 	long long id = fdinfo_of(self->efd, "\nepoll-id:"), next;
@@ -240,7 +240,7 @@ TEST_F(epoll_iter, ids_are_new)
 	}
 }
 
-/* A link has the set as such, not its descriptor. */
+/* A link refers to the epoll instance, not to its descriptor. */
 TEST_F(epoll_iter, set_is_closed)
 {
 	long long id = fdinfo_of(self->efd, "\nepoll-id:");
@@ -251,7 +251,7 @@ TEST_F(epoll_iter, set_is_closed)
 	iter = bpf_iter_create(link);
 	ASSERT_GE(iter, 0);
 	close(self->efd);
-	/* That number is another file's now. */
+	/* That number refers to another file now. */
 	ASSERT_EQ(self->efd, dup2(self->fd, self->efd));
 
 	EXPECT_EQ(1, is_right(iter));
@@ -268,7 +268,7 @@ TEST_F(epoll_iter, set_is_closed)
 	EXPECT_EQ(1, is_right(later));
 }
 
-/* The target's last descriptor: the set lets go of it, though the link is there. */
+/* Closing the target's last descriptor removes it, though there is a link. */
 TEST_F(epoll_iter, target_is_closed)
 {
 	struct record *r;
@@ -317,7 +317,7 @@ TEST_F(epoll_iter, update)
 	EXPECT_STREQ("0: tfd 702 events 19 data 2be\nend", bytes);
 }
 
-/* EAGAIN: somebody needs the module. modprobe -r says that it is in use. */
+/* -EAGAIN: the module is in use, as modprobe -r says. */
 
 TEST_F(epoll_iter, program_keeps_module)
 {
@@ -340,7 +340,7 @@ TEST_F(epoll_iter, link_keeps_module)
 	sleep_ms(A_WHILE_MS);
 	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 
-	/* And it is of use. */
+	/* And it still works. */
 	iter = bpf_iter_create(link);
 	ASSERT_GE(iter, 0);
 	EXPECT_EQ(1, is_right(iter));
@@ -374,7 +374,7 @@ TEST_F(epoll_iter, iterator_keeps_module)
 	EXPECT_EQ(0, module_load());
 }
 
-/* To open what is pinned is to make an iterator. */
+/* Opening a pinned link creates an iterator. */
 TEST_F(epoll_iter, pin_keeps_module)
 {
 	int link = attach(self->skel->progs.records, self->efd), iter;
@@ -401,7 +401,7 @@ TEST_F(epoll_iter, pin_keeps_module)
 	rmdir(BPFFS);
 }
 
-/* Without the module there is nothing of that name, nor did it leave anything. */
+/* Without the module, its target does not exist, and nothing of it is left. */
 TEST_F(epoll_iter, absent)
 {
 	struct epoll_iter *skel;
@@ -421,7 +421,7 @@ TEST_F(epoll_iter, absent)
 	EXPECT_EQ(1, is_right(open_iter(self->skel->progs.records, self->efd)));
 }
 
-/* Loads and unloads, with and without somebody who uses it in between. */
+/* Loads and unloads the module, with and without a user in between. */
 TEST_F_TIMEOUT(epoll_iter, reload, LONG_TIMEOUT)
 {
 	const char *text = getenv("KCMP_EPOLL_RELOADS");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Callers that have to wait: what ends it, and what is kept meanwhile. */
+/* Callers that wait: what ends the wait, and what is kept meanwhile. */
 #include "kcmp_epoll_fixture.h"
 
-#define CANNOT_HOLD	"needs root and userfaultfd to hold a set"
+#define CANNOT_HOLD	"needs root and userfaultfd to hold a mutex"
 
-/* A process that asks once and exits with the answer. */
+/* A process that makes one query and exits with the answer. */
 static pid_t fork_caller(pid_t pid1, int fd, pid_t pid2, int efd)
 {
 	pid_t pid = fork_bound();
@@ -18,7 +18,7 @@ static pid_t fork_caller(pid_t pid1, int fd, pid_t pid2, int efd)
 	return pid;
 }
 
-/* What it exits with. */
+/* Its exit status. */
 #define EQUAL	200
 
 TEST_F(kcmp_epoll, killed_waiting_for_set)
@@ -43,7 +43,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 		EXPECT_EQ(refs, module_refs());
 		EXPECT_EQ(1, release_set(&held));
 	} else {
-		/* The C handler cannot be killed as long as it waits. */
+		/* The C handler cannot be killed while it waits. */
 		sleep_ms(A_WHILE_MS);
 		EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
 		EXPECT_TRUE(asleep_in(pid, __NR_kcmp));
@@ -54,7 +54,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 }
 
-/* A signal that does not kill does not end the wait either. */
+/* A signal that is not fatal does not end the wait either. */
 TEST_F(kcmp_epoll, signalled_waiting_for_set)
 {
 	struct sigaction act = { .sa_handler = ignore_signal };
@@ -84,9 +84,9 @@ TEST_F(kcmp_epoll, signalled_waiting_for_set)
 
 /*
  * EINTR: a caller can be killed while it waits for the exec_update_lock of a
- * task that it asks about. That lock is held for reading by another caller,
- * which waits for a held set, and the task wants it for writing to go through
- * with its exec.
+ * task that it queries. Another caller holds that lock for reading, and waits
+ * for the mutex of a held epoll instance; the task wants it for writing, to
+ * complete its exec.
  */
 TEST_F(kcmp_epoll, killed_waiting_for_exec)
 {
@@ -100,7 +100,10 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	ASSERT_GE(null, 0);
 
-	/* Asked to, it becomes a list of the tests here and a known status. */
+	/*
+	 * When told, it executes this program again, which lists its tests and
+	 * exits with a known status.
+	 */
 	task = fork_synced(&sock);
 	ASSERT_GE(task, 0);
 	if (!task) {
@@ -122,7 +125,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 
 	ASSERT_TRUE(sync_post(sock));
 
-	/* Until the exec is that far, the answer is EBADF. */
+	/* Until the exec has got that far, the answer is EBADF. */
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
@@ -136,18 +139,18 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
-	/* The same if it is the set's task that is waited for. */
+	/* The same for the lock of the task that has the epoll instance. */
 	pid = fork_caller(me, NO_FD, task, self->efd);
 	ASSERT_GE(pid, 0);
 	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
-	/* An unknown task is noticed before, not after. */
+	/* An unknown task is noticed before the wait. */
 	EXPECT_EQ(-ESRCH, kcmp_tfd(task, self->fd, none, self->efd, TFD, 0));
 	EXPECT_EQ(-ESRCH, kcmp_tfd(none, self->fd, task, self->efd, TFD, 0));
 
-	/* A caller without the right to ask waits all the same. */
+	/* A caller without permission waits nevertheless. */
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
@@ -159,7 +162,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
-	/* All of this while the first one waited. */
+	/* All of this happened while the first caller waited. */
 	EXPECT_TRUE(asleep_in(reader, __NR_kcmp));
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(EQUAL, wait_exit(reader));
@@ -168,7 +171,8 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 
 /*
  * The module keeps the first file open until it has compared it. The C handler
- * lets it go before it looks at the set, and compares a stale address.
+ * drops it before it waits for the epoll instance, and compares a stale
+ * address.
  */
 TEST_F(kcmp_epoll, first_file_stays_open)
 {
@@ -196,7 +200,7 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 	}
 	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 
-	/* The reading end tells when the writing end is gone. */
+	/* The read end reports when the write end is released. */
 	close(fds[1]);
 	pfd.fd = fds[0];
 	EXPECT_EQ(variant->rust ? 0 : 1, poll(&pfd, 1, variant->rust ?
@@ -227,7 +231,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 
 	if (variant->rust) {
-		/* The module stays as long as it is needed. */
+		/* The module stays loaded while it is needed. */
 		EXPECT_EQ(refs + 1, module_refs());
 		EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 		EXPECT_TRUE(module_loaded());
@@ -239,7 +243,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 			SKIP(return, "cannot load " MODULE ": %s",
 			     strerror(-ret));
 		}
-		/* The call is none of the module's. */
+		/* The C handler has the call, so the module can be unloaded. */
 		EXPECT_EQ(0, module_refs());
 	}
 
@@ -252,7 +256,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	EXPECT_EQ(refs, module_refs());
 }
 
-/* No answer of any kind leaves a reference to the module behind. */
+/* No kind of answer leaks a reference to the module. */
 TEST_F(kcmp_epoll, module_references)
 {
 	int refs = module_refs(), i;

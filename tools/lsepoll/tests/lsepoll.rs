@@ -69,7 +69,7 @@ fn of_this(more: &[&str]) -> (i32, String, String) {
     run(&[&["-p", &pid, "--owners", "given"], more].concat())
 }
 
-/// An epoll set, with what keeps its targets there.
+/// An epoll instance, with the files that keep its targets.
 struct Fixture {
     set: OwnedFd,
     keep: Vec<OwnedFd>,

@@ -3,9 +3,10 @@
 //! Targets of epoll instances, and messages in sockets, with the files that they lead to.
 
 use super::table::{AT_ONCE, Dumper, Source};
-use super::{Error, Progress, Result, While, socket};
+use super::{Error, Result, While, socket};
 use crate::device::{self, Process, Snapshot};
 use crate::image::{Item, Kind, Message};
+use crate::types::Progress;
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, OwnedFd};
 
