@@ -23,14 +23,15 @@
 //! program needs it for each `epoll_wait(2)`. It can also hold it indefinitely, by having
 //! `epoll_wait(2)` fault on memory that a userspace server provides. Reading epitems therefore
 //! either waits for the mutex killably or does not wait at all, and should hold it for a bounded
-//! number of epitems only, as [`Eventpoll::walk`] does. Adding and removing epitems waits as
-//! `epoll_ctl(2)` does.
+//! number of epitems only, as [`Eventpoll::walk`] does. While it waits, it must not hold anything
+//! that others wait for, such as [`Attach`]. Adding and removing epitems waits killably, too.
 //!
 //! While it is held, do not take the mutex of another instance, nor call anything that does: epoll
 //! itself nests these mutexes in the order in which the instances are nested. Dropping the last
 //! reference to a file is fine, since [`fput`] defers the release.
 //!
 //! [locking rules of `fs/eventpoll.c`]: srctree/fs/eventpoll.c
+//! [`Attach`]: crate::ptrace::Attach
 //! [`fput`]: srctree/fs/file_table.c
 //!
 //! C headers: [`include/linux/eventpoll.h`](srctree/include/linux/eventpoll.h) and

@@ -19,7 +19,9 @@ use crate::{
 ///
 /// While it exists, the task cannot change its privileges by executing another program: whatever is
 /// taken from the task belongs to the program that access was granted to. Since `execve(2)` waits
-/// for it to be dropped, do not keep it for long, nor while user memory is accessed.
+/// for it to be dropped, and later readers of the lock wait for `execve(2)`, do not keep it for
+/// long: drop it before anything is waited for that a program can hold up, such as the mutex of an
+/// epoll instance, or user memory.
 ///
 /// # Invariants
 ///
