@@ -60,9 +60,6 @@ impl kernel::InPlaceModule for EpollCrModule {
         try_pin_init!(Self {
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"epoll_cr",
-                // Each call checks access itself. None gives more than pidfd_getfd(2) or
-                // epoll_ctl(2) do.
-                mode: 0o666,
             }),
         })
     }

@@ -138,7 +138,25 @@ TEST_F(epoll_cr, yama)
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
 }
 
-/* One may always look at oneself, and anybody may open the device. */
+/* Only root may open the device, as long as nobody gives it to others. */
+TEST_F(epoll_cr, mode_of_node)
+{
+	struct stat st;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	ASSERT_EQ(0, stat(DEVICE, &st));
+	EXPECT_EQ(S_IFCHR | 0600, st.st_mode);
+	EXPECT_EQ(0, st.st_uid);
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(become(UID_A) ? 1 : -device_open());
+	EXPECT_EQ(EACCES, wait_exit(pid));
+}
+
+/* One may always look at oneself, if one is given the device. */
 TEST_F(epoll_cr, self)
 {
 	struct epoll_cr_item item;
@@ -150,15 +168,12 @@ TEST_F(epoll_cr, self)
 
 	ASSERT_GE(pid, 0);
 	if (!pid) {
+		int dev = self->dev;
 		__u64 count, bad;
-		int dev;
 
 		if (!geteuid() &&
 		    (become(UID_A) || prctl(PR_SET_DUMPABLE, 0)))
 			_exit(2);
-		dev = device_open();
-		if (dev < 0)
-			_exit(3);
 		add.fd = ready_eventfd();
 		if (snapshot(dev, SELF, self->efd, &item, 1, &count))
 			_exit(4);
