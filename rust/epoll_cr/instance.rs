@@ -7,7 +7,10 @@ use crate::{
         self,
         Item, //
     },
-    files::no_such_fd,
+    files::{
+        has_open,
+        no_such_fd, //
+    },
     user::Array, //
 };
 use kernel::{
@@ -25,7 +28,10 @@ use kernel::{
     },
     pid::get_task_by_pidfd,
     prelude::*,
-    ptrace::Attach,
+    ptrace::{
+        may_have_any_file,
+        Attach, //
+    },
     sync::aref::ARef,
     task::Task,
     uapi, //
@@ -251,7 +257,7 @@ pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
             break target;
         }
     };
-    if !target.may_be_taken(&Attach::new(&task)?) {
+    if !may_have_any_file() && !has_open(&task, &target)? {
         return Err(EPERM);
     }
 

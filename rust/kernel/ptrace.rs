@@ -14,6 +14,7 @@ use crate::{
     task::Task,
     types::NotThreadSafe, //
 };
+use core::ptr;
 
 /// Proof that the current task may attach to another one.
 ///
@@ -89,4 +90,30 @@ impl Drop for Attach<'_> {
         // responsible for releasing it.
         unsafe { bindings::up_read(&raw mut (*(*self.task.as_ptr()).signal).exec_update_lock) };
     }
+}
+
+/// Returns whether the current task may have files that no task which it may attach to has open.
+///
+/// An epoll instance can be passed on without the files that it watches, so access to a task that
+/// has the instance does not give access to these. Their opener, which may not exist any more, can
+/// have been any task of the system. So this requires a capability over the whole system,
+/// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_PTRACE` in the initial user namespace, and that the current
+/// task is in the initial PID namespace: a container can have the capability, but not the host's
+/// files.
+#[doc(alias = "capable")]
+pub fn may_have_any_file() -> bool {
+    // SAFETY: The current task is valid, and has a PID namespace as long as it runs. Only addresses
+    // are compared.
+    let is_in_initial_ns = unsafe {
+        ptr::eq(
+            bindings::task_active_pid_ns(Task::current_raw()),
+            &raw const bindings::init_pid_ns,
+        )
+    };
+
+    // SAFETY: `capable` can be called for any capability.
+    let capable = |capability: u32| unsafe { bindings::capable(capability as i32) };
+
+    is_in_initial_ns
+        && (capable(bindings::CAP_CHECKPOINT_RESTORE) || capable(bindings::CAP_SYS_PTRACE))
 }

@@ -333,13 +333,11 @@ struct epoll_cr_describe {
  *
  * An epoll instance can be passed to another process without the files that it
  * watches. So permission to attach to the process, which may be the caller
- * itself, is not sufficient. In addition, the process must have opened the file
- * itself, after it was created, executed a program or last changed its
- * credentials (even to equal ones); of a process with several threads, this
- * applies to the thread that @pidfd specifies. Otherwise, the caller needs
- * CAP_SYS_PTRACE in the user namespace of the opener. As the opener may not
- * exist any more, security modules check access to the process and to the file,
- * but not to the opener.
+ * itself, is only sufficient for files that the process has open, under any
+ * descriptor. For others, the caller needs CAP_CHECKPOINT_RESTORE or
+ * CAP_SYS_PTRACE in the initial user namespace, and must be in the initial pid
+ * namespace. As the opener may not exist any more, security modules check
+ * access to the process and to the file, but not to the opener.
  *
  * Return: the descriptor, or
  *
@@ -350,7 +348,7 @@ struct epoll_cr_describe {
  *	nobody can receive.
  * ESTALE: the identity of the file is not @file, or @efd has been closed
  *	meanwhile, or refers to another instance.
- * EPERM: also: the process has not opened the file, see above.
+ * EPERM: also: the process does not have the file open, see above.
  * EMFILE: the caller has reached the limit on open descriptors.
  *
  * or the error of a security module that denies receiving the file.

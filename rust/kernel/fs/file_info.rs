@@ -19,7 +19,6 @@ use crate::{
         Error,
         Result, //
     },
-    ptrace::Attach,
     sync::aref::ARef,
     task::Task, //
 };
@@ -324,38 +323,6 @@ impl RemoteFile {
             is_unlinked,
             is_unreachable: !is_name && !self.is_under_root(),
         })
-    }
-
-    /// Returns whether the current task may receive the file, which is watched by an epoll instance
-    /// of a task that it may attach to.
-    ///
-    /// Permission to attach covers files that the task has opened itself with its current
-    /// credentials. Other files may be watched by an instance that the task has received from
-    /// another program. Receiving an instance does not give access to the files it watches, so these
-    /// require `CAP_SYS_PTRACE` in the user namespace of the opener.
-    pub fn may_be_taken(&self, attach: &Attach<'_>) -> bool {
-        // This `read_volatile` is intended to correspond to the `rcu_dereference` in `__task_cred`.
-        // The pointer is only compared, since the credentials may be replaced at any time.
-        //
-        // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount, and
-        // has credentials, which do not change. The task is valid as long as `attach` is borrowed.
-        let (opener, cred) = unsafe {
-            let opener = (*self.as_ptr()).f_cred;
-            let cred = (&raw const (*attach.task().as_ptr()).real_cred).read_volatile();
-
-            (opener, cred)
-        };
-
-        // A new process gets its own `struct cred`, which its threads share until they change their
-        // credentials. The file holds a reference to the one that it was opened with, so that one
-        // cannot have been freed and reused.
-        if ptr::eq(opener, cred) {
-            return true;
-        }
-
-        // SAFETY: The credentials of the file are valid as above, and hold a reference to their user
-        // namespace. `ns_capable` can be called for any capability.
-        unsafe { bindings::ns_capable((*opener).user_ns, bindings::CAP_SYS_PTRACE as i32) }
     }
 
     /// Installs the file under a new descriptor of the current task, as if it had been received over
