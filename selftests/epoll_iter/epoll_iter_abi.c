@@ -2,6 +2,8 @@
 /* What one gets a link for, what it tells, and what it keeps from going away. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
+#include "epoll_iter_ext.skel.h"
+#include "epoll_iter_named.skel.h"
 
 #define BPFFS	"/tmp/epoll_iter_bpffs"
 
@@ -399,6 +401,30 @@ TEST_F(epoll_iter, pin_keeps_module)
 	EXPECT_EQ(0, module_load());
 	EXPECT_EQ(0, umount(BPFFS));
 	rmdir(BPFFS);
+}
+
+/*
+ * A program for a target has a function that is named as what programs for it
+ * attach to. One that replaces that function is not taken for one of them, and the
+ * target is found afterwards.
+ */
+TEST_F(epoll_iter, function_named_as_a_target)
+{
+	struct epoll_iter_named *named = epoll_iter_named__open_and_load();
+	struct epoll_iter_ext *ext = epoll_iter_ext__open();
+	int prog, link;
+
+	ASSERT_NE(NULL, named);
+	ASSERT_NE(NULL, ext);
+	prog = bpf_program__fd(named->progs.named);
+	ASSERT_EQ(0, bpf_program__set_attach_target(ext->progs.replace, prog,
+						    "bpf_iter_task"));
+	EXPECT_EQ(-EINVAL, epoll_iter_ext__load(ext));
+	link = bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL);
+	EXPECT_GE(link, 0);
+	close(link);
+	epoll_iter_ext__destroy(ext);
+	epoll_iter_named__destroy(named);
 }
 
 /* Without the module there is nothing of that name, nor did it leave anything. */
