@@ -226,20 +226,55 @@ TEST_F(epoll_iter, link_says_which_set)
 	EXPECT_EQ(fdinfo_of(other, "\nepoll-id:"), info.iter.epoll.epoll_id);
 }
 
+static long long id_of_new_set(void)
+{
+	int efd = epoll_create1(EPOLL_CLOEXEC);
+	long long id = fdinfo_of(efd, "\nepoll-id:");
+
+	close(efd);
+
+	return id;
+}
+
 /* Ids are not given again. */
 TEST_F(epoll_iter, ids_are_new)
 {
-	long long id = fdinfo_of(self->efd, "\nepoll-id:"), next;
-	int i, efd;
+	long long ids[100];
+	int i, j;
 
 	for (i = 0; i < 100; i++) {
-		efd = epoll_create1(EPOLL_CLOEXEC);
-		ASSERT_GE(efd, 0);
-		next = fdinfo_of(efd, "\nepoll-id:");
-		ASSERT_GT(next, id);
-		id = next;
-		close(efd);
+		ids[i] = id_of_new_set();
+		ASSERT_GT(ids[i], 0);
+		for (j = 0; j < i; j++)
+			ASSERT_NE(ids[j], ids[i]);
 	}
+}
+
+static int run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+
+	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
+}
+
+/* Nor do they count: each processor has a range of its own. */
+TEST_F(epoll_iter, ids_do_not_count)
+{
+	/* COOKIE_LOCAL_BATCH in the kernel */
+	const long long range = 4096;
+	long long ids[2];
+	int cpu;
+
+	for (cpu = 0; cpu < 2; cpu++) {
+		if (run_on(cpu))
+			SKIP(return, "needs two processors");
+		ids[cpu] = id_of_new_set();
+		ASSERT_GT(ids[cpu], 0);
+	}
+	EXPECT_NE((ids[0] - 1) / range, (ids[1] - 1) / range);
 }
 
 /* A link has the set as such, not its descriptor. */
