@@ -35,7 +35,7 @@ impl Target for EpollTarget {
     type Items = EpollItems;
 
     fn attach(config: &LinkConfig) -> Result<ARef<EpollFile>> {
-        fget_epoll(current!(), config.epoll_fd())
+        fget_epoll(current!(), config.epoll_fd().ok_or(EBADF)?)
     }
 
     fn show_fdinfo(file: &EpollFile, m: &SeqFile) {
