@@ -83,7 +83,6 @@ pub mod restore;
 mod visit;
 mod walk;
 
-use self::walk::check_killed;
 pub use self::{
     visit::Visit,
     walk::{
