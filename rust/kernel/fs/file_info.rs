@@ -258,32 +258,28 @@ impl RemoteFile {
         })
     }
 
-    /// Returns the path shown in `/proc/PID/fd`, without ' (deleted)' if the file is unlinked.
+    /// Returns the path shown in `/proc/PID/fd`, without ' (deleted)'.
     ///
     /// The result has no path if `buf` is too small for it, including ' (deleted)'.
     ///
     /// Context: may sleep.
     #[doc(alias = "d_path")]
     pub fn path<'a>(&self, buf: &'a mut [u8]) -> Result<FilePath<'a>> {
-        // SAFETY: The file is valid as above, and so are its path and both parts of it.
-        let (path, dentry, mnt) = unsafe {
+        let is_under_root = self.is_under_root();
+
+        // SAFETY: The file is valid as above, and so are its path and its dentry. The operations of
+        // a dentry do not change.
+        let (path, dentry, has_dname) = unsafe {
             let path = &raw const (*self.as_ptr()).__bindgen_anon_1.f_path;
-
-            (path, (*path).dentry, (*path).mnt)
-        };
-
-        // The condition under which `d_path` calls `d_dname`.
-        //
-        // SAFETY: `dentry` and `mnt` are valid. The fields that are read do not change, except for
-        // `d_parent`, which is not dereferenced.
-        let is_name = unsafe {
+            let dentry = (*path).dentry;
             let d_op = (*dentry).d_op;
 
-            !d_op.is_null()
-                && (*d_op).d_dname.is_some()
-                && ((&raw const (*dentry).d_parent).read_volatile() != dentry
-                    || dentry != (*mnt).mnt_root)
+            (path, dentry, !d_op.is_null() && (*d_op).d_dname.is_some())
         };
+
+        // Files that have a name instead of a path are in file systems that make up names. Some of
+        // these files can be mounted, as namespaces can, and then have a path, too.
+        let is_name = has_dname && !is_under_root;
         // SAFETY: `dentry` is valid.
         let unlinked = || !is_name && unsafe { bindings::d_unlinked(dentry) } != 0;
 
@@ -313,7 +309,8 @@ impl RemoteFile {
 
         let name = start.and_then(|start| CStr::from_bytes_until_nul(&buf[start..]).ok());
         let path = name.map(|name| match name.to_bytes() {
-            name if is_unlinked => name.strip_suffix(DELETED).unwrap_or(name),
+            // Memory files and the like have the suffix from the start.
+            name if is_unlinked || is_name => name.strip_suffix(DELETED).unwrap_or(name),
             name => name,
         });
 
@@ -321,7 +318,7 @@ impl RemoteFile {
             path,
             is_name,
             is_unlinked,
-            is_unreachable: !is_name && !self.is_under_root(),
+            is_unreachable: !is_name && !is_under_root,
         })
     }
 
