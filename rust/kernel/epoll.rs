@@ -55,9 +55,15 @@ use crate::{
         CRbTree,
         CRbTreeIter, //
     },
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        atomic::{
+            atomic_load,
+            Relaxed, //
+        }, //
     },
     types::{
         NotThreadSafe,
@@ -117,7 +123,7 @@ impl Eventpoll {
     pub fn from_file(file: &RemoteFile) -> Result<&Eventpoll, NotEpollError> {
         // SAFETY: `file` is valid since we have a reference to it. `f_op` is set before the file is
         // published. That of an epoll file never changes; other files replace the whole pointer.
-        let f_op = unsafe { (&raw const (*file.as_ptr()).f_op).read_volatile() };
+        let f_op = unsafe { atomic_load(&raw mut (*file.as_ptr()).f_op, Relaxed) };
         if !ptr::eq(f_op, &raw const bindings::eventpoll_fops) {
             return Err(NotEpollError);
         }
@@ -368,13 +374,12 @@ impl Epitem {
         // SAFETY: By the type invariants, this is a valid epitem.
         let rdllink = unsafe { &raw mut (*self.0.get()).rdllink };
 
-        // The overflow list is empty: it is used only during a scan, which holds the mutex.
-        //
-        // This `read_volatile` is intended to correspond to the READ_ONCE in `list_empty`.
+        // As in `list_empty`. The overflow list is empty: it is used only during a scan, which holds
+        // the mutex.
         //
         // SAFETY: `rdllink` is always initialized. It is written under the lock of the instance,
         // which we do not hold, but always as a whole pointer.
-        let next = unsafe { (&raw const (*rdllink).next).read_volatile() };
+        let next = unsafe { atomic_load(&raw mut (*rdllink).next, Relaxed) };
 
         next != rdllink
     }

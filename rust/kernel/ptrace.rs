@@ -11,6 +11,10 @@ use crate::{
         to_result,
         Result, //
     },
+    sync::atomic::{
+        atomic_load,
+        Relaxed, //
+    },
     task::Task,
     types::NotThreadSafe, //
 };
@@ -65,11 +69,10 @@ impl<'a> Attach<'a> {
             return Err(EPERM);
         }
 
-        // This `read_volatile` is intended to correspond to the plain read in `__pidfd_fget`. The
-        // task may set the flag concurrently.
+        // As in `__pidfd_fget`. The task may set the flag concurrently.
         //
         // SAFETY: As above.
-        let flags = unsafe { (&raw const (*task.as_ptr()).flags).read_volatile() };
+        let flags = unsafe { atomic_load(&raw mut (*task.as_ptr()).flags, Relaxed) };
         if flags & bindings::PF_EXITING != 0 {
             return Err(ESRCH);
         }

@@ -19,7 +19,13 @@ use crate::{
         Error,
         Result, //
     },
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        atomic::{
+            atomic_load,
+            Relaxed, //
+        }, //
+    },
     task::Task, //
 };
 use core::{
@@ -128,18 +134,26 @@ impl RemoteFile {
     /// Returns the file position without taking a lock. It may be changing concurrently.
     #[inline]
     pub fn position(&self) -> i64 {
-        // This `read_volatile` is intended to correspond to the read in `seq_show` of
-        // `fs/proc/fd.c`. Reading does not disturb a task that uses the position without a lock.
+        // As in `seq_show` of `fs/proc/fd.c`. Reading does not disturb a task that uses the position
+        // without a lock.
         //
         // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount.
-        unsafe { (&raw const (*self.as_ptr()).f_pos).read_volatile() }
+        unsafe { atomic_load(&raw mut (*self.as_ptr()).f_pos, Relaxed) }
     }
 
     /// Returns the file type and permissions of the inode.
     #[inline]
     pub fn mode(&self) -> u16 {
-        // SAFETY: As above. An open file has an inode, which does not change.
-        unsafe { (&raw const (*(*self.as_ptr()).f_inode).i_mode).read_volatile() }
+        // SAFETY: As above. An open file has an inode, which does not change. `i16` has the size and
+        // the alignment of the mode.
+        let mode: i16 = unsafe {
+            atomic_load(
+                (&raw mut (*(*self.as_ptr()).f_inode).i_mode).cast(),
+                Relaxed,
+            )
+        };
+
+        mode as u16
     }
 
     /// Returns whether the file can be polled.
@@ -148,7 +162,7 @@ impl RemoteFile {
         // SAFETY: As above. The `f_op` of an open file is never `NULL` and points to operations that
         // do not change.
         unsafe {
-            (*(&raw const (*self.as_ptr()).f_op).read_volatile())
+            (*atomic_load(&raw mut (*self.as_ptr()).f_op, Relaxed))
                 .poll
                 .is_some()
         }
@@ -184,10 +198,8 @@ impl RemoteFile {
     /// Returns the recipient of signals for the file, if one has ever been set.
     #[doc(alias = "f_getown")]
     pub fn owner(&self) -> Option<FileOwner> {
-        // This `read_volatile` is intended to correspond to the READ_ONCE in `file_f_owner`.
-        //
         // SAFETY: As above.
-        let owner = unsafe { (&raw const (*self.as_ptr()).f_owner).read_volatile() };
+        let owner = unsafe { atomic_load(&raw mut (*self.as_ptr()).f_owner, Relaxed) };
         if owner.is_null() {
             return None;
         }
