@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* EPOLL_CR_FILES and EPOLL_CR_DESCRIBE: descriptors and their files. */
 #include <dirent.h>
+#include <sys/mount.h>
 
 #include "epoll_cr_fixture.h"
 
@@ -314,7 +315,68 @@ TEST_F(epoll_cr, regular_file)
 	EXPECT_EQ(0, file.nlink);
 }
 
-/* Each file is shown with its own opener, whoever opened the previous one. */
+/* What has never been linked has a name, and ' (deleted)' is not a part of that. */
+TEST_F(epoll_cr, memory_files)
+{
+	static const char *const names[] = { "", "plain", "it is (deleted)" };
+	struct epoll_cr_file file;
+	char paths[4096], name[64];
+	unsigned int i;
+	__u32 fd;
+	__u64 len;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		fd = memfd_create(names[i], MFD_CLOEXEC);
+		ASSERT_GE((int)fd, 0);
+		ASSERT_EQ(0, describe(self->dev, SELF, &fd, &file, 1, paths,
+				      sizeof(paths), &len));
+		snprintf(name, sizeof(name), "/memfd:%s", names[i]);
+		EXPECT_EQ(EPOLL_CR_FILE_STAT | EPOLL_CR_FILE_PATH |
+			  EPOLL_CR_FILE_NAME, file.mask);
+		EXPECT_STREQ(name, paths + file.path_offset);
+		EXPECT_EQ(strlen(name), file.path_len);
+		close(fd);
+	}
+}
+
+/* A namespace has a name, and a path where it is mounted. */
+TEST_F(epoll_cr, mounted_namespace)
+{
+	static const char name[] = "/tmp/epoll_cr_namespace";
+	struct epoll_cr_file file;
+	char paths[4096];
+	__u32 fd;
+	__u64 len;
+
+	if (geteuid())
+		SKIP(return, "needs root to mount");
+	fd = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
+	if ((int)fd < 0)
+		SKIP(return, "no namespaces");
+	ASSERT_EQ(0, describe(self->dev, SELF, &fd, &file, 1, paths,
+			      sizeof(paths), &len));
+	EXPECT_TRUE(file.mask & EPOLL_CR_FILE_NAME);
+	EXPECT_EQ(0, strncmp("uts:[", paths + file.path_offset, 5));
+	close(fd);
+
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	fd = open(name, O_RDONLY | O_CREAT | O_CLOEXEC, 0600);
+	ASSERT_GE((int)fd, 0);
+	close(fd);
+	ASSERT_EQ(0, mount("/proc/self/ns/uts", name, NULL, MS_BIND, NULL));
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE((int)fd, 0);
+	ASSERT_EQ(0, describe(self->dev, SELF, &fd, &file, 1, paths,
+			      sizeof(paths), &len));
+	EXPECT_EQ(EPOLL_CR_FILE_STAT | EPOLL_CR_FILE_PATH, file.mask);
+	EXPECT_STREQ(name, paths + file.path_offset);
+	close(fd);
+	EXPECT_EQ(0, umount(name));
+	EXPECT_EQ(0, unlink(name));
+}
+
+/* Each file with who opened it, whoever has opened the one before. */
 TEST_F(epoll_cr, openers)
 {
 	struct epoll_cr_file info[5];

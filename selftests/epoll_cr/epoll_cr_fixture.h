@@ -25,6 +25,8 @@ FIXTURE_SETUP(epoll_cr)
 	self->dev = device_load();
 	if (self->dev == -ENOENT)
 		SKIP(return, "no " DEVICE);
+	if (self->dev == -EACCES)
+		SKIP(return, "needs root to open " DEVICE);
 	ASSERT_GE(self->dev, 0);
 	/* More than the usual limit, where that is allowed. */
 	allow_fds(4096);

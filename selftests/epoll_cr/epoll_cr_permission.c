@@ -138,7 +138,25 @@ TEST_F(epoll_cr, yama)
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
 }
 
-/* A process may always inspect itself, and anybody may open the device. */
+/* Only root may open the device, as long as nobody gives it to others. */
+TEST_F(epoll_cr, mode_of_node)
+{
+	struct stat st;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	ASSERT_EQ(0, stat(DEVICE, &st));
+	EXPECT_EQ(S_IFCHR | 0600, st.st_mode);
+	EXPECT_EQ(0, st.st_uid);
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(become(UID_A) ? 1 : -device_open());
+	EXPECT_EQ(EACCES, wait_exit(pid));
+}
+
+/* One may always look at oneself, if one is given the device. */
 TEST_F(epoll_cr, self)
 {
 	struct epoll_cr_item item;
@@ -150,15 +168,12 @@ TEST_F(epoll_cr, self)
 
 	ASSERT_GE(pid, 0);
 	if (!pid) {
+		int dev = self->dev;
 		__u64 count, bad;
-		int dev;
 
 		if (!geteuid() &&
 		    (become(UID_A) || prctl(PR_SET_DUMPABLE, 0)))
 			_exit(2);
-		dev = device_open();
-		if (dev < 0)
-			_exit(3);
 		add.fd = ready_eventfd();
 		if (snapshot(dev, SELF, self->efd, &item, 1, &count))
 			_exit(4);
@@ -277,14 +292,20 @@ static int fetch_as(int dev, int pidfd, int efd, int tfd, uid_t id)
 	return -wait_exit(pid);
 }
 
-static int drop_capabilities(void)
+/* Have no capability but this one, or none at all if it is negative. */
+static int keep_capability(int cap)
 {
 	struct __user_cap_header_struct head = {
 		.version = _LINUX_CAPABILITY_VERSION_3,
 	};
-	struct __user_cap_data_struct none[2] = {};
+	struct __user_cap_data_struct caps[2] = {};
 
-	return syscall(__NR_capset, &head, none) ? -errno : 0;
+	if (cap >= 0) {
+		caps[cap / 32].permitted = 1U << cap % 32;
+		caps[cap / 32].effective = 1U << cap % 32;
+	}
+
+	return syscall(__NR_capset, &head, caps) ? -errno : 0;
 }
 
 static int become_nobody_special(void)
@@ -315,7 +336,7 @@ static int become_capable(void)
 
 static int become_incapable(void)
 {
-	return become_capable() || drop_capabilities();
+	return become_capable() || keep_capability(-1);
 }
 
 static int become_root_of_namespace(void)
@@ -324,46 +345,47 @@ static int become_root_of_namespace(void)
 }
 
 /*
- * An epoll instance can be passed on without the files of its targets. The
- * receiver gets none of them that it did not open itself. Those who could
- * attach to the opener can fetch them from it.
+ * A set can be handed on without the files that it watches. Whoever gets it gets
+ * none of them: they can be had from whoever has them open, by those who could
+ * attach to it and duplicate the descriptor.
  */
-TEST_F(epoll_cr, target_of_another_opener)
+TEST_F(epoll_cr, target_of_another_process)
 {
 	static const struct {
 		int (*become_it)(void);
-		/* Whether user A may attach to it, and owns it. */
-		bool attach, own;
+		/* Whether user A may attach to it. */
+		bool attach;
 	} openers[] = {
-		{ become_nobody_special, true, false },
-		{ become_incapable, true, false },
-		{ become_capable, false, false },
-		{ become_effective_root, false, false },
-		{ become_saved_root, false, false },
-		{ become_other_group, false, false },
-		{ become_root_of_namespace, true, true },
+		{ become_nobody_special, true },
+		{ become_incapable, true },
+		{ become_capable, false },
+		{ become_effective_root, false },
+		{ become_saved_root, false },
+		{ become_other_group, false },
+		{ become_root_of_namespace, true },
 	};
 	unsigned int i;
 
 	if (geteuid())
 		SKIP(return, "needs root to change its user");
 	self->yama = set_sysctl(YAMA, 0);
-	/* A file that root opened. */
+	/* One that only we have. */
 	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
 	EXPECT_EQ(-EPERM, fetch_as(self->dev, SELF, self->efd, TFD, UID_A));
 	EXPECT_EQ(0, fetch_as(self->dev, SELF, self->efd, TFD, 0));
 
 	for (i = 0; i < ARRAY_SIZE(openers); i++) {
 		int may = openers[i].attach ? 0 : -EPERM;
-		int may_self = openers[i].own ? 0 : -EPERM;
 		int sock, pidfd, dev = self->dev, efd = self->efd;
 		pid_t pid = fork_synced(&sock);
 
 		ASSERT_GE(pid, 0);
 		if (!pid) {
+			close(self->fd);
 			if (openers[i].become_it() ||
 			    prctl(PR_SET_DUMPABLE, 1) ||
-			    add_as(efd, ready_eventfd(), TFD + 1, EPOLLIN, 0))
+			    add_as(efd, ready_eventfd(), TFD + 1, EPOLLIN, 0) ||
+			    add_in_flight(efd, 1, TFD + 2, 0))
 				_exit(1);
 			sync_post(sock);
 			sync_wait(sock);
@@ -377,11 +399,14 @@ TEST_F(epoll_cr, target_of_another_opener)
 		EXPECT_EQ(may, fetch_as(dev, pidfd, efd, TFD + 1, UID_A));
 		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD + 1, UID_B));
 		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD + 1, 0));
-		/* A file that it did not open. */
+		/* What it has opened, and has not open any more. */
+		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD + 2, UID_A));
+		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD + 2, 0));
+		/* What is not its own. */
 		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD, UID_A));
 		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD, 0));
-		/* The same, by a process that has the epoll instance, too. */
-		EXPECT_EQ(may_self, fetch_as(dev, SELF, efd, TFD + 1, UID_A));
+		/* The same, by one who has the set, too. */
+		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_A));
 		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_B));
 		EXPECT_EQ(0, fetch_as(dev, SELF, efd, TFD + 1, 0));
 
@@ -391,37 +416,113 @@ TEST_F(epoll_cr, target_of_another_opener)
 	EXPECT_EQ(1, entries(self->dev, self->efd));
 }
 
-/* A file that was opened with other credentials counts as another opener's. */
-TEST_F(epoll_cr, target_of_former_self)
+/* What one has open oneself, under whatever number, and as whoever. */
+TEST_F(epoll_cr, target_of_oneself)
 {
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to change its user");
+		SKIP(return, "needs root to become others");
+	ASSERT_EQ(0, allow_fds(4096));
 	pid = fork_bound();
+	ASSERT_GE(pid, 0);
 	if (!pid) {
-		int dev = self->dev, efd = self->efd, fd;
+		int dev = self->dev, efd = self->efd, fd = self->fd;
 
-		if (become(UID_A) ||
-		    add_as(efd, ready_eventfd(), TFD, EPOLLIN, 0))
+		/* Behind more descriptors than are compared at once. */
+		if (add_as(efd, fd, TFD, EPOLLIN, 0) ||
+		    dup2(fd, 4000) != 4000 || close(fd))
 			_exit(100);
+		for (fd = 1000; fd < 3500; fd++)
+			if (dup2(self->other, fd) != fd)
+				_exit(101);
+		if (become(UID_A))
+			_exit(102);
 		fd = fetch(dev, SELF, efd, TFD, 0, 0);
 		if (fd < 0)
 			_exit(-fd);
-		pid = fork_bound();
-		if (!pid)
-			_exit(-fetch(dev, SELF, efd, TFD, 0, 0));
-		if (wait_exit(pid) != EPERM)
-			_exit(101);
-		/* Credentials that differ only in this are others, too. */
-		if (prctl(PR_SET_KEEPCAPS, 1))
-			_exit(102);
+		close(fd);
+		close(4000);
 		_exit(fetch(dev, SELF, efd, TFD, 0, 0) == -EPERM ? 0 : 103);
 	}
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* A pidfd can refer to a process of another pid namespace. */
+/* What nobody is known to have takes one of two capabilities. */
+TEST_F(epoll_cr, capabilities)
+{
+	static const struct {
+		int cap, error;
+	} cases[] = {
+		{ CAP_CHECKPOINT_RESTORE, 0 },
+		{ CAP_SYS_PTRACE, 0 },
+		{ CAP_SYS_ADMIN, EPERM },
+		{ CAP_DAC_OVERRIDE, EPERM },
+		{ -1, EPERM },
+	};
+	unsigned int i;
+
+	if (geteuid())
+		SKIP(return, "needs root to give up capabilities");
+	ASSERT_EQ(0, add_in_flight(self->efd, 1, TFD, 0));
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		pid_t pid = fork_bound();
+		int fd;
+
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			if (keep_capability(cases[i].cap))
+				_exit(200);
+			fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+			_exit(fd < 0 ? -fd : 0);
+		}
+		EXPECT_EQ(cases[i].error, wait_exit(pid)) {
+			TH_LOG("capability %d", cases[i].cap);
+		}
+	}
+}
+
+/*
+ * A container has all capabilities, be it in a user namespace of its own or not,
+ * and a set that was passed into it: it does not get what is outside.
+ */
+TEST_F(epoll_cr, containers)
+{
+	static const int flags[] = {
+		CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUSER | CLONE_NEWPID,
+	};
+	unsigned int i;
+
+	if (geteuid())
+		SKIP(return, "needs root to make namespaces");
+	ASSERT_EQ(0, add_in_flight(self->efd, 1, TFD, 0));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD + 1, EPOLLIN, 0));
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		pid_t pid = fork_bound();
+		int fd;
+
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			if (unshare(flags[i]))
+				_exit(200);
+			pid = fork();
+			if (pid)
+				_exit(wait_exit(pid));
+			if (fetch(self->dev, SELF, self->efd, TFD, 0, 0) != -EPERM)
+				_exit(201);
+			/* What it has open it may have. */
+			fd = fetch(self->dev, SELF, self->efd, TFD + 1, 0, 0);
+			_exit(fd < 0 ? -fd : 0);
+		}
+		EXPECT_EQ(0, wait_exit(pid)) {
+			TH_LOG("flags %x", flags[i]);
+		}
+	}
+	/* The same from out here. */
+	EXPECT_LE(0, fetch(self->dev, SELF, self->efd, TFD, 0, 0));
+}
+
+/* A pidfd names a process of another pid namespace as well as any. */
 TEST_F(epoll_cr, pid_namespace)
 {
 	struct epoll_cr_file info;

@@ -3,6 +3,7 @@
 #include "epoll_cr_fixture.h"
 
 #define WATCHES	"/proc/sys/fs/epoll/max_user_watches"
+#define NR_OPEN	"/proc/sys/fs/nr_open"
 #define MANY	1000
 
 static struct epoll_cr_add item(int fd, int tfd, __u32 events, __u32 flags,
@@ -201,12 +202,14 @@ TEST_F(epoll_cr, wakes_up)
  */
 TEST_F(epoll_cr, numbers)
 {
+	/* The last one that a process could have. */
+	int last = read_number(NR_OPEN) - 1;
 	struct epoll_cr_add adds[] = {
 		item(self->fd, self->other, EPOLLIN | ALWAYS, 0, 1),
 		item(self->other, self->fd, EPOLLIN | ALWAYS, 0, 2),
 		item(self->fd, NO_FD, EPOLLIN | ALWAYS, 0, 3),
 		item(self->other, NO_FD, EPOLLIN | ALWAYS, 0, 4),
-		item(self->fd, 0x7fffffff, EPOLLIN | ALWAYS, 0, 5),
+		item(self->fd, last, EPOLLIN | ALWAYS, 0, 5),
 	};
 	struct epoll_cr_item items[8];
 	__u64 count, bad;
@@ -216,7 +219,7 @@ TEST_F(epoll_cr, numbers)
 	ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, items, 8, &count));
 	ASSERT_EQ(5, count);
 	for (i = 0; i < 5; i++) {
-		if (items[i].tfd == self->other || items[i].tfd == 0x7fffffff)
+		if (items[i].tfd == self->other || items[i].tfd == last)
 			EXPECT_EQ(identity(self->dev, self->fd), items[i].file);
 		if (items[i].tfd == self->fd)
 			EXPECT_EQ(identity(self->dev, self->other), items[i].file);
@@ -260,6 +263,7 @@ TEST_F(epoll_cr, bad_entries)
 	int path = open("/", O_PATH | O_CLOEXEC);
 	int regular = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	int set = epoll_create1(EPOLL_CLOEXEC);
+	int nr_open = read_number(NR_OPEN);
 	const struct {
 		struct epoll_cr_add add;
 		int error;
@@ -270,6 +274,8 @@ TEST_F(epoll_cr, bad_entries)
 		{ item(regular, 5, EPOLLIN | ALWAYS, 0, 0), EPERM },
 		{ item(self->fd, -1, EPOLLIN | ALWAYS, 0, 0), EINVAL },
 		{ item(self->fd, -2147483647, EPOLLIN | ALWAYS, 0, 0), EINVAL },
+		{ item(self->fd, nr_open, EPOLLIN | ALWAYS, 0, 0), EINVAL },
+		{ item(self->fd, 0x7fffffff, EPOLLIN | ALWAYS, 0, 0), EINVAL },
 		{ item(self->fd, 5, EPOLLIN | ALWAYS, 2, 0), EINVAL },
 		{ item(self->fd, 5, EPOLLIN | ALWAYS, 1U << 31, 0), EINVAL },
 		{ item(self->fd, 5, EPOLLIN, 0, 0), EINVAL },
@@ -687,7 +693,65 @@ TEST_F(epoll_cr, killed)
 	}
 }
 
-/* Changes that others make meanwhile are kept. */
+/* Killed while it waits for a set that somebody holds: to add, or to remove again. */
+TEST_F(epoll_cr, killed_waiting_for_set)
+{
+	int pass, ret, ready = ready_eventfd();
+	struct served_restore it;
+	struct held_set held;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	for (pass = 1; pass <= 2; pass++) {
+		int efd = epoll_create1(EPOLL_CLOEXEC);
+
+		ASSERT_GE(efd, 0);
+		ASSERT_EQ(0, add_as(efd, ready, TFD, EPOLLIN, 0));
+		ASSERT_EQ(0, served_restore_start(&it, self->dev, efd, self->fd,
+						  self->other));
+		ASSERT_EQ(0, served_restore_to_adding(&it));
+		ASSERT_EQ(0, hold_set(&held, efd));
+		ret = pass == 1 ? served_fill(&it.served, 1, it.data[1]) :
+				  served_take_away(&it.served, 1);
+		ASSERT_EQ(0, ret);
+		/* It sleeps while it waits for a page, too. */
+		sleep_ms(A_WHILE_MS);
+		ASSERT_TRUE(wait_asleep_in(it.pid, __NR_ioctl));
+		ASSERT_EQ(0, kill(it.pid, SIGKILL));
+		EXPECT_EQ(-SIGKILL, wait_exit(it.pid));
+		EXPECT_EQ(1, release_set(&held));
+	}
+}
+
+/* The same, if a set within the set is held. */
+TEST_F(epoll_cr, killed_waiting_for_inner_set)
+{
+	int inner = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_cr_add add = item(inner, TFD, EPOLLIN | ALWAYS, 0, 0);
+	struct held_set held;
+	pid_t pid;
+	__u64 bad;
+	int ret;
+
+	ASSERT_EQ(0, add_as(inner, self->fd, TFD, EPOLLIN, 0));
+	ret = hold_set(&held, inner);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, "needs userfaultfd to hold a set");
+	ASSERT_EQ(0, ret);
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(-restore(self->dev, self->efd, &add, 1, &bad));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_ioctl));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
+	EXPECT_EQ(0, entries(self->dev, self->efd));
+	EXPECT_EQ(1, release_set(&held));
+	/* Nothing is left behind that would keep another one from it. */
+	EXPECT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
+}
+
+/* What somebody else does with the set meanwhile stays as it is. */
 TEST_F(epoll_cr, others_add_and_delete)
 {
 	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 77 };

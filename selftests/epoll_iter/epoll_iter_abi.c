@@ -2,6 +2,8 @@
 /* Which descriptors a link is created for, what it shows, and what it keeps. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
+#include "epoll_iter_ext.skel.h"
+#include "epoll_iter_named.skel.h"
 
 #define BPFFS	"/tmp/epoll_iter_bpffs"
 
@@ -76,21 +78,14 @@ TEST_F(epoll_iter, not_epoll)
 				      fds[1]));
 }
 
-/* Without a descriptor, number 0 is used. */
+/* Who names no descriptor does not mean number 0, nor can that be named. */
 TEST_F(epoll_iter, no_info)
 {
-	int prog = bpf_program__fd(self->skel->progs.records), link, iter;
+	int prog = bpf_program__fd(self->skel->progs.records);
 
-	ASSERT_EQ(0, dup2(self->fd, 0));
-	EXPECT_EQ(-EOPNOTSUPP, bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL));
-	close(0);
-	EXPECT_EQ(-EBADF, bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL));
 	ASSERT_EQ(0, dup2(self->efd, 0));
-	link = bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL);
-	ASSERT_GE(link, 0);
-	iter = bpf_iter_create(link);
-	ASSERT_GE(iter, 0);
-	EXPECT_EQ(1, is_right(iter));
+	EXPECT_EQ(-EBADF, bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL));
+	EXPECT_EQ(-EBADF, attach(self->skel->progs.records, 0));
 }
 
 TEST_F(epoll_iter, length_of_info)
@@ -224,23 +219,58 @@ TEST_F(epoll_iter, link_says_which_set)
 	EXPECT_EQ(fdinfo_of(other, "\nepoll-id:"), info.iter.epoll.epoll_id);
 }
 
-/* Ids are not reused. */
+static long long id_of_new_set(void)
+{
+	int efd = epoll_create1(EPOLL_CLOEXEC);
+	long long id = fdinfo_of(efd, "\nepoll-id:");
+
+	close(efd);
+
+	return id;
+}
+
+/* Ids are not given again. */
 TEST_F(epoll_iter, ids_are_new)
 {
-	long long id = fdinfo_of(self->efd, "\nepoll-id:"), next;
-	int i, efd;
+	long long ids[100];
+	int i, j;
 
 	for (i = 0; i < 100; i++) {
-		efd = epoll_create1(EPOLL_CLOEXEC);
-		ASSERT_GE(efd, 0);
-		next = fdinfo_of(efd, "\nepoll-id:");
-		ASSERT_GT(next, id);
-		id = next;
-		close(efd);
+		ids[i] = id_of_new_set();
+		ASSERT_GT(ids[i], 0);
+		for (j = 0; j < i; j++)
+			ASSERT_NE(ids[j], ids[i]);
 	}
 }
 
-/* A link refers to the epoll instance, not to its descriptor. */
+static int run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+
+	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
+}
+
+/* Nor do they count: each processor has a range of its own. */
+TEST_F(epoll_iter, ids_do_not_count)
+{
+	/* COOKIE_LOCAL_BATCH in the kernel */
+	const long long range = 4096;
+	long long ids[2];
+	int cpu;
+
+	for (cpu = 0; cpu < 2; cpu++) {
+		if (run_on(cpu))
+			SKIP(return, "needs two processors");
+		ids[cpu] = id_of_new_set();
+		ASSERT_GT(ids[cpu], 0);
+	}
+	EXPECT_NE((ids[0] - 1) / range, (ids[1] - 1) / range);
+}
+
+/* A link has the set as such, not its descriptor. */
 TEST_F(epoll_iter, set_is_closed)
 {
 	long long id = fdinfo_of(self->efd, "\nepoll-id:");
@@ -401,7 +431,31 @@ TEST_F(epoll_iter, pin_keeps_module)
 	rmdir(BPFFS);
 }
 
-/* Without the module, its target does not exist, and nothing of it is left. */
+/*
+ * A program for a target has a function that is named as what programs for it
+ * attach to. One that replaces that function is not taken for one of them, and the
+ * target is found afterwards.
+ */
+TEST_F(epoll_iter, function_named_as_a_target)
+{
+	struct epoll_iter_named *named = epoll_iter_named__open_and_load();
+	struct epoll_iter_ext *ext = epoll_iter_ext__open();
+	int prog, link;
+
+	ASSERT_NE(NULL, named);
+	ASSERT_NE(NULL, ext);
+	prog = bpf_program__fd(named->progs.named);
+	ASSERT_EQ(0, bpf_program__set_attach_target(ext->progs.replace, prog,
+						    "bpf_iter_task"));
+	EXPECT_EQ(-EINVAL, epoll_iter_ext__load(ext));
+	link = bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL);
+	EXPECT_GE(link, 0);
+	close(link);
+	epoll_iter_ext__destroy(ext);
+	epoll_iter_named__destroy(named);
+}
+
+/* Without the module there is nothing of that name, nor did it leave anything. */
 TEST_F(epoll_iter, absent)
 {
 	struct epoll_iter *skel;

@@ -195,13 +195,6 @@ static void *cross(void *data)
 
 	for (i = 0; i < 200 && !crossing->error; i++) {
 		crossing->error = run(crossing->kfunc->progs.walk_within);
-		/*
-		 * The other walk may have held a mutex while it was not
-		 * running.
-		 */
-		if (crossing->kfunc->bss->error == -EBUSY ||
-		    crossing->kfunc->bss->inner_error == -EBUSY)
-			continue;
 		if (crossing->kfunc->bss->count != NR_FEW ||
 		    crossing->kfunc->bss->inner_count != NR_FEW * NR_FEW)
 			crossing->error = -EBADMSG;
@@ -284,10 +277,13 @@ TEST_F(epoll_iter, free_in_between)
 	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
-/* A held mutex does not make a program wait for long. */
+/* A program waits for whoever has the set, and can be killed meanwhile. */
 TEST_F(epoll_iter, held_set)
 {
 	struct held_set held;
+	pthread_t thread;
+	void *seen;
+	pid_t pid;
 	int ret;
 
 	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
@@ -297,12 +293,23 @@ TEST_F(epoll_iter, held_set)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 
-	EXPECT_EQ(-EBUSY, walk(self->kfunc));
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(walk(self->kfunc) == NR_FEW ? 0 : 1);
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_bpf));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 	EXPECT_EQ(0, self->kfunc->bss->begun);
+	EXPECT_EQ(-EINTR, self->kfunc->bss->error);
 	EXPECT_EQ(0, self->kfunc->bss->count);
 
+	ASSERT_EQ(0, pthread_create(&thread, NULL, walk_on, self->kfunc));
+	sleep_ms(A_WHILE_MS);
+	EXPECT_EQ(0, self->kfunc->bss->count);
 	EXPECT_EQ(1, release_set(&held));
-	EXPECT_EQ(NR_FEW, walk(self->kfunc));
+	ASSERT_EQ(0, pthread_join(thread, &seen));
+	EXPECT_EQ(NR_FEW, (long)seen);
 }
 
 /* In an iterator over something else. */

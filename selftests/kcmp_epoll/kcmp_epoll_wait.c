@@ -83,45 +83,149 @@ TEST_F(kcmp_epoll, signalled_waiting_for_set)
 }
 
 /*
- * EINTR: a caller can be killed while it waits for the exec_update_lock of a
- * task that it queries. Another caller holds that lock for reading, and waits
- * for the mutex of a held epoll instance; the task wants it for writing, to
- * complete its exec.
+ * A process that, asked to, becomes a list of the tests here, with KSFT_SKIP as its
+ * status.
  */
-TEST_F(kcmp_epoll, killed_waiting_for_exec)
+static pid_t fork_executor(int *sock)
 {
-	pid_t me = getpid(), none = unused_pid(), task, reader, pid;
-	struct held_set held;
-	int ret, sock, null;
+	pid_t pid = fork_synced(sock);
+	int null;
 
-	if (geteuid())
-		SKIP(return, CANNOT_HOLD);
-	ASSERT_GT(none, 0);
-	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	ASSERT_GE(null, 0);
-
-	/*
-	 * When told, it executes this program again, which lists its tests and
-	 * exits with a known status.
-	 */
-	task = fork_synced(&sock);
-	ASSERT_GE(task, 0);
-	if (!task) {
-		if (sync_wait(sock) && dup2(null, STDOUT_FILENO) >= 0 &&
+	if (!pid) {
+		null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+		if (sync_wait(*sock) && dup2(null, STDOUT_FILENO) >= 0 &&
 		    dup2(null, STDERR_FILENO) >= 0)
 			execl("/proc/self/exe", "kcmp_epoll_wait", "-l", NULL);
 		_exit(1);
 	}
 
+	return pid;
+}
+
+/*
+ * The tasks that a caller asks about can execute another program while it waits
+ * for the set, if the module answers: nothing of theirs is locked.
+ */
+TEST_F(kcmp_epoll, exec_while_caller_waits)
+{
+	pid_t me = getpid(), task, first, second;
+	struct held_set held;
+	int ret, sock;
+
+	if (geteuid())
+		SKIP(return, CANNOT_HOLD);
+	task = fork_executor(&sock);
+	ASSERT_GE(task, 0);
 	ASSERT_EQ(0, eventfd_write(self->fd, 1));
 	ret = hold_set(&held, self->efd);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 
+	first = fork_caller(task, self->fd, me, self->efd);
+	ASSERT_GE(first, 0);
+	ASSERT_TRUE(wait_asleep_in(first, __NR_kcmp));
+	second = fork_caller(me, self->fd, task, self->efd);
+	ASSERT_GE(second, 0);
+	ASSERT_TRUE(wait_asleep_in(second, __NR_kcmp));
+
+	ASSERT_TRUE(sync_post(sock));
+	if (variant->rust) {
+		EXPECT_EQ(KSFT_SKIP, wait_exit(task));
+	} else {
+		sleep_ms(A_WHILE_MS);
+		EXPECT_EQ(0, waitpid(task, NULL, WNOHANG));
+	}
+	EXPECT_TRUE(asleep_in(first, __NR_kcmp));
+	EXPECT_TRUE(asleep_in(second, __NR_kcmp));
+
+	/* The files are those that they had when the caller was let in. */
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(EQUAL, wait_exit(first));
+	EXPECT_EQ(EQUAL, wait_exit(second));
+	if (!variant->rust)
+		EXPECT_EQ(KSFT_SKIP, wait_exit(task));
+}
+
+/* A query whose slot is in memory that is not there yet. */
+struct served_query {
+	pid_t task;
+	int fd, ret;
+	struct served served;
+};
+
+static void *ask_by_served_slot(void *data)
+{
+	struct served_query *query = data;
+
+	query->ret = kcmp(query->task, query->task, KCMP_EPOLL_TFD, query->fd,
+			  (unsigned long)query->served.map);
+
+	return NULL;
+}
+
+/* Whoever serves the caller's memory does not hold up the tasks, either. */
+TEST_F(kcmp_epoll, exec_while_slot_is_read)
+{
+	struct kcmp_epoll_slot *slot;
+	struct served_query query = { .fd = self->fd };
+	static char page[65536];
+	pthread_t thread;
+	int ret, sock;
+
+	if (geteuid())
+		SKIP(return, CANNOT_HOLD);
+	query.task = fork_executor(&sock);
+	ASSERT_GE(query.task, 0);
+	ret = served_init(&query.served, 1);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, ask_by_served_slot, &query));
+	ASSERT_EQ(0, served_wait(&query.served));
+
+	ASSERT_TRUE(sync_post(sock));
+	EXPECT_EQ(KSFT_SKIP, wait_exit(query.task));
+
+	slot = (void *)page;
+	slot->efd = self->efd;
+	slot->tfd = TFD;
+	ASSERT_EQ(0, served_fill(&query.served, 0, page));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	/* By now it has no descriptors. */
+	EXPECT_EQ(-EBADF, query.ret);
+}
+
+/*
+ * EINTR: a caller can be killed while it waits for the exec_update_lock of a
+ * task that it asks about. That lock is held for reading by another caller,
+ * which the C handler answers, and which waits for a held set. The task wants it
+ * for writing to go through with its exec.
+ */
+TEST_F(kcmp_epoll, killed_waiting_for_exec)
+{
+	pid_t me = getpid(), none = unused_pid(), task, reader, pid;
+	struct held_set held;
+	int ret, sock;
+
+	if (geteuid())
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_GT(none, 0);
+	task = fork_executor(&sock);
+	ASSERT_GE(task, 0);
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	if (variant->rust)
+		ASSERT_EQ(0, unload(MODULE));
 	reader = fork_caller(task, self->fd, me, self->efd);
 	ASSERT_GE(reader, 0);
 	ASSERT_TRUE(wait_asleep_in(reader, __NR_kcmp));
+	if (variant->rust)
+		ASSERT_EQ(0, module_load());
 
 	ASSERT_TRUE(sync_post(sock));
 
@@ -166,7 +270,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 	EXPECT_TRUE(asleep_in(reader, __NR_kcmp));
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(EQUAL, wait_exit(reader));
-	EXPECT_EQ(KSFT_SKIP, sync_end(sock, task));
+	EXPECT_EQ(KSFT_SKIP, wait_exit(task));
 }
 
 /*
