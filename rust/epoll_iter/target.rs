@@ -31,11 +31,11 @@ extern "C" {
 
 pub(crate) struct EpollTarget;
 
+#[vtable]
 // SAFETY: `bpf_iter_epoll()` in `epoll_iter_bpf.c` takes a `struct eventpoll *`, which is never
 // `NULL`, and a `struct epitem *` with the suffix `__nullable`. `Args` has a reference to the one and
 // an optional one to the other. `epoll_iter_register_kfuncs()` stands there, too, has the type that
 // is declared above, and only registers kfuncs of this module.
-#[vtable]
 unsafe impl Target for EpollTarget {
     const NAME: &'static CStr = c"epoll";
     const REGISTER_KFUNCS: Option<unsafe extern "C" fn() -> c_int> =

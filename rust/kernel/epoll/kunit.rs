@@ -132,10 +132,16 @@ impl TestInstance {
     pub fn new(epitems: &[(i32, usize)]) -> Result<Self, AllocError> {
         let count = epitems.iter().map(|&(_, file)| file + 1).max().unwrap_or(0);
         let mut files = KVec::with_capacity(count, GFP_KERNEL)?;
-        for _ in 0..count {
+        for i in 0..count {
             files.push(TestFile::new()?, GFP_KERNEL)?;
+
+            // objtool does not understand the sorting functions of `core`.
+            let mut at = i;
+            while at > 0 && files[at - 1].0 > files[at].0 {
+                files.swap(at - 1, at);
+                at -= 1;
+            }
         }
-        files.sort_unstable_by_key(|file| file.0);
 
         let ep = KBox::new(Opaque::<bindings::eventpoll>::zeroed(), GFP_KERNEL)?;
         // SAFETY: `ep` is memory for a `struct eventpoll`, which stays in place until it is freed.
