@@ -5,7 +5,7 @@
 use super::ByKcmp;
 use crate::fdinfo::Target;
 use crate::resolve::task::Task;
-use crate::resolve::{Owner, Resolved, TfdState};
+use crate::resolve::{Owner, Resolved};
 use std::io;
 
 impl ByKcmp<'_> {
@@ -28,15 +28,13 @@ impl ByKcmp<'_> {
                 continue;
             };
             for (place, (target, found)) in matched(before, now).into_iter().enumerate() {
-                let mut task = Task::new(instance, target);
-                if let Some((owner, number)) = found {
-                    (task.owner, task.tfd_state) = (Some(owner), number);
-                    resolved[instance].push(task.done(false));
+                if let Some(found) = found {
+                    resolved[instance].push(Task { target, ..found }.done(false));
                 } else {
                     // Replaced once it is resolved.
                     resolved[instance].push(Task::new(instance, target).done(true));
                     places.push((instance, place));
-                    new.push(task);
+                    new.push(Task::new(instance, target));
                 }
             }
         }
@@ -53,7 +51,7 @@ impl ByKcmp<'_> {
 /// Assigns what was found before to the targets that are there now.
 ///
 /// If the targets of one tfd changed, any of them may be another one.
-fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owner, TfdState)>)> {
+fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<Task>)> {
     let key = |target: &Target| (target.tfd, target.toff);
     let identity = |target: &Target| (target.inode, target.data);
     before.sort_unstable_by_key(|task| key(&task.target));
@@ -75,9 +73,9 @@ fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owne
             continue;
         }
         for (task, &index) in tasks.iter_mut().zip(group) {
-            let owner = task.owner.take().filter(|owner| *owner != Owner::Unknown);
-            let number = std::mem::replace(&mut task.tfd_state, TfdState::Unknown);
-            found[index] = owner.map(|owner| (owner, number));
+            let task = std::mem::replace(task, Task::new(task.instance, task.target));
+            let is_known = task.owner.as_ref().is_some_and(|o| *o != Owner::Unknown);
+            found[index] = is_known.then_some(task);
         }
     }
     now.into_iter().zip(found).collect()
@@ -88,6 +86,7 @@ mod tests {
     use super::*;
     use crate::descriptor::Descriptor;
     use crate::fdinfo::{Events, Inode};
+    use crate::resolve::TfdState;
 
     fn target(tfd: u32, toff: u32, ino: u64) -> Target {
         Target {
@@ -125,14 +124,16 @@ mod tests {
                 target: task.target,
                 owner: task.owner.clone(),
                 tfd_state: task.tfd_state.clone(),
+                owners_total: None,
+                stale_at: Vec::new(),
             });
             matched(before.into(), now.collect())
                 .into_iter()
                 .map(|(target, found)| {
-                    found.map(|(owner, number)| {
+                    found.map(|task| {
                         let (pid, fd) = (target.inode.unwrap().ino as i32, target.tfd as i32);
-                        assert_eq!(owner, Owner::Tfd(Descriptor { pid, fd }));
-                        assert_eq!(number, TfdState::Target);
+                        assert_eq!(task.owner, Some(Owner::Tfd(Descriptor { pid, fd })));
+                        assert_eq!(task.tfd_state, TfdState::Target);
                     })
                 })
                 .map(|found| found.is_some())
