@@ -27,13 +27,18 @@ char LICENSE[] SEC("license") = "GPL";
 #define PF_KTHREAD	0x00200000
 
 /* Layouts shared with resolve/by_walk/programs.rs. */
-#define NR_WORDS	(1 << 16)
+#define CHUNK_WORDS	(1 << 11)
+#define NR_CHUNKS	(1 << 5)
+#define NR_WORDS	(NR_CHUNKS * CHUNK_WORDS)
 /* No record is longer. */
 #define MAX_RECORD	8
 
 /* How much a program does before it returns to the reader. */
 #define MAX_BLOCKS	2048
 #define MAX_TARGETS	8192
+
+/* How many instances are walked in one pass. */
+#define MAX_WANTED	(1 << 12)
 
 /* Descriptors that are read at once. */
 #define BLOCK		32
@@ -43,7 +48,8 @@ char LICENSE[] SEC("license") = "GPL";
 #define MAX_ASTRAY	1024
 
 enum tag {
-	TAG_TASK = 1,		/* TGID << 32 | TID; table */
+	TAG_NONE,		/* the rest of the chunk is empty */
+	TAG_TASK,		/* TGID << 32 | TID; table */
 	TAG_FD,			/* is epoll << 32 | FD; file */
 	TAG_INSTANCE,		/* FD; file */
 	TAG_TARGET,		/* TFD; file; data; EVENTS; epitem */
@@ -65,7 +71,6 @@ struct control {
 	__u32 kinds;
 	/* in: how many instances there are to walk */
 	__u32 left;
-	/* in: only the process with this id; out: likewise */
 	__u32 pad;
 
 	/* out: words that are filled */
@@ -89,10 +94,14 @@ struct control {
 	__u32 depth;
 	/* Nodes whose keys are greater, on the way from the root. */
 	__u64 stack[MAX_DEPTH];
+	/* The node that a loop has come to. */
+	__u64 node;
+	/* The descriptors that are looked at, from next_fd on. */
+	__u64 block[BLOCK];
 };
 
-struct output {
-	__u64 words[NR_WORDS];
+struct chunk {
+	__u64 words[CHUNK_WORDS];
 };
 
 struct {
@@ -104,15 +113,15 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, NR_CHUNKS);
 	__type(key, __u32);
-	__type(value, struct output);
+	__type(value, struct chunk);
 } output SEC(".maps");
 
 /* The last pass in which a table was listed. If there is no room, it is listed twice. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 1 << 14);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
 	__type(value, __u32);
@@ -121,7 +130,7 @@ struct {
 /* The epoll files to walk, by address, and the last pass in which that was done. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, MAX_WANTED);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
 	__type(value, __u32);
@@ -137,31 +146,66 @@ static __always_inline struct control *get_control(void)
 /* Room for a record of n words; NULL if the output is full. */
 static __always_inline __u64 *room(struct control *ctl, __u32 n)
 {
-	__u32 zero = 0;
-	struct output *out = bpf_map_lookup_elem(&output, &zero);
-	__u64 at = ctl->filled;
+	__u32 at = ctl->filled;
+	__u32 chunk = at / CHUNK_WORDS;
+	__u32 offset = at % CHUNK_WORDS;
+	struct chunk *out = bpf_map_lookup_elem(&output, &chunk);
 
-	if (!out || at > NR_WORDS - MAX_RECORD)
+	if (!out)
 		return NULL;
-	ctl->filled = at + n;
-	return &out->words[at];
+	if (offset > CHUNK_WORDS - MAX_RECORD) {
+		out->words[offset] = HEAD(TAG_NONE, 0);
+		chunk++;
+		offset = 0;
+		out = bpf_map_lookup_elem(&output, &chunk);
+		if (!out)
+			return NULL;
+	}
+	ctl->filled = chunk * CHUNK_WORDS + offset + n;
+	return &out->words[offset];
 }
 
 static __always_inline bool is_full(const struct control *ctl)
 {
-	return ctl->filled > NR_WORDS - BLOCK * 2 - MAX_RECORD;
+	return ctl->filled > NR_WORDS - BLOCK * 2 - 4 * MAX_RECORD;
+}
+
+/* One descriptor of the block. */
+static long list_one(__u64 n, void *unused)
+{
+	struct control *ctl = get_control();
+	const struct file_operations *fops = NULL;
+	struct file *file;
+	__u64 epoll = 0;
+	__u64 *out;
+
+	if (!ctl)
+		return 1;
+	file = (void *)ctl->block[n & (BLOCK - 1)];
+	if (!file)
+		return 0;
+	if (ctl->kinds) {
+		bpf_core_read(&fops, sizeof(fops), &file->f_op);
+		epoll = (__u64)fops == ctl->fops;
+	}
+	/* There is enough: see list_block(). */
+	out = room(ctl, 2);
+	if (!out)
+		return 1;
+	out[0] = HEAD(TAG_FD, epoll << 32 | (__u32)(ctl->next_fd + n));
+	out[1] = (__u64)file;
+	return 0;
 }
 
 /* One block of the table's descriptors. Returns 1 to stop. */
 static long list_block(__u64 i, void *unused)
 {
 	struct control *ctl = get_control();
-	struct file *block[BLOCK];
 	struct files_struct *table;
 	struct fdtable *fdt = NULL;
 	struct file **slots = NULL;
 	__u32 max_fds = 0;
-	__u32 fd, n;
+	__u32 fd;
 
 	if (!ctl || is_full(ctl))
 		return 1;
@@ -174,33 +218,13 @@ static long list_block(__u64 i, void *unused)
 	bpf_core_read(&max_fds, sizeof(max_fds), &fdt->max_fds);
 	bpf_core_read(&slots, sizeof(slots), &fdt->fd);
 	fd = ctl->next_fd;
-	if (!slots || fd >= max_fds) {
-		ctl->done = 1;
-		return 1;
-	}
 	/* max_fds is a multiple of the bits of a word. */
-	if (bpf_probe_read_kernel(block, sizeof(block), slots + fd)) {
+	if (!slots || fd >= max_fds ||
+	    bpf_probe_read_kernel(ctl->block, sizeof(ctl->block), slots + fd)) {
 		ctl->done = 1;
 		return 1;
 	}
-	for (n = 0; n < BLOCK; n++) {
-		struct file *file = block[n];
-		const struct file_operations *fops = NULL;
-		__u64 epoll = 0;
-		__u64 *out;
-
-		if (!file)
-			continue;
-		if (ctl->kinds) {
-			bpf_core_read(&fops, sizeof(fops), &file->f_op);
-			epoll = (__u64)fops == ctl->fops;
-		}
-		out = room(ctl, 2);
-		if (!out)
-			return 1;
-		out[0] = HEAD(TAG_FD, epoll << 32 | (fd + n));
-		out[1] = (__u64)file;
-	}
+	bpf_loop(BLOCK, list_one, NULL, 0);
 	ctl->next_fd = fd + BLOCK;
 	return 0;
 }
@@ -274,34 +298,56 @@ static __always_inline void push(struct control *ctl, __u64 node)
 	ctl->depth++;
 }
 
+/* One step down from the root. Returns 1 to stop. */
+static long descend_one(__u64 i, void *unused)
+{
+	struct control *ctl = get_control();
+	struct rb_node *node, *next = NULL;
+	struct epitem *epi;
+	__u64 file = 0;
+	__s32 fd = 0;
+
+	if (!ctl || !ctl->node)
+		return 1;
+	node = (void *)ctl->node;
+	epi = epitem_of(ctl->node);
+	bpf_core_read(&file, sizeof(file), &epi->ffd.file);
+	bpf_core_read(&fd, sizeof(fd), &epi->ffd.fd);
+	if (is_after(ctl, file, fd)) {
+		push(ctl, ctl->node);
+		bpf_core_read(&next, sizeof(next), &node->rb_left);
+	} else {
+		bpf_core_read(&next, sizeof(next), &node->rb_right);
+	}
+	ctl->node = (__u64)next;
+	return 0;
+}
+
 /* Finds the first node after the last one, and puts it and its like on the stack. */
 static __always_inline void descend(struct control *ctl)
 {
 	struct eventpoll *ep = (void *)ctl->ep;
-	struct rb_node *next = NULL;
-	int i;
+	struct rb_node *root = NULL;
 
 	ctl->depth = 0;
-	bpf_core_read(&next, sizeof(next), &ep->rbr.rb_root.rb_node);
-	for (i = 0; i < MAX_DEPTH; i++) {
-		struct rb_node *node = next;
-		struct epitem *epi;
-		__u64 file = 0;
-		__s32 fd = 0;
+	bpf_core_read(&root, sizeof(root), &ep->rbr.rb_root.rb_node);
+	ctl->node = (__u64)root;
+	bpf_loop(MAX_DEPTH, descend_one, NULL, 0);
+}
 
-		if (!node)
-			break;
-		next = NULL;
-		epi = epitem_of((__u64)node);
-		bpf_core_read(&file, sizeof(file), &epi->ffd.file);
-		bpf_core_read(&fd, sizeof(fd), &epi->ffd.fd);
-		if (is_after(ctl, file, fd)) {
-			push(ctl, (__u64)node);
-			bpf_core_read(&next, sizeof(next), &node->rb_left);
-		} else {
-			bpf_core_read(&next, sizeof(next), &node->rb_right);
-		}
-	}
+/* One step to the first node of a subtree. Returns 1 to stop. */
+static long push_one(__u64 i, void *unused)
+{
+	struct control *ctl = get_control();
+	struct rb_node *node, *next = NULL;
+
+	if (!ctl || !ctl->node)
+		return 1;
+	node = (void *)ctl->node;
+	push(ctl, ctl->node);
+	bpf_core_read(&next, sizeof(next), &node->rb_left);
+	ctl->node = (__u64)next;
+	return 0;
 }
 
 /* One target. Returns 1 to stop. */
@@ -315,7 +361,6 @@ static long walk_one(__u64 i, void *unused)
 	__u32 events = 0;
 	__s32 fd = 0;
 	__u64 *out;
-	int n;
 
 	if (!ctl || is_full(ctl))
 		return 1;
@@ -353,14 +398,9 @@ static long walk_one(__u64 i, void *unused)
 	out[4] = (__u64)epi;
 	ctl->last_file = file;
 	ctl->last_fd = fd;
-	for (n = 0; n < MAX_DEPTH; n++) {
-		node = next;
-		if (!node)
-			break;
-		next = NULL;
-		push(ctl, (__u64)node);
-		bpf_core_read(&next, sizeof(next), &node->rb_left);
-	}
+	ctl->node = (__u64)next;
+	if (next)
+		bpf_loop(MAX_DEPTH, push_one, NULL, 0);
 	return 0;
 }
 

@@ -89,6 +89,15 @@ pub(super) struct Walk {
     pub(super) whole: bool,
 }
 
+/// The words of `struct control` that only the programs use.
+const STATE: usize = 105;
+
+/// How many words a chunk of the output has: `CHUNK_WORDS`.
+const CHUNK: usize = 1 << 11;
+
+/// How many instances are walked in one pass: `MAX_WANTED`.
+const MAX_WANTED: usize = 1 << 12;
+
 /// `struct control` without what only the programs use.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes)]
 #[repr(C)]
@@ -103,7 +112,7 @@ struct Control {
     filled: u32,
     exiting: u32,
     learned: u64,
-    _state: [u64; 72],
+    _state: [u64; STATE],
 }
 
 const KEY: [u8; 4] = [0; 4];
@@ -292,11 +301,16 @@ impl Programs {
         let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
         let mut control = control.ok_or(io::ErrorKind::InvalidData)?;
         if control.filled > 0 {
-            let output = self.map("output")?.lookup(&KEY, MapFlags::ANY);
-            let output = output.map_err(failed)?.unwrap_or_default();
-            let words = output.chunks_exact(8).take(control.filled as usize);
-            let words: Vec<u64> = words.flat_map(|word| u64::read_from_bytes(word)).collect();
-            tell(&words);
+            let map = self.map("output")?;
+            let filled = control.filled as usize;
+            for chunk in 0..filled.div_ceil(CHUNK) {
+                let key = (chunk as u32).to_ne_bytes();
+                let output = map.lookup(&key, MapFlags::ANY).map_err(failed)?;
+                let output = output.unwrap_or_default();
+                let words = output.chunks_exact(8).take(filled - chunk * CHUNK);
+                let words: Vec<u64> = words.flat_map(u64::read_from_bytes).collect();
+                tell(&words);
+            }
             control.filled = 0;
             self.map("control")?
                 .update(&KEY, control.as_bytes(), MapFlags::ANY)
@@ -318,7 +332,7 @@ impl Programs {
             filled: 0,
             exiting: 0,
             learned: 0,
-            _state: [0; 72],
+            _state: [0; STATE],
             ..self.control
         };
         self.map("control")?
@@ -424,10 +438,14 @@ impl Programs {
         let mut walks = HashMap::new();
         if instances.len() > SOME {
             let files: Vec<File> = instances.values().flatten().copied().collect();
-            self.walk_in(bpf_iter_link_info::default(), &files, &mut walks)?;
+            for files in files.chunks(MAX_WANTED) {
+                self.walk_in(bpf_iter_link_info::default(), files, &mut walks)?;
+            }
         } else {
             for (&pid, files) in instances {
-                self.walk_in(of(pid), files, &mut walks)?;
+                for files in files.chunks(MAX_WANTED) {
+                    self.walk_in(of(pid), files, &mut walks)?;
+                }
             }
         }
         Ok(walks)
