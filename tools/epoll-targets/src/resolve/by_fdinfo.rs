@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt as _;
 
 /// The descriptors of a process and their links.
 type Links = BTreeMap<RawFd, OsString>;
@@ -63,7 +64,9 @@ pub(super) fn resolve(resolver: &Resolver<'_>) -> io::Result<Report> {
             None => list(pid).unwrap_or_default(),
         };
         for (fd, link) in links {
-            if let Some(inode) = proc::linked_inode(&link) {
+            // Both ends of a pipe have one inode.
+            let is_socket = link.as_bytes().starts_with(b"socket:[");
+            if let Some(inode) = proc::linked_inode(&link).filter(|_| is_socket) {
                 by_inode
                     .entry(inode)
                     .or_default()

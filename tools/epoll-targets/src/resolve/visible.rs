@@ -69,7 +69,17 @@ pub(super) fn why_nothing(pid: i32) -> Option<io::Error> {
         stat.is_ok_and(|stat| !matches!(stat.state, State::Zombie | State::Dead))
     };
     let ended = matches!(stat.state, State::Zombie | State::Dead) && !tasks.into_iter().any(runs);
-    ended.then(|| io::Error::other("it has ended, and its parent has not waited for it"))
+    ended.then(|| io::Error::other(Ended))
+}
+
+/// A process has ended, and is still there.
+#[derive(Debug, thiserror::Error)]
+#[error("it has ended, and its parent has not waited for it")]
+struct Ended;
+
+/// Whether an error says that a process has no descriptors any more.
+pub(super) fn is_ended(error: &io::Error) -> bool {
+    proc::is_no_process(error) || error.get_ref().is_some_and(|inner| inner.is::<Ended>())
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ impl ByKcmp<'_> {
         let mut resolved: Vec<Vec<Resolved>> = Vec::new();
         let mut new = Vec::new();
         let mut places = Vec::new();
+        // Otherwise another search does not find more.
+        let sees_all = self.sees_all();
         for (instance, before) in before.into_iter().enumerate() {
             resolved.push(Vec::new());
             if self.instances[instance].gone.is_some() {
@@ -28,12 +30,14 @@ impl ByKcmp<'_> {
                 continue;
             };
             for (place, (target, found)) in matched(before, now).into_iter().enumerate() {
-                if let Some(found) = found {
+                let changed = found.is_none();
+                let is_known = |task: &Task| task.owner != Some(Owner::Unknown);
+                if let Some(found) = found.filter(|task| is_known(task) || !sees_all) {
                     resolved[instance].push(Task { target, ..found }.done(false));
                 } else {
                     // Replaced once it is resolved.
-                    resolved[instance].push(Task::new(instance, target).done(true));
-                    places.push((instance, place));
+                    resolved[instance].push(Task::new(instance, target).done(changed));
+                    places.push((instance, place, changed));
                     new.push(Task::new(instance, target));
                 }
             }
@@ -41,8 +45,8 @@ impl ByKcmp<'_> {
         if !new.is_empty() {
             self.work(&mut new)?;
         }
-        for ((instance, place), task) in places.into_iter().zip(new) {
-            resolved[instance][place] = task.done(true);
+        for ((instance, place, changed), task) in places.into_iter().zip(new) {
+            resolved[instance][place] = task.done(changed);
         }
         Ok(resolved)
     }
@@ -74,8 +78,7 @@ fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<Task>
         }
         for (task, &index) in tasks.iter_mut().zip(group) {
             let task = std::mem::replace(task, Task::new(task.instance, task.target));
-            let is_known = task.owner.as_ref().is_some_and(|o| *o != Owner::Unknown);
-            found[index] = is_known.then_some(task);
+            found[index] = task.owner.is_some().then_some(task);
         }
     }
     now.into_iter().zip(found).collect()
@@ -105,15 +108,12 @@ mod tests {
 
     #[test]
     fn what_was_found_is_kept_unless_others_of_the_number_have_changed() {
-        let tasks = [(5, 0, 50), (5, 1, 51), (3, 0, 30), (7, 0, 70), (9, 0, 90)];
+        let tasks = [(5, 0, 50), (5, 1, 51), (3, 0, 30), (7, 0, 70)];
         let before = tasks.map(|(tfd, toff, ino)| Task {
-            owner: Some(match tfd {
-                9 => Owner::Unknown,
-                fd => Owner::Tfd(Descriptor {
-                    pid: ino as i32,
-                    fd: fd as i32,
-                }),
-            }),
+            owner: Some(Owner::Tfd(Descriptor {
+                pid: ino as i32,
+                fd: tfd as i32,
+            })),
             tfd_state: TfdState::Target,
             ..Task::new(0, target(tfd, toff, ino))
         });
@@ -139,9 +139,9 @@ mod tests {
                 .map(|found| found.is_some())
                 .collect::<Vec<_>>()
         };
-        // All are there, in another order; an unknown owner is looked for again.
-        let all = [(3, 0, 30), (5, 0, 50), (5, 1, 51), (7, 0, 70), (9, 0, 90)];
-        assert_eq!(kept(&all), [true, true, true, true, false]);
+        // All are there, in another order.
+        let all = [(3, 0, 30), (5, 0, 50), (5, 1, 51), (7, 0, 70)];
+        assert_eq!(kept(&all), [true; 4]);
         // One of two is gone, either may be.
         assert_eq!(kept(&[(3, 0, 30), (5, 0, 51)]), [true, false]);
         // One is new, one was replaced.

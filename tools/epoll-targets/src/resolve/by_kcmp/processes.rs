@@ -53,7 +53,7 @@ fn list(pid: i32) -> io::Result<Links> {
 impl ByKcmp<'_> {
     /// Lists the descriptors of processes that have not been listed.
     ///
-    /// `quiet`: a process that does not exist is not reported as skipped.
+    /// `quiet`: a process that does not exist, or has ended, is not reported as skipped.
     pub(super) fn load(&mut self, pids: Vec<i32>, quiet: bool) -> io::Result<()> {
         let pids: BTreeSet<i32> = pids.into_iter().collect();
         let skipped: HashSet<i32> = self.skipped.iter().map(|s| s.pid).collect();
@@ -63,7 +63,7 @@ impl ByKcmp<'_> {
             }
             match self.load_one(pid) {
                 Ok(()) => {}
-                Err(error) if quiet && is_no_process(&error) => {}
+                Err(error) if quiet && visible::is_ended(&error) => {}
                 Err(error) => task::skip(&mut self.skipped, pid, error),
             }
         }
