@@ -95,7 +95,7 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Owners::All)]
     pub owners: Owners,
 
-    /// How to find owners: the results are the same
+    /// How to find owners
     #[arg(long, value_enum, value_name = "HOW", default_value_t = ResolverName::Auto)]
     pub resolver: ResolverName,
 
