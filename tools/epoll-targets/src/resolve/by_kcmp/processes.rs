@@ -5,7 +5,7 @@
 use super::ByKcmp;
 use crate::descriptor::Descriptor;
 use crate::order::{self, File, Found};
-use crate::proc::{self, is_no_process};
+use crate::proc;
 use crate::resolve::tables::Table;
 use crate::resolve::{task, visible};
 use std::cmp::Ordering;
@@ -50,6 +50,12 @@ fn list(pid: i32) -> io::Result<Links> {
     Ok(links)
 }
 
+/// Whether an error means that a process has ended. If it ends while its links are read,
+/// the kernel says that they may not be.
+fn has_ended(pid: i32, error: &io::Error) -> bool {
+    visible::is_ended(error) || visible::why_nothing(pid).is_some()
+}
+
 impl ByKcmp<'_> {
     /// Lists the descriptors of processes that have not been listed.
     ///
@@ -63,7 +69,7 @@ impl ByKcmp<'_> {
             }
             match self.load_one(pid) {
                 Ok(()) => {}
-                Err(error) if quiet && visible::is_ended(&error) => {}
+                Err(error) if quiet && has_ended(pid, &error) => {}
                 Err(error) => task::skip(&mut self.skipped, pid, error),
             }
         }
@@ -189,7 +195,7 @@ impl ByKcmp<'_> {
                     // Other processes still have the table.
                     Err(_) if table.pids.len() > 1 => drop(table.pids.remove(0)),
                     Err(error) => {
-                        if !is_no_process(&error) {
+                        if !has_ended(pid, &error) {
                             task::skip(&mut self.skipped, pid, error);
                         }
                         break Links::new();
