@@ -13,7 +13,7 @@
 //! - [`kcmp`] is the system call;
 //! - [`fdinfo`] parses what the kernel shows of an epoll instance;
 //! - [`proc`] lists processes and their descriptors;
-//! - [`pidfd`] holds a process while it is inspected.
+//! - [`pidfd`] holds a process while it is inspected, [`stop`] stops it.
 //!
 //! Process ids are those of the caller's PID namespace.
 //!
@@ -57,6 +57,8 @@ pub mod kcmp;
 pub mod pidfd;
 pub mod proc;
 pub mod resolve;
+pub mod stop;
 
 mod descriptor;
 mod order;
+mod reader;
