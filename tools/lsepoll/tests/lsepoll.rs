@@ -507,6 +507,10 @@ fn the_resolver() {
         run_only(&[&args, more].concat())
     };
     let kcmp = args("kcmp", &[]);
+    if kcmp.2.contains("were skipped for lack of ptrace access") {
+        // BPF sees those as well, and can say that a target is orphaned.
+        return say("kcmp(2) may not compare all processes");
+    }
     assert_eq!((kcmp.0, kcmp.2.as_str()), (1, ""));
     assert_eq!(args("auto", &[]), kcmp);
     let told = |resolver| args(resolver, &["--verbose"]).2;
