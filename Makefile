@@ -29,8 +29,11 @@ check: setup
 # What .ci/run has no time for, too.
 check-all:
 	@$(MAKE) --no-print-directory check RELOADS=200
+	@$(MAKE) --no-print-directory check KERNEL=lean
 	@$(MAKE) --no-print-directory check KERNEL=debug
 	@$(MAKE) --no-print-directory check LINUX=7.2
+	@$(MAKE) --no-print-directory check KERNEL=distro-6.12
+	@$(MAKE) --no-print-directory check KERNEL=distro-7.3
 
 bench:
 	@scripts/bench $(call word-as-is,BENCH)

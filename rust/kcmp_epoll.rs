@@ -117,19 +117,19 @@ fn get_epoll_tfile_raw_ptr<R>(
     ep_find_tfd(ep, wait, tfd, toff, |epi| found(epi.file()))
 }
 
-/// Compares the file of `task1` with the one watched by the epoll instance of `task2`.
+/// Compares a file with the one watched by an epoll instance.
 ///
-/// Fails with [`EBADF`] if `fd` or `efd` is not open, and as [`get_epoll_tfile_raw_ptr`] does.
+/// `kernel/kcmp.c` has taken both files, and fails with [`EBADF`] if one is not open. This fails as
+/// [`get_epoll_tfile_raw_ptr`] does.
 #[inline]
 fn kcmp_epoll_target(query: &EpollQuery<'_>) -> Result<FileOrder> {
-    let filp = RemoteFile::fget_task(query.task1, query.fd)?;
-    let filp_epoll = RemoteFile::fget_task(query.task2, query.efd)?;
+    let filp = query.file;
 
     // As in C, a value that is not a valid descriptor is one that no epitem was added under.
     let tfd = query.tfd as i32;
 
     // The target cannot be freed because the mutex is held, and `filp` because it is referenced.
-    get_epoll_tfile_raw_ptr(&filp_epoll, query.wait, tfd, query.toff, |filp_tgt| {
+    get_epoll_tfile_raw_ptr(query.epoll_file, query.wait, tfd, query.toff, |filp_tgt| {
         file_order(filp.identity(), filp_tgt)
     })
 }

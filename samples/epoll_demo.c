@@ -2,9 +2,9 @@
 /*
  * Three processes whose epoll instances watch files under misleading numbers.
  *
- * Prints "ready PID PID PID" and keeps still until its stdin ends.  With -t it
- * first prints what "kcmp_epoll_client PID PID PID" has to answer, in any order:
- * it knows, for it has added the targets itself.
+ * Prints "ready PID PID PID" and does nothing until its stdin ends.  With -t it
+ * first prints the right output of "kcmp_epoll_client PID PID PID", in any order:
+ * it knows the targets, because it added them itself.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -24,7 +24,7 @@
 
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
-/* The number that three pipes are added under. */
+/* The number that three pipes are added by. */
 #define TFD		702
 
 /* A descriptor of one of the processes; pid 0 is none. */
@@ -33,7 +33,7 @@ struct owner {
 	int fd;
 };
 
-/* What the client has to say of a target; without a number: of an efd. */
+/* The right output about a target; without a number: about an efd. */
 struct truth {
 	int efd;
 	int tfd;
@@ -50,7 +50,7 @@ static int check(int ret, const char *what)
 	return ret;
 }
 
-/* Runs @setup in a child of that name; returns once it is done there. */
+/* Runs @setup in a child with that name, and returns when it is done. */
 static pid_t spawn(const char *name, void (*setup)(const int *fds), const int *fds)
 {
 	pid_t parent = getpid(), pid;
@@ -65,7 +65,7 @@ static pid_t spawn(const char *name, void (*setup)(const int *fds), const int *f
 			_exit(1);
 		check(prctl(PR_SET_NAME, name), "PR_SET_NAME");
 		close(done[0]);
-		/* Out of the way of the numbers that @setup may free or use. */
+		/* Away from the descriptors that @setup may close or use. */
 		done[0] = check(fcntl(done[1], F_DUPFD, TFD + 1), "F_DUPFD");
 		close(done[1]);
 
@@ -80,7 +80,7 @@ static pid_t spawn(const char *name, void (*setup)(const int *fds), const int *f
 	close(done[1]);
 	if (check(read(done[0], &c, 1), "read") != 1)
 		errx(1, "%s did not get ready", name);
-	/* Its end of the pipe is the last that the child closes. */
+	/* The child closes its end of the pipe last. */
 	if (check(read(done[0], &c, 1), "read"))
 		errx(1, "%s said too much", name);
 	close(done[0]);
@@ -88,7 +88,7 @@ static pid_t spawn(const char *name, void (*setup)(const int *fds), const int *f
 	return pid;
 }
 
-/* Sends a descriptor, and as the message its number here. */
+/* Sends a descriptor; the message is its number here. */
 static void send_fd(int sock, int fd)
 {
 	union {
@@ -147,7 +147,7 @@ static void sender(const int *sock)
 	close(sock[1]);
 }
 
-/* Closes all that it has inherited but the three at @keep. */
+/* Closes all inherited descriptors except the three at @keep. */
 static void worker(const int *keep)
 {
 	int fd;
@@ -190,7 +190,7 @@ static void print_truth(pid_t pid, const struct truth *truth)
 		return;
 	}
 
-	/* epoll adds what it always reports. */
+	/* epoll adds the events that it always reports. */
 	printf("pid=%d efd=%d tfd=%d events=%#x data=%#x number=%s owners=", pid, truth->efd,
 	       truth->tfd, EPOLLIN | EPOLLERR | EPOLLHUP, truth->data, truth->number);
 	if (!owner[0].pid) {
@@ -203,7 +203,7 @@ static void print_truth(pid_t pid, const struct truth *truth)
 	}
 }
 
-/* What there is to look at. */
+/* The files and processes of the demo. */
 struct demo {
 	int set, outer, inner, moved;	/* epoll instances; moved is the true inner */
 	int plain, pipes[3], received, timer, event;
@@ -223,7 +223,7 @@ static void receive_from_sender(struct demo *d)
 	close(sock[1]);
 }
 
-/* Adds three files under one number, which is closed in the end. */
+/* Adds three files by one number, which is closed afterwards. */
 static void watch_pipes(struct demo *d)
 {
 	int mail[2];
@@ -236,7 +236,7 @@ static void watch_pipes(struct demo *d)
 		close(TFD);
 	}
 
-	/* The third stays in a message that nobody receives. */
+	/* The third one stays in a message that is never received. */
 	check(socketpair(AF_UNIX, SOCK_STREAM, 0, mail), "socketpair");
 	send_fd(mail[0], d->pipes[2]);
 	close(d->pipes[2]);
@@ -251,26 +251,26 @@ static void set_up(struct demo *d)
 	d->outer = check(epoll_create1(0), "epoll_create1");
 	d->inner = check(epoll_create1(0), "epoll_create1");
 
-	/* The plain case: the number still means what it did. */
+	/* The simple case: the number still refers to the file. */
 	d->plain = read_end();
 	watch(d->set, d->plain, 1);
 
 	watch_pipes(d);
 
-	/* The number of the received file comes to mean another one. */
+	/* The number of the received file is reused for another one. */
 	watch(d->outer, d->received, 5);
 	other = check(open("/dev/null", O_RDONLY), "/dev/null");
 	check(dup2(other, d->received), "dup2");
 	close(other);
 
-	/* So does that of the nested instance: another one, which looks the same. */
+	/* So is that of the nested instance, for another instance. */
 	d->timer = check(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
 	watch(d->inner, d->timer, 8);
 	watch(d->outer, d->inner, 6);
 	d->moved = check(fcntl(d->inner, F_DUPFD, d->inner), "F_DUPFD");
 	check(dup2(d->set, d->inner), "dup2");
 
-	/* The child inherits; of two files it has the only descriptors then. */
+	/* The child inherits all files, and is then the only one to have two. */
 	d->event = check(eventfd(0, 0), "eventfd");
 	watch(d->outer, d->event, 7);
 	d->worker = spawn("demo-worker", worker, (int[]){ d->pipes[0], d->pipes[1], d->event });

@@ -2,12 +2,12 @@
 /*
  * Which descriptors of some processes are the targets of their epoll instances?
  *
- * fdinfo shows the number under which a target was added.  By now that
- * descriptor may be closed or refer to another file, so the file itself is
- * looked for: KCMP_EPOLL_TFD compares a descriptor with a target.  lsepoll does
- * the same for many targets, by binary search: kcmp gives an order.
+ * fdinfo shows the number that a target was added by.  That descriptor may be
+ * closed by now, or refer to another file.  KCMP_EPOLL_TFD compares the file of a
+ * descriptor with that of the target, so this tries all descriptors.  lsepoll
+ * needs fewer queries: it searches in the order that kcmp gives.
  *
- * The processes have to hold still meanwhile.  Each target is one line:
+ * The processes must not change meanwhile.  Each target is one line:
  *
  *	pid=58 efd=4 tfd=702 events=0x19 data=0x3 number=closed owners=60:8
  */

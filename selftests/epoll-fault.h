@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Allocations, and accesses to memory of the caller, that fail one after the
- * other. All that this thread does counts, from 1, as does what says so.
+ * Lets allocations, and accesses to memory of the caller, fail one after the
+ * other. They are counted from 1, and include those of the calls that select
+ * one.
  */
 #ifndef _EPOLL_FAULT_H
 #define _EPOLL_FAULT_H
@@ -10,13 +11,13 @@
 
 #define DEBUGFS	"/sys/kernel/debug/"
 
-/* Returns why there are no such failures here, or NULL and the descriptor. */
+/* Returns why there is no fault injection here, or NULL and the descriptor. */
 static inline const char *cannot_fail(int *fail_nth)
 {
 	static const char *const kinds[] = {
 		"failslab", "fail_page_alloc", "fail_usercopy",
 	};
-	/* Those that may wait fail too, and nothing is said about it. */
+	/* Allocations that may sleep fail, too, and no message is logged. */
 	static const char *const knobs[][2] = {
 		{ "verbose", "0" }, { "ignore-gfp-wait", "N" },
 		{ "cache-filter", "N" }, { "ignore-gfp-highmem", "N" },
@@ -38,7 +39,10 @@ static inline const char *cannot_fail(int *fail_nth)
 			snprintf(path, sizeof(path), DEBUGFS "%s/%s", kinds[i],
 				 knobs[j][0]);
 			ret = write_file(path, knobs[j][1]);
-			/* All have the first one, not all have the others. */
+			/*
+			 * Every kind has the first file, not every kind has the
+			 * others.
+			 */
 			if (ret && (ret != -ENOENT || !j))
 				return "cannot prepare all of " DEBUGFS "fail*";
 		}
@@ -47,23 +51,26 @@ static inline const char *cannot_fail(int *fail_nth)
 	return NULL;
 }
 
-/* Let the one of that number fail; 0: none. */
+/* Let the @n-th fail; 0 stands for none. */
 static inline void fail_at(int fail_nth, unsigned int n)
 {
 	char text[16];
 	int len = snprintf(text, sizeof(text), "%u", n);
 
-	/* It may be the access of this call that fails, and no other will. */
+	/*
+	 * The access of this call may be the one that fails. No other will
+	 * then.
+	 */
 	while (pwrite(fail_nth, text, len, 0) != len)
 		if (errno != EFAULT)
 			abort();
 }
 
-/* Whether it has failed. From then on, none does. */
+/* Whether one has failed. From then on, none does. */
 static inline bool has_failed(int fail_nth)
 {
 	char text[16] = "";
-	/* What was not met by then may be the access of this call. */
+	/* The access of this call may be the one that fails. */
 	bool met = pread(fail_nth, text, sizeof(text) - 1, 0) > 0 && !atoi(text);
 
 	fail_at(fail_nth, 0);

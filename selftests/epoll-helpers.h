@@ -27,9 +27,9 @@
 #define TFD		702
 #define NO_FD		901
 
-/* What must happen has happened by then, or it is not going to. */
+/* What must happen has happened by then. */
 #define PATIENCE_MS	20000
-/* What must not happen has had time to. */
+/* Long enough for what must not happen. */
 #define A_WHILE_MS	200
 
 static inline void sleep_ms(unsigned int ms)
@@ -57,7 +57,7 @@ static inline int epoll_add(int efd, int fd, __u32 events, __u64 data)
 	return epoll_ctl(efd, EPOLL_CTL_ADD, fd, &ev) ? -errno : 0;
 }
 
-/* Make @num another number of the file behind @fd. It must not be in use. */
+/* Duplicate @fd to @num, which must not be in use. */
 static inline int dup_as(int fd, int num)
 {
 	if (fcntl(num, F_GETFD) >= 0)
@@ -66,7 +66,7 @@ static inline int dup_as(int fd, int num)
 	return dup2(fd, num) < 0 ? -errno : num;
 }
 
-/* Add the file behind @fd as number @num, which is closed again. */
+/* Add the file of @fd by the number @num, which is closed afterwards. */
 static inline int add_as(int efd, int fd, int num, __u32 events, __u64 data)
 {
 	int ret = dup_as(fd, num);
@@ -80,7 +80,7 @@ static inline int add_as(int efd, int fd, int num, __u32 events, __u64 data)
 	return ret;
 }
 
-/* Remove what was added as number @num for the file behind @fd. */
+/* Remove the target that was added by the number @num for the file of @fd. */
 static inline int del_as(int efd, int fd, int num)
 {
 	int ret = dup_as(fd, num);
@@ -110,7 +110,7 @@ static inline int allow_fds(rlim_t nr)
 	return setrlimit(RLIMIT_NOFILE, &lim) ? -errno : 0;
 }
 
-/* The number that a file begins with. */
+/* The number at the beginning of a file. */
 static inline long read_number(const char *path)
 {
 	char buf[32] = "";

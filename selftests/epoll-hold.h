@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Holding up what accesses memory, and with it the mutex of an epoll instance. */
+/* Hold up accesses to memory, and with them the mutex of an epoll instance. */
 #ifndef _EPOLL_HOLD_H
 #define _EPOLL_HOLD_H
 
@@ -13,8 +13,9 @@
 #include "epoll-helpers.h"
 
 /*
- * Memory whose pages are not there until the test fills them, so that what
- * accesses them can be met in the middle. It may be that of another process.
+ * Memory whose pages are missing until the test fills them, so that whoever
+ * accesses them can be stopped in the middle. It may be that of another
+ * process.
  */
 struct served {
 	int uffd, memfd;
@@ -22,7 +23,7 @@ struct served {
 	size_t page, pages;
 };
 
-/* -EOPNOTSUPP if faults of the kernel cannot be withheld here. */
+/* Returns -EOPNOTSUPP if page faults of the kernel cannot be handled here. */
 static inline int served_init(struct served *served, size_t pages)
 {
 	struct uffdio_api api = {
@@ -53,7 +54,7 @@ static inline int served_init(struct served *served, size_t pages)
 	       ioctl(served->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
 }
 
-/* Wait until somebody waits for a page. Returns its number. */
+/* Wait until a task waits for a page. Returns the number of the page. */
 static inline long served_wait(struct served *served)
 {
 	struct pollfd pfd = { .fd = served->uffd, .events = POLLIN };
@@ -70,7 +71,7 @@ static inline long served_wait(struct served *served)
 	       served->page;
 }
 
-/* Let those go on who wait for a page, which is empty if there is no @data. */
+/* Let the tasks that wait for a page go on. It is empty without @data. */
 static inline int served_fill(struct served *served, size_t nr,
 			      const void *data)
 {
@@ -86,8 +87,9 @@ static inline int served_fill(struct served *served, size_t nr,
 }
 
 /*
- * Holding a set: a thread collects an event into a page that is not there, so the
- * kernel keeps the set's mutex until it is.
+ * Holding the mutex of an epoll instance: a thread lets epoll_wait() write an
+ * event to a page that is missing, so the kernel holds the mutex until it is
+ * there.
  */
 struct held_set {
 	pthread_t thread;
@@ -103,7 +105,9 @@ static inline void *held_set_collect(void *data)
 					-1);
 }
 
-/* The set must have a ready target. Returns as served_init() does. */
+/*
+ * The epoll instance must have a ready target. Returns as served_init() does.
+ */
 static inline int hold_set(struct held_set *held, int efd)
 {
 	int ret = served_init(&held->served, 1);
@@ -118,7 +122,7 @@ static inline int hold_set(struct held_set *held, int efd)
 	return served_wait(&held->served);
 }
 
-/* Returns how many events the holder has got, which is to be 1. */
+/* Returns how many events the thread got, which should be 1. */
 static inline long release_set(struct held_set *held)
 {
 	int err = served_fill(&held->served, 0, NULL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Loading and unloading the module that is tested. The file that includes this
- * says before which one that is, as MODULE, and as MODULE_KO the variable that may
- * name a file to load in place of the one that modprobe finds.
+ * Load and unload the module under test. Before it includes this, a file
+ * defines MODULE as its name, and MODULE_KO as the environment variable that
+ * may name a file to load in place of the one that modprobe finds.
  */
 #ifndef _EPOLL_MODULE_H
 #define _EPOLL_MODULE_H
@@ -19,7 +19,7 @@ static inline bool module_loaded(void)
 	return !access(MODULE_DIR, F_OK);
 }
 
-/* References to the module. */
+/* The module's reference count. */
 static inline long module_refs(void)
 {
 	return read_number(MODULE_DIR "/refcnt");
@@ -59,14 +59,14 @@ static inline int module_load(void)
 		_exit(1);
 	}
 
-	/* As long as it takes: it may be that suites of tests run first. */
+	/* Without a time limit: KUnit suites may run first. */
 	if (waitpid(pid, &status, 0) != pid)
 		return -errno;
 
 	return status ? -ENOENT : 0;
 }
 
-/* One try. -EAGAIN: somebody needs it. */
+/* One attempt. -EAGAIN: the module is in use. */
 static inline int try_unload(const char *name)
 {
 	return syscall(__NR_delete_module, name, O_NONBLOCK) ? -errno : 0;
@@ -89,7 +89,7 @@ static inline int unload(const char *name)
 
 /*
  * Have the module loaded from now on, or not. Returns false and the reason if
- * that cannot be had.
+ * that is not possible.
  */
 static inline bool use_module(bool use, char *why, size_t len)
 {

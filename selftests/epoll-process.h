@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Processes beside the test: what they do in turn, pass on, and sleep in. */
+/*
+ * Processes beside the test: take turns with them, and see what they sleep in.
+ */
 #ifndef _EPOLL_PROCESS_H
 #define _EPOLL_PROCESS_H
 
@@ -14,7 +16,7 @@
 
 #include "epoll-helpers.h"
 
-/* Ids without rights over each other's processes or over root's. */
+/* Users without access to each other's processes, or to those of root. */
 #define UID_A		65534
 #define UID_B		65533
 
@@ -33,13 +35,15 @@ static inline pid_t fork_bound(void)
 	return pid;
 }
 
-/* The exit status of @pid, minus the signal that killed it, or -ETIME. */
+/*
+ * Returns the exit status of @pid, minus the signal that killed it, or -ETIME.
+ */
 static inline int wait_exit(pid_t pid)
 {
 	long long end = now_ms() + PATIENCE_MS;
 	int status;
 
-	/* What fork() returns if it fails is any child to waitpid(). */
+	/* To waitpid(), the -1 of a failed fork() would mean any child. */
 	if (pid < 0)
 		return -ECHILD;
 
@@ -58,8 +62,8 @@ static inline int wait_exit(pid_t pid)
 }
 
 /*
- * A process that was forked off and its parent take turns over a socket pair,
- * of which each closes the other's end. If one dies, the other sees it.
+ * A child and its parent take turns over a socket pair, of which each closes
+ * the end of the other. If one dies, the other one notices.
  */
 static inline bool sync_post(int sock)
 {
@@ -89,7 +93,7 @@ static inline pid_t fork_synced(int *sock)
 	return pid;
 }
 
-/* The parent's side of the end: let the other go and see how it ended. */
+/* The end, on the parent's side: let the child finish, and see how it ended. */
 static inline int sync_end(int sock, pid_t pid)
 {
 	close(sock);
@@ -97,12 +101,12 @@ static inline int sync_end(int sock, pid_t pid)
 	return wait_exit(pid);
 }
 
-/* For a signal that is to arrive, and to do nothing. */
+/* A handler for a signal that is to arrive and to do nothing. */
 static inline void ignore_signal(int sig)
 {
 }
 
-/* Become an ordinary user whose processes may be looked at by that user. */
+/* Become an ordinary user, whose processes may inspect this one. */
 static inline int become(uid_t id)
 {
 	if (setgroups(0, NULL) || setresgid(id, id, id) ||
@@ -157,7 +161,7 @@ static inline int receive_fd(int sock, int flags)
 	return fd;
 }
 
-/* A task's file in /proc, as long as @buf has room for. */
+/* Read a task's file in /proc, as much as fits into @buf. */
 static inline bool proc_read(pid_t pid, const char *name, char *buf, size_t len)
 {
 	char path[64];
@@ -178,7 +182,7 @@ static inline bool proc_read(pid_t pid, const char *name, char *buf, size_t len)
 	return true;
 }
 
-/* The number behind @key in what the kernel tells of our descriptor. */
+/* The number after @key in the fdinfo of a descriptor of ours. */
 static inline long long fdinfo_of(int fd, const char *key)
 {
 	char name[32], buf[4096], *at;
@@ -192,7 +196,9 @@ static inline long long fdinfo_of(int fd, const char *key)
 	return at ? strtoll(at + strlen(key), NULL, 10) : -ENOENT;
 }
 
-/* Whether the task sleeps in that system call, deaf to what does not kill. */
+/*
+ * Whether the task sleeps in that system call, woken at most by a fatal signal.
+ */
 static inline bool asleep_in(pid_t tid, int nr)
 {
 	char buf[2048];

@@ -9,8 +9,8 @@
 //!
 //! - All calls work in batches, so the memory that a call needs does not depend on the number of
 //!   targets or descriptors.
-//! - Access to the process is checked for each batch. Epitems, descriptors and references to files
-//!   are taken while it is granted, and no user memory is accessed meanwhile.
+//! - Access to the process is checked for each batch. Descriptors and references to files are taken
+//!   while it is granted. Neither is user memory accessed meanwhile, nor an epoll instance waited for.
 //! - No reference to an object of another process is kept when a call returns, between two batches,
 //!   or while user memory is accessed.
 
@@ -60,9 +60,6 @@ impl kernel::InPlaceModule for EpollCrModule {
         try_pin_init!(Self {
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"epoll_cr",
-                // Each call checks access itself. None gives more than pidfd_getfd(2) or
-                // epoll_ctl(2) do.
-                mode: 0o666,
             }),
         })
     }

@@ -17,16 +17,21 @@ use kernel::{
     },
     fs::{
         fd_table::FdTable,
-        identity::IdentityKey, //
+        identity::IdentityKey,
+        RemoteFile, //
     },
     pid::get_task_by_pidfd,
     prelude::*,
     ptrace::Attach,
+    task::Task,
     uapi, //
 };
 
 /// The number of descriptors to copy while the table is locked.
 const BATCH: usize = 64;
+
+/// The number of descriptors to compare while the table is locked.
+const COMPARE_BATCH: usize = 1024;
 
 /// Returns why looking up a descriptor of a task has failed.
 pub(crate) fn no_such_fd(attach: &Attach<'_>) -> Error {
@@ -34,6 +39,36 @@ pub(crate) fn no_such_fd(attach: &Attach<'_>) -> Error {
         Some(_) => EBADF,
         None => ESRCH,
     }
+}
+
+/// Returns whether a process has a file open, under any descriptor.
+pub(crate) fn has_open(task: &Task, file: &RemoteFile) -> Result<bool> {
+    let mut from = Some(0);
+
+    while let Some(first) = from {
+        pause_killable()?;
+
+        let attach = Attach::new(task)?;
+        let table = FdTable::lock(&attach).ok_or(ESRCH)?;
+        let mut left = COMPARE_BATCH;
+        let mut found = false;
+
+        from = table.visit(first, |open| {
+            left -= 1;
+            found = open.file.identity() == file.identity();
+
+            if found || left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        if found {
+            return Ok(true);
+        }
+    }
+
+    Ok(false)
 }
 
 /// Copies descriptors of a table, from `*from` on, and advances `*from`. Returns their number.

@@ -7,7 +7,10 @@ use crate::{
         self,
         Item, //
     },
-    files::no_such_fd,
+    files::{
+        has_open,
+        no_such_fd, //
+    },
     user::Array, //
 };
 use kernel::{
@@ -25,8 +28,12 @@ use kernel::{
     },
     pid::get_task_by_pidfd,
     prelude::*,
-    ptrace::Attach,
+    ptrace::{
+        may_have_any_file,
+        Attach, //
+    },
     sync::aref::ARef,
+    task::Task,
     uapi, //
 };
 
@@ -78,9 +85,15 @@ fn item(key: &IdentityKey, epi: &Epitem, toff: u32) -> Item {
     }
 }
 
-/// Takes a reference to the epoll file that a descriptor of the task refers to.
-fn get_instance(attach: &Attach<'_>, efd: u32) -> Result<ARef<RemoteFile>> {
-    let file = RemoteFile::fget_task(attach.task(), efd).map_err(|_| no_such_fd(attach))?;
+/// Takes a reference to the epoll file that a descriptor of the task refers to, if the current task
+/// may attach to it.
+///
+/// The permission ends when this returns, so that waiting for the instance, which can take as long as
+/// its owner likes, does not make anybody else wait. What the instance contains by then is not more
+/// than a caller could see who has duplicated the descriptor by pidfd_getfd(2).
+fn get_instance(task: &Task, efd: u32) -> Result<ARef<RemoteFile>> {
+    let attach = Attach::new(task)?;
+    let file = RemoteFile::fget_task(task, efd).map_err(|_| no_such_fd(&attach))?;
     if Eventpoll::from_file(&file).is_err() {
         return Err(EOPNOTSUPP);
     }
@@ -91,8 +104,8 @@ fn get_instance(attach: &Attach<'_>, efd: u32) -> Result<ARef<RemoteFile>> {
 /// Like [`get_instance`], but ensures that the descriptor refers to the same instance each time.
 ///
 /// `id` must be 0 for the first call, and is the id of the instance afterwards.
-fn get_same_instance(attach: &Attach<'_>, efd: u32, id: &mut u64) -> Result<ARef<RemoteFile>> {
-    let file = match get_instance(attach, efd) {
+fn get_same_instance(task: &Task, efd: u32, id: &mut u64) -> Result<ARef<RemoteFile>> {
+    let file = match get_instance(task, efd) {
         Err(EBADF | EOPNOTSUPP) if *id != 0 => return Err(ESTALE),
         result => result?,
     };
@@ -148,18 +161,15 @@ pub(crate) fn snapshot(key: &IdentityKey, args: &mut defs::Snapshot) -> Result {
     loop {
         pause_killable()?;
 
-        let (count, is_end) = {
-            let attach = Attach::new(&task)?;
-            let file = get_same_instance(&attach, args.efd, &mut args.epoll_id)?;
-
-            copy(
-                key,
-                Eventpoll::from_file(&file)?,
-                &mut place,
-                &mut items,
-                args.count >= out.len(),
-            )?
-        };
+        let file = get_same_instance(&task, args.efd, &mut args.epoll_id)?;
+        let (count, is_end) = copy(
+            key,
+            Eventpoll::from_file(&file)?,
+            &mut place,
+            &mut items,
+            args.count >= out.len(),
+        )?;
+        drop(file);
 
         out.write(args.count, &items[..count])?;
         args.count += count as u64;
@@ -242,16 +252,14 @@ pub(crate) fn fetch(key: &IdentityKey, args: &defs::Fetch) -> Result<isize> {
     let target = loop {
         pause_killable()?;
 
-        let attach = Attach::new(&task)?;
-        let file = get_same_instance(&attach, args.efd, &mut id)?;
-
+        let file = get_same_instance(&task, args.efd, &mut id)?;
         if let Some(target) = search.go_on(key, Eventpoll::from_file(&file)?, WALK_BATCH)? {
-            if !target.may_be_taken(&attach) {
-                return Err(EPERM);
-            }
             break target;
         }
     };
+    if !may_have_any_file() && !has_open(&task, &target)? {
+        return Err(EPERM);
+    }
 
     Ok(target.receive_fd(bindings::O_CLOEXEC)? as isize)
 }

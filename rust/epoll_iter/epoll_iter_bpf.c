@@ -58,8 +58,7 @@ __bpf_kfunc int bpf_iter_epoll_new(struct bpf_iter_epoll *it,
  * bpf_iter_epoll_next - get the next epitem
  * @it: the iterator
  *
- * This does not sleep, and waits for the mutex of the instance for a millisecond
- * at most.
+ * This waits for the mutex of the instance until the current task is killed.
  *
  * Return: a copy of the epitem, valid until the next call for @it, with the
  * address of the watched file, which is pinned as long. NULL at the end, and on
@@ -76,9 +75,7 @@ bpf_iter_epoll_next(struct bpf_iter_epoll *it)
  * @it__iter: the iterator
  *
  * Return: 0 if there was no error, the return value of bpf_iter_epoll_new(), or
- * the error that has ended the iteration early: -EBUSY if another task has held
- * the mutex of the instance for more than a millisecond, or -EINTR if the
- * current task has been killed.
+ * -EINTR if the current task has been killed before the end.
  */
 __bpf_kfunc int bpf_iter_epoll_status(struct bpf_iter_epoll *it__iter)
 {
@@ -104,10 +101,10 @@ BTF_ID_FLAGS(func, bpf_iter_epoll_destroy, KF_ITER_DESTROY | KF_SLEEPABLE)
 BTF_KFUNCS_END(epoll_iter_kfunc_ids)
 
 /*
- * The kfuncs wait for the mutex of an instance only briefly. In a program that
- * runs with that mutex held, as those for our own target or for tracing epoll
- * do, they would always time out. So they are restricted to programs that are
- * known to run without any lock.
+ * The kfuncs wait for the mutex of an instance. In a program that runs with that
+ * mutex held, as those for our own target or for tracing epoll do, they would
+ * wait for themselves. So they are restricted to programs that are known to run
+ * without any lock.
  *
  * The filter is called for kfuncs of this module only, so it ignores the id.
  */

@@ -22,7 +22,6 @@ mod target;
 
 kernel::module_bpf_iter! {
     type: target::EpollTarget,
-    kfuncs: epoll_iter_register_kfuncs,
     name: "epoll_iter",
     authors: ["The rust-epoll developers"],
     description: "BPF iterators over the epitems of an epoll instance",

@@ -25,17 +25,27 @@ use kernel::{
     sync::aref::ARef, //
 };
 
+extern "C" {
+    fn epoll_iter_register_kfuncs() -> c_int;
+}
+
 pub(crate) struct EpollTarget;
 
 #[vtable]
-impl Target for EpollTarget {
+// SAFETY: `bpf_iter_epoll()` in `epoll_iter_bpf.c` takes a `struct eventpoll *`, which is never
+// `NULL`, and a `struct epitem *` with the suffix `__nullable`. `Args` has a reference to the one and
+// an optional one to the other. `epoll_iter_register_kfuncs()` stands there, too, has the type that
+// is declared above, and only registers kfuncs of this module.
+unsafe impl Target for EpollTarget {
     const NAME: &'static CStr = c"epoll";
+    const REGISTER_KFUNCS: Option<unsafe extern "C" fn() -> c_int> =
+        Some(epoll_iter_register_kfuncs);
 
     type Link = ARef<EpollFile>;
     type Items = EpollItems;
 
     fn attach(config: &LinkConfig) -> Result<ARef<EpollFile>> {
-        fget_epoll(current!(), config.epoll_fd())
+        fget_epoll(current!(), config.epoll_fd().ok_or(EBADF)?)
     }
 
     fn show_fdinfo(file: &EpollFile, m: &SeqFile) {

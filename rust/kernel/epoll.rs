@@ -23,14 +23,15 @@
 //! program needs it for each `epoll_wait(2)`. It can also hold it indefinitely, by having
 //! `epoll_wait(2)` fault on memory that a userspace server provides. Reading epitems therefore
 //! either waits for the mutex killably or does not wait at all, and should hold it for a bounded
-//! number of epitems only, as [`Eventpoll::walk`] does. Adding and removing epitems waits as
-//! `epoll_ctl(2)` does.
+//! number of epitems only, as [`Eventpoll::walk`] does. While it waits, it must not hold anything
+//! that others wait for, such as [`Attach`]. Adding and removing epitems waits killably, too.
 //!
 //! While it is held, do not take the mutex of another instance, nor call anything that does: epoll
 //! itself nests these mutexes in the order in which the instances are nested. Dropping the last
 //! reference to a file is fine, since [`fput`] defers the release.
 //!
 //! [locking rules of `fs/eventpoll.c`]: srctree/fs/eventpoll.c
+//! [`Attach`]: crate::ptrace::Attach
 //! [`fput`]: srctree/fs/file_table.c
 //!
 //! C headers: [`include/linux/eventpoll.h`](srctree/include/linux/eventpoll.h) and
@@ -54,9 +55,15 @@ use crate::{
         CRbTree,
         CRbTreeIter, //
     },
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        atomic::{
+            atomic_load,
+            Relaxed, //
+        }, //
     },
     types::{
         NotThreadSafe,
@@ -82,7 +89,6 @@ pub mod restore;
 mod visit;
 mod walk;
 
-use self::walk::check_killed;
 pub use self::{
     visit::Visit,
     walk::{
@@ -117,7 +123,7 @@ impl Eventpoll {
     pub fn from_file(file: &RemoteFile) -> Result<&Eventpoll, NotEpollError> {
         // SAFETY: `file` is valid since we have a reference to it. `f_op` is set before the file is
         // published. That of an epoll file never changes; other files replace the whole pointer.
-        let f_op = unsafe { (&raw const (*file.as_ptr()).f_op).read_volatile() };
+        let f_op = unsafe { atomic_load(&raw mut (*file.as_ptr()).f_op, Relaxed) };
         if !ptr::eq(f_op, &raw const bindings::eventpoll_fops) {
             return Err(NotEpollError);
         }
@@ -368,13 +374,12 @@ impl Epitem {
         // SAFETY: By the type invariants, this is a valid epitem.
         let rdllink = unsafe { &raw mut (*self.0.get()).rdllink };
 
-        // The overflow list is empty: it is used only during a scan, which holds the mutex.
-        //
-        // This `read_volatile` is intended to correspond to the READ_ONCE in `list_empty`.
+        // As in `list_empty`. The overflow list is empty: it is used only during a scan, which holds
+        // the mutex.
         //
         // SAFETY: `rdllink` is always initialized. It is written under the lock of the instance,
         // which we do not hold, but always as a whole pointer.
-        let next = unsafe { (&raw const (*rdllink).next).read_volatile() };
+        let next = unsafe { atomic_load(&raw mut (*rdllink).next, Relaxed) };
 
         next != rdllink
     }

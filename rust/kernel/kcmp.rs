@@ -2,9 +2,9 @@
 
 //! Handlers for `kcmp(2)`.
 //!
-//! kcmp looks up the two tasks, checks the caller's access to them, copies the slot from userspace
-//! and traces the result. A module can register a handler that finds the files that
-//! `KCMP_EPOLL_TFD` compares.
+//! kcmp looks up the two tasks, checks the caller's access to them, copies the slot from userspace,
+//! takes references to the two files and traces the result. A module can register a handler that
+//! finds the file that an epoll instance watches and compares it.
 //!
 //! C header: [`include/linux/kcmp.h`](srctree/include/linux/kcmp.h)
 
@@ -12,10 +12,12 @@ use crate::{
     bindings,
     epoll::Wait,
     error::to_result,
-    fs::FileIdentity,
+    fs::{
+        FileIdentity,
+        RemoteFile, //
+    },
     module::this_module,
-    prelude::*,
-    task::Task, //
+    prelude::*, //
 };
 use core::{
     cmp::Ordering,
@@ -86,19 +88,15 @@ pub fn file_order(file1: FileIdentity<'_>, file2: FileIdentity<'_>) -> FileOrder
 
 /// A `KCMP_EPOLL_TFD` query.
 ///
-/// It compares the file of descriptor `fd` of `task1` with the file of the `toff`-th epitem of
-/// descriptor `tfd` in the epoll instance `efd` of `task2`.
+/// It compares `file` with the file of the `toff`-th epitem of descriptor `tfd` in the epoll
+/// instance of `epoll_file`.
 ///
-/// The descriptors and the offset come from userspace and have not been checked.
+/// The descriptor and the offset come from userspace and have not been checked.
 pub struct EpollQuery<'a> {
-    /// The task that has the file open.
-    pub task1: &'a Task,
-    /// The descriptor of that file.
-    pub fd: u32,
-    /// The task that has the epoll instance open.
-    pub task2: &'a Task,
-    /// The descriptor of the epoll instance.
-    pub efd: u32,
+    /// The file that the first task has open.
+    pub file: &'a RemoteFile,
+    /// The file that the second task has open, which need not be an epoll file.
+    pub epoll_file: &'a RemoteFile,
     /// The descriptor that the epitem was added under.
     pub tfd: u32,
     /// The number of epitems of that descriptor to skip.
@@ -140,9 +138,10 @@ pub struct EpollQuery<'a> {
 /// ```
 #[vtable]
 pub trait EpollHandler {
-    /// Compares the file of `task1` with the one that the epoll instance of `task2` watches.
+    /// Compares the file with the one that the epoll instance watches.
     ///
-    /// Errors must be those documented for `kcmp(2)`.
+    /// Errors must be those documented for `kcmp(2)`: [`EINVAL`] if `epoll_file` is not an epoll
+    /// file, and [`ENOENT`] if there is no such epitem.
     ///
     /// The first call for a query has [`Wait::Never`]; unregistering the handler waits for it to
     /// return. If the mutex of the instance is taken, which may last as long as its owner wants,
@@ -150,8 +149,9 @@ pub trait EpollHandler {
     /// a reference to its module is held, unless the module is being loaded or unloaded. The second
     /// call must not fail with [`EAGAIN`].
     ///
-    /// Context: may sleep. The `exec_update_lock` of both tasks is held for reading, so neither has
-    /// called `execve(2)` since the access check, and neither can until this returns.
+    /// Context: may sleep. The `exec_update_lock` of both tasks is held for reading during the first
+    /// call, but not during the second: however long that waits, nothing waits for it. The caller
+    /// had access to the tasks when the files were taken.
     fn compare(query: &EpollQuery<'_>) -> Result<FileOrder>;
 }
 
@@ -208,24 +208,22 @@ impl<T: EpollHandler> EpollRegistration<T> {
 
     /// # Safety
     ///
-    /// `task1` and `task2` must be valid tasks, and `slot` a valid slot, until this returns.
+    /// There must be references to `file` and `epoll_file`, and `slot` must be a valid slot, until
+    /// this returns.
     unsafe extern "C" fn target(
-        task1: *mut bindings::task_struct,
-        task2: *mut bindings::task_struct,
-        fd: c_uint,
+        file: *mut bindings::file,
+        epoll_file: *mut bindings::file,
         slot: *const bindings::kcmp_epoll_slot,
         wait: bool,
     ) -> c_int {
         // SAFETY: The caller guarantees that `slot` is valid.
         let slot = unsafe { &*slot };
         let query = EpollQuery {
-            // SAFETY: The caller guarantees that the task is valid. The cast is okay because `Task`
-            // is `repr(transparent)`.
-            task1: unsafe { &*task1.cast() },
-            fd,
-            // SAFETY: As for `task1`.
-            task2: unsafe { &*task2.cast() },
-            efd: slot.efd,
+            // SAFETY: The caller guarantees that there is a reference. The cast is okay because
+            // `RemoteFile` is `repr(transparent)`.
+            file: unsafe { &*file.cast() },
+            // SAFETY: As for `file`.
+            epoll_file: unsafe { &*epoll_file.cast() },
             tfd: slot.tfd,
             toff: slot.toff,
             wait: if wait { Wait::Killable } else { Wait::Never },

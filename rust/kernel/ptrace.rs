@@ -11,15 +11,22 @@ use crate::{
         to_result,
         Result, //
     },
+    sync::atomic::{
+        atomic_load,
+        Relaxed, //
+    },
     task::Task,
     types::NotThreadSafe, //
 };
+use core::ptr;
 
 /// Proof that the current task may attach to another one.
 ///
 /// While it exists, the task cannot change its privileges by executing another program: whatever is
 /// taken from the task belongs to the program that access was granted to. Since `execve(2)` waits
-/// for it to be dropped, do not keep it for long, nor while user memory is accessed.
+/// for it to be dropped, and later readers of the lock wait for `execve(2)`, do not keep it for
+/// long: drop it before anything is waited for that a program can hold up, such as the mutex of an
+/// epoll instance, or user memory.
 ///
 /// # Invariants
 ///
@@ -62,11 +69,10 @@ impl<'a> Attach<'a> {
             return Err(EPERM);
         }
 
-        // This `read_volatile` is intended to correspond to the plain read in `__pidfd_fget`. The
-        // task may set the flag concurrently.
+        // As in `__pidfd_fget`. The task may set the flag concurrently.
         //
         // SAFETY: As above.
-        let flags = unsafe { (&raw const (*task.as_ptr()).flags).read_volatile() };
+        let flags = unsafe { atomic_load(&raw mut (*task.as_ptr()).flags, Relaxed) };
         if flags & bindings::PF_EXITING != 0 {
             return Err(ESRCH);
         }
@@ -87,4 +93,30 @@ impl Drop for Attach<'_> {
         // responsible for releasing it.
         unsafe { bindings::up_read(&raw mut (*(*self.task.as_ptr()).signal).exec_update_lock) };
     }
+}
+
+/// Returns whether the current task may have files that no task which it may attach to has open.
+///
+/// An epoll instance can be passed on without the files that it watches, so access to a task that
+/// has the instance does not give access to these. Their opener, which may not exist any more, can
+/// have been any task of the system. So this requires a capability over the whole system,
+/// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_PTRACE` in the initial user namespace, and that the current
+/// task is in the initial PID namespace: a container can have the capability, but not the host's
+/// files.
+#[doc(alias = "capable")]
+pub fn may_have_any_file() -> bool {
+    // SAFETY: The current task is valid, and has a PID namespace as long as it runs. Only addresses
+    // are compared.
+    let is_in_initial_ns = unsafe {
+        ptr::eq(
+            bindings::task_active_pid_ns(Task::current_raw()),
+            &raw const bindings::init_pid_ns,
+        )
+    };
+
+    // SAFETY: `capable` can be called for any capability.
+    let capable = |capability: u32| unsafe { bindings::capable(capability as i32) };
+
+    is_in_initial_ns
+        && (capable(bindings::CAP_CHECKPOINT_RESTORE) || capable(bindings::CAP_SYS_PTRACE))
 }

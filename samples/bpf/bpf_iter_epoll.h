@@ -9,7 +9,7 @@
 struct bpf_iter__epoll {
 	struct bpf_iter_meta *meta;
 	struct eventpoll *ep;
-	/* NULL at the end, and for a set without entries */
+	/* NULL at the end, and for an empty interest list */
 	struct epitem *epi;
 };
 

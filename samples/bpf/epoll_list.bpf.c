@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Lists the targets of an epoll set as text, one a line. A program that has the
- * set as descriptor 5 can have it listed whenever somebody looks:
+ * Lists the targets of an epoll instance as text, one a line. A process that has
+ * the instance as descriptor 5 can make it readable as a file:
  *
  *	bpftool iter pin epoll_list.bpf.o /sys/fs/bpf/list epoll 5
  *	cat /sys/fs/bpf/list
@@ -19,7 +19,7 @@ int list(struct bpf_iter__epoll *ctx)
 {
 	struct epitem *epi = ctx->epi;
 
-	/* There is no entry at the end, and for an empty set. */
+	/* There is no epitem at the end, and for an empty list. */
 	if (!epi)
 		return 0;
 	BPF_SEQ_PRINTF(ctx->meta->seq, "tfd: %d events: %x data: %llx\n",

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Joins the descriptors of processes with the targets of epoll sets, by open
- * file, in one pass over each.
+ * Joins the descriptors of processes with the targets of epoll instances, by
+ * open file, in one pass over each.
  *
- * list_descriptors() notes for each open file a descriptor that has it.
- * list_targets() looks the files of a set's targets up: two hash lookups a
- * target, however many descriptors there are. Files are told apart by their
- * addresses, which stay in here.
+ * list_descriptors() records one descriptor for each open file. list_targets()
+ * looks up the files of targets: two hash lookups a target, however many
+ * descriptors there are. Files are told apart by their addresses, which do not
+ * leave the program.
  *
- * What was noted may be out of date: the descriptor can be closed by now, and
- * the file's memory be that of another. But while list_targets() runs, the
- * iterator holds the target. What has its address then is that file.
+ * A record may be out of date: its descriptor can be closed by now, and the
+ * memory of its file can be reused for another. But while list_targets() runs,
+ * the iterator holds the target, so a file with its address is the target's.
  */
 #include "vmlinux.h"
 
@@ -46,11 +46,11 @@ struct {
 	__type(value, struct owner);
 } owners SEC(".maps");
 
-/* The set that list_targets() is run for. */
+/* The epoll instance that list_targets() is run for. */
 __s32 set_pid;
 __s32 set_efd;
 
-/* More files than there is room for. */
+/* There are more files than the map has room for. */
 bool overflow;
 
 SEC("iter/task_file")
@@ -70,8 +70,9 @@ int list_descriptors(struct bpf_iter__task_file *ctx)
 	key = (__u64)file;
 	known = bpf_map_lookup_elem(&owners, &key);
 	/*
-	 * What did not fit into the output comes again. And a descriptor that has
-	 * another file by now was noted for one that had this address before.
+	 * The program runs again for a record that did not fit into the output.
+	 * And a descriptor that was recorded for this address can refer to
+	 * another file by now.
 	 */
 	if (known && (known->pid != owner.pid || known->fd != owner.fd) &&
 	    is_open_as(known->pid, known->fd, file))
@@ -79,7 +80,7 @@ int list_descriptors(struct bpf_iter__task_file *ctx)
 	if (bpf_map_update_elem(&owners, &key, &owner, BPF_ANY))
 		overflow = true;
 
-	/* Each set comes here once: with its first descriptor. */
+	/* Reached once for each epoll instance: by its first descriptor. */
 	if (file->f_op == &eventpoll_fops) {
 		set.pid = owner.pid;
 		set.efd = owner.fd;
@@ -103,7 +104,7 @@ int list_targets(struct bpf_iter__epoll *ctx)
 	file = epi->ffd.file;
 	BPF_SEQ_PRINTF(seq, "%7d %5d %7d %8x %16llx ", set_pid, set_efd,
 		       epi->ffd.fd, epi->event.events, epi->event.data);
-	/* Its number is its owner in most cases, and asked about first. */
+	/* In most cases, the number is the owner: check that first. */
 	if (is_open_as(set_pid, epi->ffd.fd, file)) {
 		BPF_SEQ_PRINTF(seq, "%7d:%-7d", set_pid, epi->ffd.fd);
 	} else {

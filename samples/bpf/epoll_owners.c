@@ -2,7 +2,7 @@
 /*
  * Which descriptors of some processes are the targets of their epoll instances?
  *
- * kcmp_epoll_client asks kcmp; this one joins two BPF iterators by open file, in
+ * kcmp_epoll_client asks kcmp; this program joins two BPF iterators by open file, in
  * the kernel: see epoll_owners.bpf.c.  The iterator over an epoll instance takes
  * a descriptor of our own, so pidfd_getfd() makes one.
  */
@@ -24,7 +24,7 @@
 static struct epoll_set sets[4096];
 static size_t nr_sets;
 
-/* Runs an iterator, and returns what it can be read from. */
+/* Creates an iterator, and returns a stream to read it from. */
 static int run(struct bpf_program *prog, union bpf_iter_link_info *info)
 {
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts,
@@ -35,12 +35,12 @@ static int run(struct bpf_program *prog, union bpf_iter_link_info *info)
 	if (!link)
 		return -1;
 	fd = bpf_iter_create(bpf_link__fd(link));
-	/* What is open keeps the link. */
+	/* The open iterator keeps the link. */
 	bpf_link__destroy(link);
 	return fd;
 }
 
-/* Notes the descriptors of a process, and its epoll instances. */
+/* Records the descriptors of a process, and its epoll instances. */
 static void list_descriptors(struct epoll_owners_bpf *skel, int pid)
 {
 	union bpf_iter_link_info info = { .task.pid = pid };
@@ -57,7 +57,7 @@ static void list_descriptors(struct epoll_owners_bpf *skel, int pid)
 	close(fd);
 }
 
-/* The descriptor of another process, as ours. */
+/* Duplicates a descriptor of another process. */
 static int get_fd(int pid, int fd)
 {
 	int pidfd = syscall(SYS_pidfd_open, pid, 0);

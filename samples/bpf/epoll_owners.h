@@ -2,7 +2,7 @@
 #ifndef EPOLL_OWNERS_H
 #define EPOLL_OWNERS_H
 
-/* What list_descriptors() writes for each epoll set that it comes across. */
+/* What list_descriptors() writes for each epoll instance that it finds. */
 struct epoll_set {
 	int pid;
 	int efd;

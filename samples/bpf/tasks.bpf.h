@@ -2,7 +2,7 @@
 #ifndef TASKS_BPF_H
 #define TASKS_BPF_H
 
-/* What an iterator's program can ask about tasks and files, after vmlinux.h. */
+/* Queries about tasks and files, for programs of iterators. Needs vmlinux.h. */
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
@@ -12,7 +12,7 @@ void bpf_task_release(struct task_struct *task) __ksym;
 
 extern const void eventpoll_fops __ksym;
 
-/* The pid that the reader knows a task by. */
+/* The pid of a task in the reader's namespace. */
 static __always_inline __s32 vpid(struct task_struct *task)
 {
 	struct task_struct *reader = (void *)bpf_get_current_task_btf();
@@ -26,7 +26,7 @@ static __always_inline __s32 vpid(struct task_struct *task)
 	return nr;
 }
 
-/* Whether a descriptor is a file that our caller holds. */
+/* Whether a descriptor refers to a file that the caller holds. */
 static __always_inline bool is_open_as(__s32 pid, __u32 fd, const struct file *file)
 {
 	struct task_struct *task = bpf_task_from_vpid(pid);
@@ -37,10 +37,10 @@ static __always_inline bool is_open_as(__s32 pid, __u32 fd, const struct file *f
 	if (!task)
 		return false;
 	/*
-	 * The table can be freed at any time, and its memory be that of another.
-	 * To read it does no harm: a load that faults gives 0. But a task that
-	 * ends, or gets another table, has no pointer to this one by the time
-	 * that it lets go of it. So if it has it still, it was its table.
+	 * The table can be freed at any time, and its memory can be reused. Reading
+	 * it is harmless: a load that faults gives 0. A task that ends, or gets
+	 * another table, clears its pointer before it drops its reference. So if
+	 * the pointer is unchanged afterwards, this was the table of the task.
 	 */
 	files = task->files;
 	if (files) {

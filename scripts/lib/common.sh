@@ -19,6 +19,8 @@
 #   tree/ID/LANE/bin/        bpftool, and samples that are BPF programs
 #   tree/ID/LANE/bpftool/    what it is built in
 #   tree/ID/LANE/kselftest/
+#                            A lane of Debian's own kernel (KERNEL=distro-X.Y) has the
+#                            kernel and its initramfs in linux/, and its modules in mod/
 #   tree/ID/LANE/log/
 
 set -euo pipefail
@@ -48,7 +50,18 @@ DEBIAN=${DEBIAN:-trixie}
 LINUX=${LINUX:-7.3}
 LINUX_SOURCE=${LINUX_SOURCE-}
 SNAPSHOT=${SNAPSHOT-}
-[ -e "$TOP/configs/$KERNEL.config" ] ||
+# A kernel that Debian built, of this line; or else one that we build.
+DISTRO=
+CONFIG=$TOP/configs/$KERNEL.config
+case $KERNEL in
+distro-*)
+	DISTRO=${KERNEL#distro-}
+	CONFIG=$TOP/configs/distro.config
+	[[ $DISTRO =~ ^[0-9]+\.[0-9]+$ ]] ||
+		die "KERNEL=$KERNEL does not name a line of Linux, as distro-6.12 does"
+	;;
+esac
+[ -e "$CONFIG" ] ||
 	die "KERNEL=$KERNEL: there is no configs/$KERNEL.config"
 [[ $DEBIAN =~ ^[a-z]+$ ]] || die "DEBIAN=$DEBIAN is not the name of a suite of Debian, as trixie, forky or sid is"
 [[ $LINUX =~ ^[0-9]+\.[0-9]+$ ]] || die "LINUX=$LINUX is not a line of Linux, as 7.3 is"
@@ -79,7 +92,7 @@ series() {
 	suite=
 	[ "$DEBIAN" = trixie ] || suite=-$DEBIAN
 	lane=$KERNEL
-	[ "$LINUX" = 7.3 ] || lane=$lane-$LINUX
+	[ "$LINUX" = 7.3 ] || [ -n "$DISTRO" ] || lane=$lane-$LINUX
 	TREE_HOME=$OUT/tree/$(checkout_id "$TOP")
 	T=$TREE_HOME/$lane$suite
 	TREE=$T/linux
@@ -91,6 +104,7 @@ series() {
 	case $KERNEL in
 	stock) SERIES=() ;;
 	um) ARCH=um IMAGE=linux ;;
+	distro-*) SERIES=() IMAGE=vmlinuz ;;
 	esac
 }
 

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """Make a small Debian mirror, for checks/mirror.
 
-fake_mirror.py DIR SUITE [--date DATE --until DATE] [deb=VERSION | src=VERSION]...
+fake_mirror.py DIR SUITE [--date DATE --until DATE] [KIND=VERSION]...
 
 The suite has linux-source-X.Y (deb) and the source package linux (src) in these
-versions. Each holds a Linux of a few files. It is signed by the key of GNUPGHOME.
+versions, each with a Linux of a few files, and kernels, linux-image-VERSION-amd64: as one
+package (image), or as one that depends on others (split). It is signed by the key of
+GNUPGHOME.
 """
 import argparse
 import email.utils
@@ -54,17 +56,45 @@ def binary(root, version):
     package = f"linux-source-{line}"
     with tempfile.TemporaryDirectory() as tmp:
         os.makedirs(f"{tmp}/usr/src")
-        os.mkdir(f"{tmp}/DEBIAN")
         tarball(f"{tmp}/usr/src/{package}.tar.xz", package, linux(version))
-        control = (f"Package: {package}\nVersion: {version}\nArchitecture: all\n"
-                   "Maintainer: nobody <nobody@localhost>\nDescription: Linux\n")
-        with open(f"{tmp}/DEBIAN/control", "w", encoding="utf-8") as f:
-            f.write(control)
-        name = f"pool/{package}_{version}_all.deb"
-        subprocess.run(["dpkg-deb", "-Znone", "-b", tmp, f"{root}/{name}"], check=True,
-                       stdout=subprocess.DEVNULL)
+        return pack(root, tmp, package, version)
+
+
+def pack(root, tree, package, version, depends=()):
+    """Make a package of the files in the tree."""
+    os.mkdir(f"{tree}/DEBIAN")
+    control = (f"Package: {package}\nVersion: {version}\nArchitecture: all\n"
+               + (f"Depends: {', '.join(depends)}\n" if depends else "")
+               + "Maintainer: nobody <nobody@localhost>\nDescription: Linux\n")
+    with open(f"{tree}/DEBIAN/control", "w", encoding="utf-8") as f:
+        f.write(control)
+    name = f"pool/{package}_{version}_all.deb"
+    subprocess.run(["dpkg-deb", "-Znone", "-b", tree, f"{root}/{name}"], check=True,
+                   stdout=subprocess.DEVNULL)
     size, sha256, md5 = hashes(f"{root}/{name}")
     return f"{control}Filename: {name}\nSize: {size}\nSHA256: {sha256}\nMD5sum: {md5}\n"
+
+
+def images(root, version, split):
+    """Likewise, of the packages of a kernel."""
+    abi = re.sub(r"-.*", "", version) + "+deb13-amd64"
+    kernel = f"usr/lib/modules/{abi}/vmlinuz" if split else f"boot/vmlinuz-{abi}"
+    module = f"usr/lib/modules/{abi}/kernel/fs/9p/9p.ko"
+    parts = {f"linux-image-{abi}": [] if split else [kernel, module]}
+    if split:
+        parts |= {f"linux-binary-{abi}": [kernel], f"linux-modules-{abi}": [module]}
+    paragraphs = []
+    for package, files in parts.items():
+        depends = ["kmod"]
+        if not files:
+            depends += [f"{other} (= {version})" for other in parts if other != package]
+        with tempfile.TemporaryDirectory() as tmp:
+            for file in files:
+                os.makedirs(f"{tmp}/{os.path.dirname(file)}", exist_ok=True)
+                with open(f"{tmp}/{file}", "w", encoding="utf-8") as f:
+                    f.write(f"{version}\n")
+            paragraphs.append(pack(root, tmp, package, version, depends))
+    return paragraphs
 
 
 def source(root, version):
@@ -111,6 +141,8 @@ def main():
         kind, version = item.split("=")
         if kind == "deb":
             packages.append(binary(args.root, version))
+        elif kind in ("image", "split"):
+            packages += images(args.root, version, kind == "split")
         else:
             sources.append(source(args.root, version))
     dist = f"{args.root}/dists/{args.suite}"

@@ -38,7 +38,7 @@ static inline int pidfd_of(pid_t pid, unsigned int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-/* The device, which the module makes. */
+/* Opens the device, which exists if the module is loaded. */
 
 static inline int device_open(void)
 {
@@ -47,7 +47,7 @@ static inline int device_open(void)
 	return fd < 0 ? -errno : fd;
 }
 
-/* The same, with the module loaded if need be. */
+/* The same, after loading the module if necessary. */
 static inline int device_load(void)
 {
 	if (access(DEVICE, F_OK))
@@ -56,7 +56,7 @@ static inline int device_load(void)
 	return device_open();
 }
 
-/* Returns what the number was before. */
+/* Returns the previous value. */
 static inline long set_sysctl(const char *path, long value)
 {
 	long old = read_number(path);
@@ -71,7 +71,7 @@ static inline long set_sysctl(const char *path, long value)
 	return ret ?: old;
 }
 
-/* The calls. */
+/* The ioctls. */
 
 static inline int call(int dev, unsigned int cmd, void *arg)
 {
@@ -168,7 +168,7 @@ static inline int restore(int dev, int efd, const struct epoll_cr_add *items,
 	return ret;
 }
 
-/* The identity of a file of the caller, or 0. */
+/* The identity of the file of a descriptor of the caller, or 0. */
 static inline __u64 identity(int dev, __u32 fd)
 {
 	struct epoll_cr_file file = {};
@@ -180,7 +180,7 @@ static inline __u64 identity(int dev, __u32 fd)
 	return file.file;
 }
 
-/* How many entries a set of the caller has, or a negative errno. */
+/* How many targets an epoll instance of the caller has, or a negative errno. */
 static inline long entries(int dev, int efd)
 {
 	__u64 count;
@@ -189,16 +189,16 @@ static inline long entries(int dev, int efd)
 	return ret && ret != -ENOSPC ? ret : (long)count;
 }
 
-/* What is tried again and again ends after this, on a kernel that checks a lot. */
+/* Ends what is repeated, on a debug kernel. */
 #define LONG_ENOUGH_NS	10000000000LL
 
-/* An eventfd that can be read. */
+/* An eventfd that is readable. */
 static inline int ready_eventfd(void)
 {
 	return eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
 }
 
-/* Who accesses these pages waits again. */
+/* Whoever accesses these pages has to wait again. */
 static inline int served_forget(struct served *served, size_t nr, size_t count)
 {
 	return fallocate(served->memfd,
@@ -222,8 +222,8 @@ static inline int served_take_away(struct served *served, size_t nr)
 }
 
 /*
- * Add an eventfd of that value as number @num, of which then nobody has a
- * descriptor: it is only in a message that is not received.
+ * Add an eventfd with that value by the number @num. Afterwards nobody has a
+ * descriptor for it: it is only in a message that was not received.
  */
 static inline int add_in_flight(int efd, unsigned int value, int num,
 				__u64 data)

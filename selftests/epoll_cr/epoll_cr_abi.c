@@ -15,14 +15,14 @@ static const __u32 sizes[] = {
 	sizeof(struct epoll_cr_restore),
 };
 
-/* A struct of any call: its size, then its flags. */
+/* The beginning of the struct of any call: its size, then its flags. */
 struct any {
 	__u32 words[2048];
 };
 
 TEST_F(epoll_cr, layouts)
 {
-	/* These never change, also if a struct grows. */
+	/* These never change, even if a struct grows. */
 	EXPECT_EQ(32, EPOLL_CR_ITEM_SIZE_VER0);
 	EXPECT_EQ(56, EPOLL_CR_SNAPSHOT_SIZE_VER0);
 	EXPECT_EQ(16, EPOLL_CR_FD_SIZE_VER0);
@@ -70,7 +70,7 @@ TEST_F(epoll_cr, size_of_struct)
 		any.words[0] = 0;
 		EXPECT_EQ(-EINVAL, call(self->dev, cmds[i], &any));
 
-		/* With an unknown rest. */
+		/* Longer, and not zero in the unknown part. */
 		any.words[0] = page;
 		any.words[page / 4 - 1] = 1;
 		EXPECT_EQ(-E2BIG, call(self->dev, cmds[i], &any));
@@ -114,7 +114,7 @@ TEST_F(epoll_cr, fault_in_struct)
 	}
 }
 
-/* A longer struct with nothing in it is the same call. */
+/* A longer struct with zeroes in the unknown part is the same call. */
 TEST_F(epoll_cr, longer_struct)
 {
 	struct {
@@ -135,7 +135,7 @@ TEST_F(epoll_cr, longer_struct)
 	EXPECT_NE(0, longer.args.epoll_id);
 }
 
-/* Elements that are longer than the kernel knows get zeroes behind. */
+/* Elements that are longer than the kernel knows are padded with zeroes. */
 TEST_F(epoll_cr, longer_elements)
 {
 	struct {
@@ -208,7 +208,7 @@ TEST_F(epoll_cr, longer_elements_to_read)
 	EXPECT_EQ(-E2BIG, call(self->dev, EPOLL_CR_RESTORE, &args));
 	EXPECT_EQ(1, args.bad);
 	EXPECT_EQ(0, entries(self->dev, self->efd));
-	/* One that is bad before it is the first. */
+	/* The first bad element is reported. */
 	items[0].add.events = EPOLLIN;
 	EXPECT_EQ(-EINVAL, call(self->dev, EPOLL_CR_RESTORE, &args));
 	EXPECT_EQ(0, args.bad);
@@ -222,7 +222,7 @@ TEST_F(epoll_cr, longer_elements_to_read)
 	EXPECT_EQ(2, entries(self->dev, self->efd));
 }
 
-/* What is copied out faults, at the first element or in the middle. */
+/* Writing the results faults, at the first element or in the middle. */
 TEST_F(epoll_cr, fault_in_elements)
 {
 	size_t page = sysconf(_SC_PAGESIZE);
@@ -262,7 +262,7 @@ TEST_F(epoll_cr, no_such_process)
 		_exit(0);
 	pidfd = pidfd_of(pid, 0);
 	ASSERT_GE(pidfd, 0);
-	/* A zombie has no descriptors. */
+	/* A zombie process has no descriptors. */
 	ASSERT_EQ(0, waitid(P_PID, pid, NULL, WEXITED | WNOWAIT));
 	EXPECT_EQ(-ESRCH, files(self->dev, pidfd, NULL, 0, &count, NULL));
 	EXPECT_EQ(-ESRCH, snapshot(self->dev, pidfd, self->efd, NULL, 0,
@@ -279,7 +279,7 @@ TEST_F(epoll_cr, no_such_process)
 	EXPECT_EQ(-EBADF, files(self->dev, -10002, NULL, 0, &count, NULL));
 }
 
-/* An open device keeps the module. */
+/* An open device keeps the module loaded. */
 TEST_F(epoll_cr, module_is_held)
 {
 	if (geteuid())

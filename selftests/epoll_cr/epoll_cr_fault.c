@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Each allocation and each access to memory of the caller fails, one after the
- * other: a call is done, or fails and leaves nothing behind.
+ * Each allocation, and each access to memory of the caller, fails in turn: a
+ * call succeeds, or fails and leaves nothing behind.
  */
 #include "epoll-fault.h"
 #include "epoll_cr.h"
 #include "kselftest_harness.h"
 
-/* More than are read at once. */
+/* More than one batch. */
 #define MANY	140
-/* More than anything here does. */
+/* No operation here makes as many. */
 #define LIMIT	20000
 
 static bool expected(int ret)
@@ -19,7 +19,7 @@ static bool expected(int ret)
 
 static struct epoll_cr_add adds[MANY];
 
-/* A device, and a set with many entries. */
+/* A device, and an epoll instance with many targets. */
 FIXTURE(epoll_cr)
 {
 	int fail_nth;
@@ -156,10 +156,10 @@ TEST_F(epoll_cr, fault_in_fetch)
 		failed++;
 	}
 	ASSERT_GE(fd, 0);
-	/* At least that the arguments cannot be read. */
+	/* At least one failure: that to read the arguments. */
 	EXPECT_LT(0, failed);
 	close(fd);
-	/* No descriptor was lost. */
+	/* No descriptor was leaked. */
 	EXPECT_EQ(fd, fcntl(self->fd, F_DUPFD_CLOEXEC, 0));
 }
 
@@ -187,7 +187,7 @@ TEST_F_TIMEOUT(epoll_cr, fault_in_restore, 240)
 	}
 	EXPECT_EQ(0, ret);
 	EXPECT_EQ(MANY, entries(self->dev, copy));
-	/* Each of the entries, and the accesses to the array. */
+	/* At least one for each target, and those for the array. */
 	EXPECT_LT(MANY, failed);
 }
 

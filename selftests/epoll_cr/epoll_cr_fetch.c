@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* EPOLL_CR_FETCH: a descriptor for what an entry is about. */
+/* EPOLL_CR_FETCH: a descriptor for the file of a target. */
 #include <stdatomic.h>
 
 #include "epoll_cr_fixture.h"
@@ -20,7 +20,7 @@ TEST_F(epoll_cr, no_such_entry)
 	EXPECT_EQ(-EOPNOTSUPP, fetch(self->dev, SELF, self->fd, TFD, 0, 0));
 }
 
-/* The number is closed, or means another file by now. */
+/* The number is closed, or refers to another file by now. */
 TEST_F(epoll_cr, closed_number)
 {
 	__u64 file = identity(self->dev, self->fd), value;
@@ -41,7 +41,10 @@ TEST_F(epoll_cr, closed_number)
 	EXPECT_EQ(file, identity(self->dev, fd));
 }
 
-/* Many files under one number, each by its place and by its identity. */
+/*
+ * Many files that were added by one number, each by its toff and by its
+ * identity.
+ */
 TEST_F(epoll_cr, same_number)
 {
 	struct epoll_cr_item items[600];
@@ -70,13 +73,16 @@ TEST_F(epoll_cr, same_number)
 	}
 }
 
-/* A target that no process has open at all. */
+/* A target whose file no process has open. */
 TEST_F(epoll_cr, nobody_has_it)
 {
 	int sock, pidfd, fd;
-	pid_t pid = fork_synced(&sock);
 	__u64 value;
+	pid_t pid;
 
+	if (geteuid())
+		SKIP(return, "needs root to fetch what nobody has");
+	pid = fork_synced(&sock);
 	ASSERT_GE(pid, 0);
 	if (!pid) {
 		if (add_in_flight(self->efd, 77, TFD, 0))
@@ -94,13 +100,16 @@ TEST_F(epoll_cr, nobody_has_it)
 	ASSERT_EQ(sizeof(value), read(fd, &value, sizeof(value)));
 	EXPECT_EQ(77, value);
 
-	/* It is the target itself: it stays after the other is gone. */
+	/*
+	 * It is the target's file itself, and stays open when the other process
+	 * is gone.
+	 */
 	EXPECT_EQ(0, sync_end(sock, pid));
 	value = 5;
 	EXPECT_EQ(sizeof(value), write(fd, &value, sizeof(value)));
 }
 
-/* Unix sockets, which somebody has, or which are in messages only. */
+/* Unix sockets that a process has open, or that are only in messages. */
 TEST_F(epoll_cr, unix_sockets)
 {
 	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
@@ -108,6 +117,8 @@ TEST_F(epoll_cr, unix_sockets)
 	unsigned int i;
 	char byte;
 
+	if (geteuid())
+		SKIP(return, "needs root to fetch what nobody has");
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, carrier));
 	for (i = 0; i < ARRAY_SIZE(types); i++) {
 		ASSERT_EQ(0, socketpair(AF_UNIX, types[i] | SOCK_CLOEXEC, 0,
@@ -133,7 +144,7 @@ TEST_F(epoll_cr, unix_sockets)
 	}
 }
 
-/* Let the garbage collector run again and again. */
+/* Make the garbage collector run again and again. */
 static void *close_sockets(void *arg)
 {
 	atomic_bool *stop = arg;
@@ -150,8 +161,9 @@ static void *close_sockets(void *arg)
 }
 
 /*
- * What only a message in its own queue has is garbage. It is fetched before that
- * is noticed, with all that is in its queue, or not at all.
+ * A socket that only a message in its own queue refers to is garbage. It is
+ * fetched before the collector notices, with everything in its queue, or not at
+ * all.
  */
 TEST_F(epoll_cr, garbage)
 {
@@ -161,6 +173,8 @@ TEST_F(epoll_cr, garbage)
 	pthread_t thread;
 	char buf[8];
 
+	if (geteuid())
+		SKIP(return, "needs root to fetch what nobody has");
 	ASSERT_EQ(0, pthread_create(&thread, NULL, close_sockets, &stop));
 	for (i = 0; i < NR_GARBAGE && now_ns() < end; i++) {
 		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
@@ -175,7 +189,7 @@ TEST_F(epoll_cr, garbage)
 		if (fd < 0) {
 			ASSERT_EQ(-ENOENT, fd);
 			gone++;
-			/* Until the collector is through with it. */
+			/* Until the collector has released it. */
 			while (entries(self->dev, self->efd))
 				sched_yield();
 			continue;
@@ -206,7 +220,7 @@ TEST_F(epoll_cr, no_room)
 	EXPECT_EQ(-EMFILE, fetch(self->dev, SELF, self->efd, TFD, 0, 0));
 }
 
-/* Nothing is left behind: the file goes when the descriptors are closed. */
+/* Nothing is leaked: the file is released when the descriptors are closed. */
 TEST_F(epoll_cr, no_reference_is_kept)
 {
 	int i, fd;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-/* EPOLL_CR_FILES and EPOLL_CR_DESCRIBE: what is shown of descriptors. */
+/* EPOLL_CR_FILES and EPOLL_CR_DESCRIBE: descriptors and their files. */
 #include <dirent.h>
+#include <sys/mount.h>
 
 #include "epoll_cr_fixture.h"
 
@@ -19,7 +20,7 @@ static struct epoll_cr_fd *find(__u64 count, __u32 fd)
 	return NULL;
 }
 
-/* The same descriptors as /proc/self/fd, but for the one that reads it. */
+/* The same descriptors as in /proc/self/fd, except the one that reads it. */
 TEST_F(epoll_cr, all_descriptors)
 {
 	struct dirent *entry;
@@ -104,7 +105,7 @@ static void *thread_fn(void *data)
 	return NULL;
 }
 
-/* Tasks that share a table are told from those that have the same files. */
+/* Tasks that share a table are told from tasks that have the same files. */
 TEST_F(epoll_cr, tables)
 {
 	__u64 mine, theirs, count;
@@ -165,7 +166,7 @@ TEST_F(epoll_cr, tables)
 }
 
 /*
- * The table of a thread is read, and the thread gets another one when the first
+ * A thread whose table is being listed gets another table when the first
  * descriptors are written.
  */
 struct leaver {
@@ -182,7 +183,7 @@ static void *leaver_fn(void *data)
 	if (served_wait(&leaver->served) || unshare(CLONE_FILES) ||
 	    served_fill(&leaver->served, 0, NULL))
 		return NULL;
-	/* It must not end before all is read. */
+	/* The thread must not end before everything is read. */
 	sync_wait(leaver->sock);
 
 	return data;
@@ -266,7 +267,7 @@ TEST_F(epoll_cr, process_dies)
 	EXPECT_EQ(-SIGKILL, sync_end(sock, killer.pid));
 }
 
-/* What stat(2) says of what the device has described. */
+/* Whether stat(2) agrees with the description of the device. */
 static bool same_stat(const struct epoll_cr_file *file, int fd)
 {
 	struct stat st;
@@ -314,6 +315,67 @@ TEST_F(epoll_cr, regular_file)
 	EXPECT_EQ(0, file.nlink);
 }
 
+/* What has never been linked has a name, and ' (deleted)' is not a part of that. */
+TEST_F(epoll_cr, memory_files)
+{
+	static const char *const names[] = { "", "plain", "it is (deleted)" };
+	struct epoll_cr_file file;
+	char paths[4096], name[64];
+	unsigned int i;
+	__u32 fd;
+	__u64 len;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		fd = memfd_create(names[i], MFD_CLOEXEC);
+		ASSERT_GE((int)fd, 0);
+		ASSERT_EQ(0, describe(self->dev, SELF, &fd, &file, 1, paths,
+				      sizeof(paths), &len));
+		snprintf(name, sizeof(name), "/memfd:%s", names[i]);
+		EXPECT_EQ(EPOLL_CR_FILE_STAT | EPOLL_CR_FILE_PATH |
+			  EPOLL_CR_FILE_NAME, file.mask);
+		EXPECT_STREQ(name, paths + file.path_offset);
+		EXPECT_EQ(strlen(name), file.path_len);
+		close(fd);
+	}
+}
+
+/* A namespace has a name, and a path where it is mounted. */
+TEST_F(epoll_cr, mounted_namespace)
+{
+	static const char name[] = "/tmp/epoll_cr_namespace";
+	struct epoll_cr_file file;
+	char paths[4096];
+	__u32 fd;
+	__u64 len;
+
+	if (geteuid())
+		SKIP(return, "needs root to mount");
+	fd = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
+	if ((int)fd < 0)
+		SKIP(return, "no namespaces");
+	ASSERT_EQ(0, describe(self->dev, SELF, &fd, &file, 1, paths,
+			      sizeof(paths), &len));
+	EXPECT_TRUE(file.mask & EPOLL_CR_FILE_NAME);
+	EXPECT_EQ(0, strncmp("uts:[", paths + file.path_offset, 5));
+	close(fd);
+
+	ASSERT_EQ(0, unshare(CLONE_NEWNS));
+	ASSERT_EQ(0, mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	fd = open(name, O_RDONLY | O_CREAT | O_CLOEXEC, 0600);
+	ASSERT_GE((int)fd, 0);
+	close(fd);
+	ASSERT_EQ(0, mount("/proc/self/ns/uts", name, NULL, MS_BIND, NULL));
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE((int)fd, 0);
+	ASSERT_EQ(0, describe(self->dev, SELF, &fd, &file, 1, paths,
+			      sizeof(paths), &len));
+	EXPECT_EQ(EPOLL_CR_FILE_STAT | EPOLL_CR_FILE_PATH, file.mask);
+	EXPECT_STREQ(name, paths + file.path_offset);
+	close(fd);
+	EXPECT_EQ(0, umount(name));
+	EXPECT_EQ(0, unlink(name));
+}
+
 /* Each file with who opened it, whoever has opened the one before. */
 TEST_F(epoll_cr, openers)
 {
@@ -324,7 +386,7 @@ TEST_F(epoll_cr, openers)
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	pid = fork_synced(&sock);
 	ASSERT_GE(pid, 0);
 	if (!pid)
@@ -445,7 +507,7 @@ TEST_F(epoll_cr, paths_that_do_not_fit)
 	list[1] = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	memset(paths, 'x', sizeof(paths));
 
-	/* Room for one, but for a byte; for one; for both. */
+	/* A buffer for one path less a byte; for one; for both. */
 	EXPECT_EQ(-ENOSPC, describe(self->dev, SELF, list, info, 2, paths, 9,
 				    &len));
 	EXPECT_EQ(20, len);
@@ -465,7 +527,7 @@ TEST_F(epoll_cr, paths_that_do_not_fit)
 	EXPECT_STREQ("/dev/zero", paths + info[1].path_offset);
 	EXPECT_EQ('x', paths[20]);
 
-	/* Not wanted. */
+	/* Without a buffer for paths. */
 	EXPECT_EQ(0, describe(self->dev, SELF, list, info, 2, NULL, 0, &len));
 	EXPECT_EQ(20, len);
 }
@@ -484,7 +546,7 @@ TEST_F(epoll_cr, no_such_number)
 	EXPECT_EQ(0, describe(self->dev, SELF, NULL, NULL, 0, NULL, 0, &len));
 }
 
-/* What is outside of the caller's root is said to be. */
+/* A path outside of the caller's root is marked. */
 TEST_F(epoll_cr, outside_of_root)
 {
 	struct epoll_cr_file info;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* A device, a set and two files, in each test. */
+/* A device, an epoll instance and two files, in each test. */
 #ifndef _EPOLL_CR_FIXTURE_H
 #define _EPOLL_CR_FIXTURE_H
 
 #include "epoll_cr.h"
 #include "kselftest_harness.h"
 
-/* Who may attach to whom, besides what ptrace(2) asks for. */
+/* Yama restricts who may attach, in addition to the rules of ptrace(2). */
 #define YAMA	"/proc/sys/kernel/yama/ptrace_scope"
 
 FIXTURE(epoll_cr)
@@ -15,7 +15,7 @@ FIXTURE(epoll_cr)
 	int efd;
 	int fd;
 	int other;
-	/* What a test found before it set it, or negative. */
+	/* The value before a test changed it, or negative. */
 	long yama;
 };
 
@@ -25,8 +25,10 @@ FIXTURE_SETUP(epoll_cr)
 	self->dev = device_load();
 	if (self->dev == -ENOENT)
 		SKIP(return, "no " DEVICE);
+	if (self->dev == -EACCES)
+		SKIP(return, "needs root to open " DEVICE);
 	ASSERT_GE(self->dev, 0);
-	/* More than a login has, where that is allowed. */
+	/* More than the usual limit, where that is allowed. */
 	allow_fds(4096);
 	self->efd = epoll_create1(EPOLL_CLOEXEC);
 	ASSERT_GE(self->efd, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A file that another program polls for us, a FUSE server: it sees what it is
- * asked, and answers when it likes.
+ * asked, and answers when it chooses.
  */
 #include <linux/fuse.h>
 #include <sched.h>
@@ -10,18 +10,18 @@
 
 #include "epoll_cr_fixture.h"
 
-/* What drivers look at before they register somebody, but for bands. */
+/* The events that drivers check before they add a waiter, without bands. */
 #define LOOKED_AT	(EPOLLIN | EPOLLPRI | EPOLLOUT | ALWAYS | EPOLLRDNORM | \
 			 EPOLLWRNORM | EPOLLRDHUP)
 
-/* Each test is a process. */
+/* Each test is a process of its own. */
 static struct {
 	int fd;
-	/* It reads requests, and answers none to poll. */
+	/* It reads requests, and does not answer poll requests. */
 	bool silent;
 	unsigned int requests;
 	unsigned int polls;
-	/* What the last poll was about, and its number. */
+	/* The events and the number of the last poll request. */
 	__u32 events;
 	__u64 poll;
 } server;
@@ -48,7 +48,7 @@ static int answer_poll(void)
 	return answer(server.poll, 0, &out, sizeof(out));
 }
 
-/* The root is a regular file, and nobody asks for more than to open and poll it. */
+/* The root is a regular file, and all that is done with it is open and poll. */
 static int serve_one(const struct fuse_in_header *head)
 {
 	const struct fuse_poll_in *poll = (const void *)(head + 1);
@@ -57,7 +57,7 @@ static int serve_one(const struct fuse_in_header *head)
 		.minor = FUSE_KERNEL_MINOR_VERSION,
 		.max_write = FUSE_MIN_READ_BUFFER / 2,
 	};
-	/* A close at exit would wait for a thread that has ended. */
+	/* The close at exit would wait for a thread that has ended. */
 	struct fuse_open_out open = { .fh = 1, .open_flags = FOPEN_NOFLUSH };
 	bool silent = __atomic_load_n(&server.silent, __ATOMIC_ACQUIRE);
 
@@ -79,7 +79,7 @@ static int serve_one(const struct fuse_in_header *head)
 		return answer(head->unique, 0, NULL, 0);
 	case FUSE_INTERRUPT:
 	case FUSE_FORGET:
-		/* Nobody waits for an answer. */
+		/* These requests need no answer. */
 		return 0;
 	default:
 		return answer(head->unique, -EOPNOTSUPP, NULL, 0);
@@ -95,7 +95,7 @@ static void *serve(void *unused)
 
 	while (read(server.fd, &in, sizeof(in)) > 0 && !serve_one(&in.head))
 		;
-	/* Nobody is to wait for what does not come. */
+	/* Nobody should wait for an answer that does not come. */
 	close(server.fd);
 
 	return NULL;
@@ -107,8 +107,8 @@ static unsigned int count(const unsigned int *of)
 }
 
 /*
- * Open a file that the server is asked about; it is not mounted any more then.
- * -ENODEV: there is no FUSE for us.
+ * Open a file of the server, which is unmounted afterwards. -ENODEV: FUSE
+ * cannot be used here.
  */
 static int server_start(void)
 {
@@ -146,7 +146,10 @@ static int server_start(void)
 	return fd;
 }
 
-/* One that has fired may be armed for anything later, which registers it for no more. */
+/*
+ * A oneshot target that has fired may be armed for other events later, without
+ * being registered for more then.
+ */
 TEST_F(epoll_cr, fired_oneshot_is_registered_for_more)
 {
 	struct epoll_event ev = { .events = EPOLLONESHOT };
@@ -162,7 +165,7 @@ TEST_F(epoll_cr, fired_oneshot_is_registered_for_more)
 		SKIP(return, "needs FUSE, and root to mount it");
 	ASSERT_GE(file, 0);
 
-	/* As opposed to one that is added with no events. */
+	/* In contrast to one that is added without events. */
 	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_ADD, file, &ev));
 	ASSERT_EQ(1, count(&server.polls));
 	EXPECT_EQ(ALWAYS, server.events & LOOKED_AT);
@@ -172,7 +175,7 @@ TEST_F(epoll_cr, fired_oneshot_is_registered_for_more)
 	ASSERT_EQ(2, count(&server.polls));
 	EXPECT_EQ(LOOKED_AT, server.events & LOOKED_AT);
 
-	/* One that is armed is registered for what it waits for. */
+	/* A target that is armed is registered for its own events. */
 	add.tfd++;
 	add.events = EPOLLIN | EPOLLONESHOT | ALWAYS;
 	ASSERT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
@@ -180,7 +183,7 @@ TEST_F(epoll_cr, fired_oneshot_is_registered_for_more)
 	EXPECT_EQ(EPOLLIN | ALWAYS, server.events & LOOKED_AT);
 }
 
-/* So a server that does not answer holds up nobody who looks. */
+/* So a server that does not answer delays nobody who inspects the target. */
 TEST_F(epoll_cr, nobody_is_asked_by_who_looks)
 {
 	struct epoll_cr_file info = {};
@@ -218,7 +221,10 @@ TEST_F(epoll_cr, nobody_is_asked_by_who_looks)
 	EXPECT_EQ(requests, count(&server.requests));
 }
 
-/* Whoever adds is held up, as by epoll_ctl(2), and then nothing was added. */
+/*
+ * Adding a target waits for the server, as by epoll_ctl(2). If it is killed,
+ * nothing was added.
+ */
 TEST_F(epoll_cr, killed_while_a_file_is_asked)
 {
 	struct epoll_cr_add adds[] = {

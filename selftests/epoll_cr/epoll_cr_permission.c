@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Who may look at whom. */
+/* Who may inspect whom. */
 #include <linux/capability.h>
 
 #include "epoll_cr_fixture.h"
@@ -9,7 +9,7 @@ struct subject {
 	int sock, pidfd;
 };
 
-/* Become root of a user namespace, which anybody can look at who may at all. */
+/* Become root of a user namespace, without being hidden from others. */
 static int own_namespace(void)
 {
 	if (unshare(CLONE_NEWUSER) || prctl(PR_SET_DUMPABLE, 1) ||
@@ -20,8 +20,8 @@ static int own_namespace(void)
 }
 
 /*
- * A child of the tests that has a set as number TFD, as another user or not, in
- * a user namespace of its own or not.
+ * A child of the test that has an epoll instance as descriptor TFD, as another
+ * user or not, in a user namespace of its own or not.
  */
 static bool subject_start_in(struct subject *subject, uid_t id, bool dumpable,
 			     bool in_own_namespace)
@@ -54,7 +54,7 @@ static bool subject_start(struct subject *subject, uid_t id, bool dumpable)
 	return subject_start_in(subject, id, dumpable, false);
 }
 
-/* What all calls on a subject return, if it is the same for all, else 1. */
+/* The result of all calls on a subject if they agree, else 1. */
 static int ask(int dev, int pidfd)
 {
 	struct epoll_cr_item item;
@@ -78,7 +78,7 @@ static int ask(int dev, int pidfd)
 	return ret;
 }
 
-/* The same as user @id, in a child. The device was opened by root. */
+/* The same as user @id, in a child. Root opened the device. */
 static int ask_as(int dev, int pidfd, uid_t id)
 {
 	pid_t pid = fork_bound();
@@ -97,7 +97,7 @@ TEST_F(epoll_cr, users)
 	struct subject a, b, hidden;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	self->yama = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
 	ASSERT_TRUE(subject_start(&b, UID_B, true));
@@ -112,25 +112,25 @@ TEST_F(epoll_cr, users)
 	EXPECT_EQ(-EPERM, ask_as(self->dev, hidden.pidfd, UID_A));
 	EXPECT_EQ(-EPERM, ask_as(self->dev, a.pidfd, UID_B));
 
-	/* The later ones have the sockets of those before them. */
+	/* Later subjects have inherited the sockets of earlier ones. */
 	EXPECT_EQ(0, sync_end(hidden.sock, hidden.pid));
 	EXPECT_EQ(0, sync_end(b.sock, b.pid));
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
 }
 
-/* With yama, only a parent may attach. */
+/* With Yama, only a parent may attach. */
 TEST_F(epoll_cr, yama)
 {
 	struct subject a;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	if (access(YAMA, W_OK))
 		SKIP(return, "no yama");
 	ASSERT_TRUE(subject_start(&a, UID_A, true));
 	self->yama = set_sysctl(YAMA, 1);
 	ASSERT_GE(self->yama, 0);
-	/* A sibling of the subject, of the same user. */
+	/* The caller is a sibling of the subject, of the same user. */
 	EXPECT_EQ(-EPERM, ask_as(self->dev, a.pidfd, UID_A));
 	EXPECT_EQ(0, ask(self->dev, a.pidfd));
 	set_sysctl(YAMA, 0);
@@ -138,7 +138,25 @@ TEST_F(epoll_cr, yama)
 	EXPECT_EQ(0, sync_end(a.sock, a.pid));
 }
 
-/* One may always look at oneself, and anybody may open the device. */
+/* Only root may open the device, as long as nobody gives it to others. */
+TEST_F(epoll_cr, mode_of_node)
+{
+	struct stat st;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become others");
+	ASSERT_EQ(0, stat(DEVICE, &st));
+	EXPECT_EQ(S_IFCHR | 0600, st.st_mode);
+	EXPECT_EQ(0, st.st_uid);
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(become(UID_A) ? 1 : -device_open());
+	EXPECT_EQ(EACCES, wait_exit(pid));
+}
+
+/* One may always look at oneself, if one is given the device. */
 TEST_F(epoll_cr, self)
 {
 	struct epoll_cr_item item;
@@ -150,15 +168,12 @@ TEST_F(epoll_cr, self)
 
 	ASSERT_GE(pid, 0);
 	if (!pid) {
+		int dev = self->dev;
 		__u64 count, bad;
-		int dev;
 
 		if (!geteuid() &&
 		    (become(UID_A) || prctl(PR_SET_DUMPABLE, 0)))
 			_exit(2);
-		dev = device_open();
-		if (dev < 0)
-			_exit(3);
 		add.fd = ready_eventfd();
 		if (snapshot(dev, SELF, self->efd, &item, 1, &count))
 			_exit(4);
@@ -171,7 +186,7 @@ TEST_F(epoll_cr, self)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* Root in a user namespace has no rights over those outside. */
+/* Root in a user namespace has no privileges outside. */
 TEST_F(epoll_cr, user_namespace)
 {
 	struct subject root;
@@ -179,7 +194,7 @@ TEST_F(epoll_cr, user_namespace)
 	int ret;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	ASSERT_TRUE(subject_start(&root, 0, true));
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
@@ -197,7 +212,9 @@ TEST_F(epoll_cr, user_namespace)
 	EXPECT_EQ(0, sync_end(root.sock, root.pid));
 }
 
-/* Who is @id outside is root in here, which it takes to make further ones. */
+/*
+ * User @id outside is root in here, which is needed to make further namespaces.
+ */
 static int own_namespace_with_root(uid_t id)
 {
 	char line[32];
@@ -211,14 +228,17 @@ static int own_namespace_with_root(uid_t id)
 	return 0;
 }
 
-/* Who owns a user namespace, or is root in one that does, may look into it. */
+/*
+ * The owner of a user namespace, and root in the owning one, may inspect its
+ * tasks.
+ */
 TEST_F(epoll_cr, owner_of_user_namespace)
 {
 	struct subject outer, inner;
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	self->yama = set_sysctl(YAMA, 0);
 	ASSERT_TRUE(subject_start(&outer, UID_A, true));
 	ASSERT_TRUE(subject_start_in(&inner, UID_A, true, true));
@@ -245,8 +265,8 @@ TEST_F(epoll_cr, owner_of_user_namespace)
 }
 
 /*
- * Fetch entry @tfd of a set that a process has, which can be SELF. As user @id,
- * who has that set, and nothing of what it watches.
+ * Fetch target @tfd of an epoll instance of a process, which can be SELF. As
+ * user @id, who has that epoll instance, and none of its targets.
  */
 static int fetch_as(int dev, int pidfd, int efd, int tfd, uid_t id)
 {
@@ -262,7 +282,7 @@ static int fetch_as(int dev, int pidfd, int efd, int tfd, uid_t id)
 				close(fd);
 		if (id && become(id))
 			_exit(200);
-		/* What the set watches is no secret to those who have it. */
+		/* Whoever has the epoll instance may see its targets. */
 		if (snapshot(dev, SELF, efd, items, 16, &count))
 			_exit(201);
 		fd = fetch(dev, pidfd, efd, tfd, 0, 0);
@@ -272,14 +292,20 @@ static int fetch_as(int dev, int pidfd, int efd, int tfd, uid_t id)
 	return -wait_exit(pid);
 }
 
-static int drop_capabilities(void)
+/* Have no capability but this one, or none at all if it is negative. */
+static int keep_capability(int cap)
 {
 	struct __user_cap_header_struct head = {
 		.version = _LINUX_CAPABILITY_VERSION_3,
 	};
-	struct __user_cap_data_struct none[2] = {};
+	struct __user_cap_data_struct caps[2] = {};
 
-	return syscall(__NR_capset, &head, none) ? -errno : 0;
+	if (cap >= 0) {
+		caps[cap / 32].permitted = 1U << cap % 32;
+		caps[cap / 32].effective = 1U << cap % 32;
+	}
+
+	return syscall(__NR_capset, &head, caps) ? -errno : 0;
 }
 
 static int become_nobody_special(void)
@@ -287,7 +313,7 @@ static int become_nobody_special(void)
 	return become(UID_A);
 }
 
-/* As a program that is set-user-ID root. */
+/* As a set-user-ID program of root. */
 static int become_effective_root(void)
 {
 	return setresgid(UID_A, UID_A, UID_A) || setresuid(UID_A, 0, 0);
@@ -310,7 +336,7 @@ static int become_capable(void)
 
 static int become_incapable(void)
 {
-	return become_capable() || drop_capabilities();
+	return become_capable() || keep_capability(-1);
 }
 
 static int become_root_of_namespace(void)
@@ -320,45 +346,46 @@ static int become_root_of_namespace(void)
 
 /*
  * A set can be handed on without the files that it watches. Whoever gets it gets
- * none of them that it has not opened itself. They can be had from whoever has
- * opened them, by those who could attach to it.
+ * none of them: they can be had from whoever has them open, by those who could
+ * attach to it and duplicate the descriptor.
  */
-TEST_F(epoll_cr, target_of_another_opener)
+TEST_F(epoll_cr, target_of_another_process)
 {
 	static const struct {
 		int (*become_it)(void);
-		/* Whether user A may attach to it, and owns it. */
-		bool attach, own;
+		/* Whether user A may attach to it. */
+		bool attach;
 	} openers[] = {
-		{ become_nobody_special, true, false },
-		{ become_incapable, true, false },
-		{ become_capable, false, false },
-		{ become_effective_root, false, false },
-		{ become_saved_root, false, false },
-		{ become_other_group, false, false },
-		{ become_root_of_namespace, true, true },
+		{ become_nobody_special, true },
+		{ become_incapable, true },
+		{ become_capable, false },
+		{ become_effective_root, false },
+		{ become_saved_root, false },
+		{ become_other_group, false },
+		{ become_root_of_namespace, true },
 	};
 	unsigned int i;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	self->yama = set_sysctl(YAMA, 0);
-	/* One that root has opened. */
+	/* One that only we have. */
 	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD, EPOLLIN, 0));
 	EXPECT_EQ(-EPERM, fetch_as(self->dev, SELF, self->efd, TFD, UID_A));
 	EXPECT_EQ(0, fetch_as(self->dev, SELF, self->efd, TFD, 0));
 
 	for (i = 0; i < ARRAY_SIZE(openers); i++) {
 		int may = openers[i].attach ? 0 : -EPERM;
-		int may_self = openers[i].own ? 0 : -EPERM;
 		int sock, pidfd, dev = self->dev, efd = self->efd;
 		pid_t pid = fork_synced(&sock);
 
 		ASSERT_GE(pid, 0);
 		if (!pid) {
+			close(self->fd);
 			if (openers[i].become_it() ||
 			    prctl(PR_SET_DUMPABLE, 1) ||
-			    add_as(efd, ready_eventfd(), TFD + 1, EPOLLIN, 0))
+			    add_as(efd, ready_eventfd(), TFD + 1, EPOLLIN, 0) ||
+			    add_in_flight(efd, 1, TFD + 2, 0))
 				_exit(1);
 			sync_post(sock);
 			sync_wait(sock);
@@ -372,11 +399,14 @@ TEST_F(epoll_cr, target_of_another_opener)
 		EXPECT_EQ(may, fetch_as(dev, pidfd, efd, TFD + 1, UID_A));
 		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD + 1, UID_B));
 		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD + 1, 0));
+		/* What it has opened, and has not open any more. */
+		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD + 2, UID_A));
+		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD + 2, 0));
 		/* What is not its own. */
 		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD, UID_A));
 		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD, 0));
 		/* The same, by one who has the set, too. */
-		EXPECT_EQ(may_self, fetch_as(dev, SELF, efd, TFD + 1, UID_A));
+		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_A));
 		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_B));
 		EXPECT_EQ(0, fetch_as(dev, SELF, efd, TFD + 1, 0));
 
@@ -386,34 +416,110 @@ TEST_F(epoll_cr, target_of_another_opener)
 	EXPECT_EQ(1, entries(self->dev, self->efd));
 }
 
-/* What was opened with other credentials was opened by somebody else. */
-TEST_F(epoll_cr, target_of_former_self)
+/* What one has open oneself, under whatever number, and as whoever. */
+TEST_F(epoll_cr, target_of_oneself)
 {
 	pid_t pid;
 
 	if (geteuid())
 		SKIP(return, "needs root to become others");
+	ASSERT_EQ(0, allow_fds(4096));
 	pid = fork_bound();
+	ASSERT_GE(pid, 0);
 	if (!pid) {
-		int dev = self->dev, efd = self->efd, fd;
+		int dev = self->dev, efd = self->efd, fd = self->fd;
 
-		if (become(UID_A) ||
-		    add_as(efd, ready_eventfd(), TFD, EPOLLIN, 0))
+		/* Behind more descriptors than are compared at once. */
+		if (add_as(efd, fd, TFD, EPOLLIN, 0) ||
+		    dup2(fd, 4000) != 4000 || close(fd))
 			_exit(100);
+		for (fd = 1000; fd < 3500; fd++)
+			if (dup2(self->other, fd) != fd)
+				_exit(101);
+		if (become(UID_A))
+			_exit(102);
 		fd = fetch(dev, SELF, efd, TFD, 0, 0);
 		if (fd < 0)
 			_exit(-fd);
-		pid = fork_bound();
-		if (!pid)
-			_exit(-fetch(dev, SELF, efd, TFD, 0, 0));
-		if (wait_exit(pid) != EPERM)
-			_exit(101);
-		/* Credentials that differ in no more than this are others. */
-		if (prctl(PR_SET_KEEPCAPS, 1))
-			_exit(102);
+		close(fd);
+		close(4000);
 		_exit(fetch(dev, SELF, efd, TFD, 0, 0) == -EPERM ? 0 : 103);
 	}
 	EXPECT_EQ(0, wait_exit(pid));
+}
+
+/* What nobody is known to have takes one of two capabilities. */
+TEST_F(epoll_cr, capabilities)
+{
+	static const struct {
+		int cap, error;
+	} cases[] = {
+		{ CAP_CHECKPOINT_RESTORE, 0 },
+		{ CAP_SYS_PTRACE, 0 },
+		{ CAP_SYS_ADMIN, EPERM },
+		{ CAP_DAC_OVERRIDE, EPERM },
+		{ -1, EPERM },
+	};
+	unsigned int i;
+
+	if (geteuid())
+		SKIP(return, "needs root to give up capabilities");
+	ASSERT_EQ(0, add_in_flight(self->efd, 1, TFD, 0));
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		pid_t pid = fork_bound();
+		int fd;
+
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			if (keep_capability(cases[i].cap))
+				_exit(200);
+			fd = fetch(self->dev, SELF, self->efd, TFD, 0, 0);
+			_exit(fd < 0 ? -fd : 0);
+		}
+		EXPECT_EQ(cases[i].error, wait_exit(pid)) {
+			TH_LOG("capability %d", cases[i].cap);
+		}
+	}
+}
+
+/*
+ * A container has all capabilities, be it in a user namespace of its own or not,
+ * and a set that was passed into it: it does not get what is outside.
+ */
+TEST_F(epoll_cr, containers)
+{
+	static const int flags[] = {
+		CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUSER | CLONE_NEWPID,
+	};
+	unsigned int i;
+
+	if (geteuid())
+		SKIP(return, "needs root to make namespaces");
+	ASSERT_EQ(0, add_in_flight(self->efd, 1, TFD, 0));
+	ASSERT_EQ(0, add_as(self->efd, self->fd, TFD + 1, EPOLLIN, 0));
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		pid_t pid = fork_bound();
+		int fd;
+
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			if (unshare(flags[i]))
+				_exit(200);
+			pid = fork();
+			if (pid)
+				_exit(wait_exit(pid));
+			if (fetch(self->dev, SELF, self->efd, TFD, 0, 0) != -EPERM)
+				_exit(201);
+			/* What it has open it may have. */
+			fd = fetch(self->dev, SELF, self->efd, TFD + 1, 0, 0);
+			_exit(fd < 0 ? -fd : 0);
+		}
+		EXPECT_EQ(0, wait_exit(pid)) {
+			TH_LOG("flags %x", flags[i]);
+		}
+	}
+	/* The same from out here. */
+	EXPECT_LE(0, fetch(self->dev, SELF, self->efd, TFD, 0, 0));
 }
 
 /* A pidfd names a process of another pid namespace as well as any. */
@@ -439,7 +545,7 @@ TEST_F(epoll_cr, pid_namespace)
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(socks[0]);
-		/* The owner is nobody that is known in here. */
+		/* The user of the owner is not mapped in this namespace. */
 		if (describe(self->dev, SELF, (__u32 *)pipes, &info, 1, NULL, 0,
 			     &len) || info.owner_pid)
 			_exit(1);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-/* EPOLL_CR_RESTORE: entries as they were, all of them or none. */
+/* EPOLL_CR_RESTORE: targets are added as they were, all or none. */
 #include "epoll_cr_fixture.h"
 
 #define WATCHES	"/proc/sys/fs/epoll/max_user_watches"
+#define NR_OPEN	"/proc/sys/fs/nr_open"
 #define MANY	1000
 
 static struct epoll_cr_add item(int fd, int tfd, __u32 events, __u32 flags,
@@ -17,7 +18,7 @@ static struct epoll_cr_add item(int fd, int tfd, __u32 events, __u32 flags,
 	};
 }
 
-/* The events that the set has for data @data right now, or 0. */
+/* The events that the epoll instance reports for data @data now, or 0. */
 static __u32 poll_for(int efd, __u64 data)
 {
 	struct epoll_event evs[16];
@@ -45,7 +46,10 @@ TEST_F(epoll_cr, nothing)
 	EXPECT_EQ(0, bad);
 }
 
-/* What was shown of a set, put into another one, is shown of that. */
+/*
+ * A snapshot that is restored to another epoll instance is shown there
+ * unchanged.
+ */
 TEST_F(epoll_cr, round_trip)
 {
 	struct epoll_cr_item before[8], after[8];
@@ -99,7 +103,7 @@ TEST_F(epoll_cr, fired_oneshot)
 	EXPECT_EQ(EPOLLIN, poll_for(self->efd, 9));
 	EXPECT_EQ(0, poll_for(self->efd, 9));
 
-	/* Not even the other end's close is told. */
+	/* Not even a close of the other end is reported. */
 	ASSERT_EQ(0, pipe2(pipes, O_CLOEXEC));
 	add = item(pipes[0], TFD + 1, EPOLLONESHOT | EPOLLET, 0, 10);
 	ASSERT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
@@ -118,18 +122,18 @@ TEST_F(epoll_cr, edge_triggered)
 	__u64 bad;
 
 	ASSERT_EQ(0, restore(self->dev, self->efd, adds, 2, &bad));
-	/* Data is there: the one has reported it, the other has not. */
+	/* There is data: the first has reported it, the second has not. */
 	ASSERT_EQ(1, epoll_wait(self->efd, evs, 4, 0));
 	EXPECT_EQ(2, evs[0].data.u64);
 	EXPECT_EQ(0, epoll_wait(self->efd, evs, 4, 0));
 
-	/* What comes is reported by both. */
+	/* Both report new data. */
 	ASSERT_TRUE(put(self->fd));
 	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
 	EXPECT_EQ(0, epoll_wait(self->efd, evs, 4, 0));
 }
 
-/* As with EPOLLET: it may have been another set that was told. */
+/* As with EPOLLET: another epoll instance may have got the event. */
 TEST_F(epoll_cr, exclusive)
 {
 	struct epoll_cr_add adds[] = {
@@ -144,7 +148,7 @@ TEST_F(epoll_cr, exclusive)
 	ASSERT_EQ(1, epoll_wait(self->efd, evs, 4, 0));
 	EXPECT_EQ(2, evs[0].data.u64);
 
-	/* Without EPOLLET it stays while something is there. */
+	/* Without EPOLLET a target stays ready while there is data. */
 	ASSERT_TRUE(put(self->fd));
 	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
 	EXPECT_EQ(2, epoll_wait(self->efd, evs, 4, 0));
@@ -170,7 +174,7 @@ TEST_F(epoll_cr, level_triggered)
 	EXPECT_EQ(3, epoll_wait(self->efd, evs, 4, 0));
 }
 
-/* Those who wait are told of what is ready. */
+/* Those who wait are told which targets are ready. */
 static void *waiter_fn(void *data)
 {
 	struct epoll_event ev;
@@ -192,15 +196,20 @@ TEST_F(epoll_cr, wakes_up)
 	EXPECT_EQ(1, (long)ret);
 }
 
-/* The number is nobody's, or another file's; the file is the one that is named. */
+/*
+ * The number may be closed, or refer to another file; the file that is given
+ * counts.
+ */
 TEST_F(epoll_cr, numbers)
 {
+	/* The last one that a process could have. */
+	int last = read_number(NR_OPEN) - 1;
 	struct epoll_cr_add adds[] = {
 		item(self->fd, self->other, EPOLLIN | ALWAYS, 0, 1),
 		item(self->other, self->fd, EPOLLIN | ALWAYS, 0, 2),
 		item(self->fd, NO_FD, EPOLLIN | ALWAYS, 0, 3),
 		item(self->other, NO_FD, EPOLLIN | ALWAYS, 0, 4),
-		item(self->fd, 0x7fffffff, EPOLLIN | ALWAYS, 0, 5),
+		item(self->fd, last, EPOLLIN | ALWAYS, 0, 5),
 	};
 	struct epoll_cr_item items[8];
 	__u64 count, bad;
@@ -210,7 +219,7 @@ TEST_F(epoll_cr, numbers)
 	ASSERT_EQ(0, snapshot(self->dev, SELF, self->efd, items, 8, &count));
 	ASSERT_EQ(5, count);
 	for (i = 0; i < 5; i++) {
-		if (items[i].tfd == self->other || items[i].tfd == 0x7fffffff)
+		if (items[i].tfd == self->other || items[i].tfd == last)
 			EXPECT_EQ(identity(self->dev, self->fd), items[i].file);
 		if (items[i].tfd == self->fd)
 			EXPECT_EQ(identity(self->dev, self->other), items[i].file);
@@ -220,10 +229,10 @@ TEST_F(epoll_cr, numbers)
 	EXPECT_EQ(1, items[3].toff);
 }
 
-/* One who waits for a set, until it is told by an event with data -1 to stop. */
+/* A thread that waits for events, until one with data -1 stops it. */
 struct watcher {
 	int efd;
-	/* How many others it has seen. */
+	/* How many other events it has seen. */
 	unsigned int seen;
 };
 
@@ -242,9 +251,9 @@ static void *watcher_fn(void *data)
 }
 
 /*
- * Each way in which an entry can be bad, behind and before good ones. Nobody sees
- * any of those, although there is something to see, unless what is bad is only
- * seen when it is added.
+ * Each way in which an element can be bad, after and before good ones. Nobody
+ * sees those, although they are ready, unless the bad one is only noticed when
+ * it is added.
  */
 TEST_F(epoll_cr, bad_entries)
 {
@@ -254,6 +263,7 @@ TEST_F(epoll_cr, bad_entries)
 	int path = open("/", O_PATH | O_CLOEXEC);
 	int regular = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	int set = epoll_create1(EPOLL_CLOEXEC);
+	int nr_open = read_number(NR_OPEN);
 	const struct {
 		struct epoll_cr_add add;
 		int error;
@@ -264,6 +274,8 @@ TEST_F(epoll_cr, bad_entries)
 		{ item(regular, 5, EPOLLIN | ALWAYS, 0, 0), EPERM },
 		{ item(self->fd, -1, EPOLLIN | ALWAYS, 0, 0), EINVAL },
 		{ item(self->fd, -2147483647, EPOLLIN | ALWAYS, 0, 0), EINVAL },
+		{ item(self->fd, nr_open, EPOLLIN | ALWAYS, 0, 0), EINVAL },
+		{ item(self->fd, 0x7fffffff, EPOLLIN | ALWAYS, 0, 0), EINVAL },
 		{ item(self->fd, 5, EPOLLIN | ALWAYS, 2, 0), EINVAL },
 		{ item(self->fd, 5, EPOLLIN | ALWAYS, 1U << 31, 0), EINVAL },
 		{ item(self->fd, 5, EPOLLIN, 0, 0), EINVAL },
@@ -278,7 +290,7 @@ TEST_F(epoll_cr, bad_entries)
 		{ item(set, 5, ALWAYS | EPOLLEXCLUSIVE | EPOLLIN, 0, 0), EINVAL },
 		{ item(self->efd, 5, ALWAYS | EPOLLIN, 0, 0), EINVAL },
 		{ item(self->other, TFD, ALWAYS | EPOLLIN, 0, 0), EEXIST },
-		/* Only seen when it is added. */
+		/* Noticed only when it is added. */
 		{ item(self->fd, 1001, ALWAYS | EPOLLIN, 0, 0), EEXIST },
 	};
 	struct epoll_cr_add adds[MANY];
@@ -314,13 +326,13 @@ TEST_F(epoll_cr, bad_entries)
 				}
 		}
 	}
-	/* The one that was there before is still there, and is seen. */
+	/* The target that existed before is still there, and ready. */
 	ASSERT_TRUE(put(self->other));
 	ASSERT_EQ(0, pthread_join(thread, &done));
 	EXPECT_EQ(&watcher, done);
 }
 
-/* The first of several is named. */
+/* The first of several bad ones is reported. */
 TEST_F(epoll_cr, first_bad_entry)
 {
 	struct epoll_cr_add adds[] = {
@@ -368,7 +380,7 @@ TEST_F(epoll_cr, nested)
 		sets[i] = epoll_create1(EPOLL_CLOEXEC);
 		ASSERT_GE(sets[i], 0);
 	}
-	/* A ring of two, with something good before it. */
+	/* A cycle of two, after a good one. */
 	adds[0] = item(sets[1], TFD, EPOLLIN | ALWAYS, 0, 0);
 	ASSERT_EQ(0, restore(self->dev, sets[0], adds, 1, &bad));
 	adds[0] = item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 0);
@@ -377,7 +389,7 @@ TEST_F(epoll_cr, nested)
 	EXPECT_EQ(1, bad);
 	EXPECT_EQ(0, entries(self->dev, sets[1]));
 
-	/* Too deep. */
+	/* Nested too deeply. */
 	for (i = 1; i < 7; i++) {
 		adds[0] = item(sets[i + 1], TFD, EPOLLIN | ALWAYS, 0, 0);
 		if (restore(self->dev, sets[i], adds, 1, &bad))
@@ -387,13 +399,13 @@ TEST_F(epoll_cr, nested)
 	EXPECT_EQ(0, bad);
 	EXPECT_EQ(0, entries(self->dev, sets[i]));
 
-	/* What is ready deep inside is ready. */
+	/* A ready target makes the outer instances ready. */
 	adds[0] = item(self->fd, TFD, EPOLLIN | ALWAYS, 0, 0);
 	ASSERT_EQ(0, restore(self->dev, sets[1], adds, 1, &bad));
 	EXPECT_EQ(EPOLLIN, poll_for(sets[0], 0));
 }
 
-/* Only flags that the caller may use. */
+/* A flag that takes a capability is refused without it. */
 TEST_F(epoll_cr, wakeup)
 {
 	struct epoll_cr_add add = item(self->fd, TFD,
@@ -401,7 +413,7 @@ TEST_F(epoll_cr, wakeup)
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become others");
+		SKIP(return, "needs root to change its user");
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
@@ -428,7 +440,7 @@ TEST_F(epoll_cr, limit)
 		SKIP(return, "needs root to change the limit");
 	old = set_sysctl(WATCHES, 100);
 	ASSERT_GT(old, 0);
-	/* The limit is of a user: one who has no other set. */
+	/* The limit is per user: use one who has no other epoll instance. */
 	pid = fork_bound();
 	if (!pid) {
 		int set;
@@ -459,7 +471,10 @@ TEST_F(epoll_cr, limit)
 	EXPECT_EQ(0, ret);
 }
 
-/* The array cannot be read at its end: seen before anything is added. */
+/*
+ * The end of the array cannot be read, which is noticed before anything is
+ * added.
+ */
 TEST_F(epoll_cr, fault_in_array)
 {
 	size_t page = sysconf(_SC_PAGESIZE);
@@ -477,7 +492,9 @@ TEST_F(epoll_cr, fault_in_array)
 	EXPECT_EQ(-EFAULT, restore(self->dev, self->efd, adds, n + 1, &bad));
 	EXPECT_EQ(n + 1, bad);
 	EXPECT_EQ(0, entries(self->dev, self->efd));
-	/* It does not hide an entry that is bad before it, in the same batch. */
+	/*
+	 * The fault does not hide a bad element before it, in the same batch.
+	 */
 	adds[n - 2].events = EPOLLIN;
 	EXPECT_EQ(-EINVAL, restore(self->dev, self->efd, adds, n + 1, &bad));
 	EXPECT_EQ(n - 2, bad);
@@ -485,7 +502,7 @@ TEST_F(epoll_cr, fault_in_array)
 	adds[n - 2].events = EPOLLIN | ALWAYS;
 	EXPECT_EQ(-EFAULT, restore(self->dev, self->efd, (void *)-4096UL, 1,
 				   &bad));
-	/* More than anybody may watch. */
+	/* More than any user may have. */
 	EXPECT_EQ(-ENOSPC, restore(self->dev, self->efd, adds, -1ULL, &bad));
 	EXPECT_EQ(-1ULL, bad);
 	EXPECT_EQ(0, entries(self->dev, self->efd));
@@ -494,18 +511,19 @@ TEST_F(epoll_cr, fault_in_array)
 }
 
 /*
- * A child restores from an array whose pages the test serves. It waits where the
- * test wants it to: the set can be looked at, changed, and the child killed.
+ * A child restores from an array whose pages the test serves, and waits where
+ * the test wants it to, so that the test can inspect or change the epoll
+ * instance, or kill the child.
  */
 #define PAGES	4
 
 struct served_restore {
 	struct served served;
 	pid_t pid;
-	/* What is in the pages. */
+	/* The content of the pages. */
 	char data[PAGES][4096];
 	__u64 n;
-	/* What the call has returned, in shared memory. */
+	/* The result of the call, in shared memory. */
 	struct {
 		int ret;
 		__u64 bad;
@@ -574,8 +592,8 @@ static int served_restore_serve(struct served_restore *it, long from,
 }
 
 /*
- * Serve pages until entries are added, all that are in the first page, and the
- * call waits for the second one again.
+ * Serve pages until all targets of the first page are added, and the call waits
+ * for the second page again.
  */
 static int served_restore_to_adding(struct served_restore *it)
 {
@@ -591,7 +609,7 @@ static int served_restore_to_adding(struct served_restore *it)
 	return ret;
 }
 
-/* It works: what the other tests stop in the middle. */
+/* The call succeeds, if nothing interrupts it as in the other tests. */
 TEST_F(epoll_cr, array_is_served)
 {
 	struct served_restore it;
@@ -610,7 +628,7 @@ TEST_F(epoll_cr, array_is_served)
 	EXPECT_EQ(it.n, entries(self->dev, self->efd));
 }
 
-/* The array is taken away while entries are added. */
+/* The array is unmapped while targets are added. */
 TEST_F(epoll_cr, array_vanishes)
 {
 	struct served_restore it;
@@ -630,7 +648,7 @@ TEST_F(epoll_cr, array_vanishes)
 	EXPECT_EQ(2, entries(self->dev, self->efd));
 }
 
-/* The array is another one when it is read again: that is what counts. */
+/* The array has changed when it is read again: the second version counts. */
 TEST_F(epoll_cr, array_changes)
 {
 	struct served_restore it;
@@ -649,7 +667,7 @@ TEST_F(epoll_cr, array_changes)
 	EXPECT_EQ(1, entries(self->dev, self->efd));
 }
 
-/* Killed while entries are looked at, or added: nothing is left of them. */
+/* Killed while elements are checked or added: no target is left. */
 TEST_F(epoll_cr, killed)
 {
 	struct served_restore it;
@@ -675,6 +693,64 @@ TEST_F(epoll_cr, killed)
 	}
 }
 
+/* Killed while it waits for a set that somebody holds: to add, or to remove again. */
+TEST_F(epoll_cr, killed_waiting_for_set)
+{
+	int pass, ret, ready = ready_eventfd();
+	struct served_restore it;
+	struct held_set held;
+
+	if (geteuid())
+		SKIP(return, "needs root to serve page faults of the kernel");
+	for (pass = 1; pass <= 2; pass++) {
+		int efd = epoll_create1(EPOLL_CLOEXEC);
+
+		ASSERT_GE(efd, 0);
+		ASSERT_EQ(0, add_as(efd, ready, TFD, EPOLLIN, 0));
+		ASSERT_EQ(0, served_restore_start(&it, self->dev, efd, self->fd,
+						  self->other));
+		ASSERT_EQ(0, served_restore_to_adding(&it));
+		ASSERT_EQ(0, hold_set(&held, efd));
+		ret = pass == 1 ? served_fill(&it.served, 1, it.data[1]) :
+				  served_take_away(&it.served, 1);
+		ASSERT_EQ(0, ret);
+		/* It sleeps while it waits for a page, too. */
+		sleep_ms(A_WHILE_MS);
+		ASSERT_TRUE(wait_asleep_in(it.pid, __NR_ioctl));
+		ASSERT_EQ(0, kill(it.pid, SIGKILL));
+		EXPECT_EQ(-SIGKILL, wait_exit(it.pid));
+		EXPECT_EQ(1, release_set(&held));
+	}
+}
+
+/* The same, if a set within the set is held. */
+TEST_F(epoll_cr, killed_waiting_for_inner_set)
+{
+	int inner = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_cr_add add = item(inner, TFD, EPOLLIN | ALWAYS, 0, 0);
+	struct held_set held;
+	pid_t pid;
+	__u64 bad;
+	int ret;
+
+	ASSERT_EQ(0, add_as(inner, self->fd, TFD, EPOLLIN, 0));
+	ret = hold_set(&held, inner);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, "needs userfaultfd to hold a set");
+	ASSERT_EQ(0, ret);
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(-restore(self->dev, self->efd, &add, 1, &bad));
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_ioctl));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
+	EXPECT_EQ(0, entries(self->dev, self->efd));
+	EXPECT_EQ(1, release_set(&held));
+	/* Nothing is left behind that would keep another one from it. */
+	EXPECT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
+}
+
 /* What somebody else does with the set meanwhile stays as it is. */
 TEST_F(epoll_cr, others_add_and_delete)
 {
@@ -690,7 +766,10 @@ TEST_F(epoll_cr, others_add_and_delete)
 					  self->other));
 	ASSERT_EQ(0, served_restore_to_adding(&it));
 
-	/* One that was added is replaced, one removed, and others come and go. */
+	/*
+	 * One target that was added is replaced, one is removed, and others
+	 * come and go.
+	 */
 	ASSERT_EQ(1020, dup2(self->fd, 1020));
 	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_DEL, 1020, &ev));
 	ASSERT_EQ(0, epoll_ctl(self->efd, EPOLL_CTL_ADD, 1020, &ev));
@@ -713,8 +792,8 @@ TEST_F(epoll_cr, others_add_and_delete)
 }
 
 /*
- * The same while entries are removed: again and again, somebody deletes one that
- * was added, and adds one in its place, at any time.
+ * The same while targets are removed: a thread deletes one that was added and
+ * adds one in its place, at varying times.
  */
 #define RACES	400
 #define RACERS	300
@@ -770,7 +849,7 @@ TEST_F(epoll_cr, others_while_it_fails)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, racer_fn, &racer));
 
 	for (round = 1; round <= RACES && now_ns() < end; round++) {
-		/* From when the first is there to when all are gone. */
+		/* Between the first addition and the last removal. */
 		racer.delay_ns = took / 2 + took / 2 * (round % 97) / 97;
 		__atomic_store_n(&racer.from, round, __ATOMIC_RELEASE);
 		start = now_ns();
@@ -788,11 +867,13 @@ TEST_F(epoll_cr, others_while_it_fails)
 	}
 	__atomic_store_n(&racer.stop, true, __ATOMIC_RELAXED);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
-	/* That was often in time. */
+	/* It happened in time at least once. */
 	EXPECT_LT(0, added);
 }
 
-/* The arguments cannot be written: known before anything is added. */
+/*
+ * The arguments cannot be written, which is noticed before anything is added.
+ */
 TEST_F(epoll_cr, read_only_arguments)
 {
 	size_t page = sysconf(_SC_PAGESIZE);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* EPOLL_CR_SNAPSHOT: what is shown of a set. */
+/* EPOLL_CR_SNAPSHOT: what is shown of an epoll instance. */
 #include "epoll_cr_fixture.h"
 
 #define MANY	1000
@@ -80,7 +80,7 @@ TEST_F(epoll_cr, contents)
 	EXPECT_EQ(EPOLL_CR_ITEM_READY, items[0].flags);
 }
 
-/* The same file has the same identity, whatever it is called. */
+/* A file has the same identity whatever refers to it. */
 TEST_F(epoll_cr, identities)
 {
 	int second = epoll_create1(EPOLL_CLOEXEC);
@@ -108,7 +108,7 @@ TEST_F(epoll_cr, identities)
 	EXPECT_EQ(items[0].file, more[0].file);
 	EXPECT_EQ(identity(self->dev, self->efd), more[1].file);
 
-	/* Two files under one number. */
+	/* Two files that were added by one number. */
 	EXPECT_EQ(TFD, items[2].tfd);
 	EXPECT_EQ(0, items[2].toff);
 	EXPECT_EQ(TFD, items[3].tfd);
@@ -118,12 +118,14 @@ TEST_F(epoll_cr, identities)
 		  identity(self->dev, self->other),
 		  items[2].file ^ items[3].file);
 
-	/* Another opening has others. */
+	/* Another opening of the device gives other identities. */
 	EXPECT_NE(identity(self->dev, self->fd), identity(dev2, self->fd));
 	EXPECT_NE(0, identity(dev2, self->fd));
 }
 
-/* Nothing is lost when there is no room, and nothing beyond it is written. */
+/*
+ * Nothing is lost if the buffer is too small, and nothing is written beyond it.
+ */
 TEST_F(epoll_cr, too_small)
 {
 	struct epoll_cr_item *items = calloc(MANY + 1, sizeof(*items));
@@ -175,7 +177,10 @@ TEST_F(epoll_cr, epoll_id)
 	EXPECT_EQ(id, args.epoll_id);
 }
 
-/* A set of another process, some of whose targets nobody has open. */
+/*
+ * An epoll instance of another process; nobody has the files of some targets
+ * open.
+ */
 TEST_F(epoll_cr, other_process)
 {
 	struct epoll_cr_item items[4];
@@ -209,7 +214,7 @@ TEST_F(epoll_cr, other_process)
 	EXPECT_EQ(0, sync_end(sock, pid));
 }
 
-/* A set that is in flight can be had by peeking. */
+/* MSG_PEEK gives a descriptor for an epoll instance that is in flight. */
 TEST_F(epoll_cr, set_in_flight)
 {
 	struct epoll_cr_item item;
@@ -230,7 +235,7 @@ TEST_F(epoll_cr, set_in_flight)
 	EXPECT_EQ(identity(self->dev, self->fd), item.file);
 }
 
-/* What happens to the descriptor of a set when its first entries are written. */
+/* What happens to a descriptor when the first of its targets are written. */
 struct change {
 	struct served served;
 	int efd, instead;
@@ -316,7 +321,9 @@ static void *churn_fn(void *data)
 	return NULL;
 }
 
-/* What stays is shown exactly once, whatever comes and goes beside it. */
+/*
+ * A target that stays is shown exactly once, whatever comes and goes beside it.
+ */
 TEST_F(epoll_cr, entries_come_and_go)
 {
 	struct churn churn = { .efd = self->efd, .fd = self->other };

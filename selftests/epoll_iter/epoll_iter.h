@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the tests of the BPF iterator for epoll sets share. */
+/* What the tests of the BPF iterator over epoll instances share. */
 #ifndef _EPOLL_ITER_H
 #define _EPOLL_ITER_H
 
@@ -19,13 +19,13 @@
 
 /*
  * Each test loads and unloads a module and programs, and so waits for grace
- * periods: seconds on a busy machine, where the kernel checks everything.
+ * periods: seconds on a busy machine with a debug kernel.
  */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	120
 #define LONG_TIMEOUT		600
 
-/* Have the module, or say why not. */
+/* Load the module, or return why it cannot be loaded. */
 static inline bool have_module(char *why, size_t len)
 {
 	libbpf_set_print(NULL);
@@ -42,8 +42,8 @@ static inline bool have_module(char *why, size_t len)
 }
 
 /*
- * When a test ends: nothing but its descriptors needs the module, which can
- * be unloaded without them.
+ * After a test, nothing but its descriptors uses the module, which can be
+ * unloaded once they are closed.
  */
 static inline int end_module(void)
 {
@@ -52,7 +52,9 @@ static inline int end_module(void)
 	return module_loaded() ? unload(MODULE) : -ENOENT;
 }
 
-/* The link is for @efd, which is looked up as it is. A descriptor or -errno. */
+/*
+ * Creates a link for the epoll instance @efd. Returns a descriptor or -errno.
+ */
 static inline int attach(struct bpf_program *prog, int efd)
 {
 	union bpf_iter_link_info info = { .epoll.epoll_fd = efd };
@@ -65,7 +67,7 @@ static inline int attach(struct bpf_program *prog, int efd)
 	return bpf_link_create(bpf_program__fd(prog), 0, BPF_TRACE_ITER, &opts);
 }
 
-/* An iterator, whose link is gone. */
+/* Creates an iterator, and closes its link. */
 static inline int open_iter(struct bpf_program *prog, int efd)
 {
 	int iter, link = attach(prog, efd);
@@ -79,7 +81,7 @@ static inline int open_iter(struct bpf_program *prog, int efd)
 	return iter;
 }
 
-/* As many bytes as there are, by reads of @step. They are to be freed. */
+/* Reads until the end, @step bytes at a time. The caller frees the result. */
 static inline ssize_t read_all(int fd, size_t step, char **bytes)
 {
 	size_t size = 0, len = 0;
@@ -106,8 +108,8 @@ static inline ssize_t read_all(int fd, size_t step, char **bytes)
 }
 
 /*
- * The records of a pass by reads of @step, to be freed. Returns how many there
- * are with that of the end, or a negative errno.
+ * The records of a pass that reads @step bytes at a time; the caller frees
+ * them. Returns how many there are, with that of the end, or a negative errno.
  */
 static inline ssize_t read_records(int fd, size_t step, struct record **records)
 {
@@ -120,11 +122,11 @@ static inline ssize_t read_records(int fd, size_t step, struct record **records)
 }
 
 /*
- * What has to be true of each pass: the numbers of records have no gaps, keys
- * ascend, so that none is there twice, and one record is of the end, the last.
- * That one does not count, and has the number of the last target unless there
- * was a target more when that was shown. Returns how many targets there are, or
- * -1 - the record that is wrong.
+ * Checks what holds for each pass: the numbers of records have no gaps; keys
+ * ascend, so that no target is shown twice; the last record, and no other, is
+ * that of the end. It is not counted: it has the number of the last target,
+ * unless one more target existed when that was shown. Returns how many targets
+ * there are, or -1 - the index of the record that is wrong.
  */
 static inline ssize_t check_pass(const struct record *r, ssize_t nr)
 {
@@ -152,7 +154,9 @@ static inline ssize_t check_pass(const struct record *r, ssize_t nr)
 	return nr - 1;
 }
 
-/* A whole pass over @efd. Returns as check_pass() or, less than that, -errno. */
+/*
+ * A whole pass over @efd. Returns as check_pass(), or -errno, which is lower.
+ */
 static inline ssize_t pass(struct bpf_program *prog, int efd, size_t step,
 			   struct record **records)
 {
@@ -170,9 +174,9 @@ static inline ssize_t pass(struct bpf_program *prog, int efd, size_t step,
 }
 
 /*
- * @nr new files in the set, with data from @data on, as numbers from @num on
- * if @step is 1, or all as @num if it is 0. They stay open elsewhere; their
- * descriptors go to @fds.
+ * Adds @nr new files with data from @data on: by numbers from @num on if @step
+ * is 1, or all by @num if it is 0. They stay open as other descriptors, which
+ * are stored to @fds.
  */
 static inline int add_files(int efd, int *fds, int nr, int num, int step,
 			    __u64 data)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What one gets a link for, what it tells, and what it keeps from going away. */
+/* Which descriptors a link is created for, what it shows, and what it keeps. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
+#include "epoll_iter_ext.skel.h"
+#include "epoll_iter_named.skel.h"
 
 #define BPFFS	"/tmp/epoll_iter_bpffs"
 
@@ -56,7 +58,7 @@ TEST_F(epoll_iter, not_open)
 	EXPECT_EQ(-EBADF, attach(self->skel->progs.records, -1));
 }
 
-/* A descriptor that is good for nothing counts as open, as it does for kcmp. */
+/* An O_PATH descriptor counts as open, as for kcmp(). */
 TEST_F(epoll_iter, path_only)
 {
 	int fd = open("/tmp", O_PATH | O_CLOEXEC);
@@ -76,21 +78,14 @@ TEST_F(epoll_iter, not_epoll)
 				      fds[1]));
 }
 
-/* Who names no descriptor means number 0. */
+/* Who names no descriptor does not mean number 0, nor can that be named. */
 TEST_F(epoll_iter, no_info)
 {
-	int prog = bpf_program__fd(self->skel->progs.records), link, iter;
+	int prog = bpf_program__fd(self->skel->progs.records);
 
-	ASSERT_EQ(0, dup2(self->fd, 0));
-	EXPECT_EQ(-EOPNOTSUPP, bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL));
-	close(0);
-	EXPECT_EQ(-EBADF, bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL));
 	ASSERT_EQ(0, dup2(self->efd, 0));
-	link = bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL);
-	ASSERT_GE(link, 0);
-	iter = bpf_iter_create(link);
-	ASSERT_GE(iter, 0);
-	EXPECT_EQ(1, is_right(iter));
+	EXPECT_EQ(-EBADF, bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL));
+	EXPECT_EQ(-EBADF, attach(self->skel->progs.records, 0));
 }
 
 TEST_F(epoll_iter, length_of_info)
@@ -104,11 +99,11 @@ TEST_F(epoll_iter, length_of_info)
 
 	EXPECT_EQ(-EINVAL, bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts));
 
-	/* As much as there is to say. */
+	/* The size of all that is known. */
 	opts.iter_info_len = sizeof(__u32);
 	ret = bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts);
 	EXPECT_GE(ret, 0);
-	/* As those would who know of more, and do not mean it. */
+	/* A longer struct with zeroes in the rest, as of a newer program. */
 	opts.iter_info_len = sizeof(longer);
 	ret = bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts);
 	EXPECT_GE(ret, 0);
@@ -121,7 +116,7 @@ TEST_F(epoll_iter, length_of_info)
 	EXPECT_EQ(-EFAULT, bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts));
 }
 
-/* Failed attempts keep neither a file nor the module. */
+/* Failed attempts leak neither a file nor the module. */
 TEST_F(epoll_iter, failures_keep_nothing)
 {
 	struct pollfd pfd = { .events = POLLIN };
@@ -140,7 +135,7 @@ TEST_F(epoll_iter, failures_keep_nothing)
 	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
-/* The least program for our target, by the ids of one that is loaded. */
+/* The smallest program for our target, with the BTF ids of a loaded one. */
 static int load_least(int btf, __u32 btf_id)
 {
 	/* r0 = 0; exit */
@@ -156,7 +151,7 @@ static int load_least(int btf, __u32 btf_id)
 			     ARRAY_SIZE(insns), &opts);
 }
 
-/* Programs of this kind are for those who may trace. */
+/* Loading such programs takes CAP_BPF and CAP_PERFMON. */
 TEST_F(epoll_iter, unprivileged)
 {
 	struct bpf_prog_info info = {};
@@ -216,7 +211,7 @@ TEST_F(epoll_iter, link_says_which_set)
 	EXPECT_STREQ("epoll", target);
 	EXPECT_EQ(fdinfo_of(self->efd, "\nepoll-id:"), info.iter.epoll.epoll_id);
 
-	/* Room for the name is no duty. */
+	/* The buffer for the name is optional. */
 	memset(&info, 0, sizeof(info));
 	len = sizeof(info);
 	ASSERT_EQ(0, bpf_link_get_info_by_fd(other_link, &info, &len));
@@ -224,20 +219,55 @@ TEST_F(epoll_iter, link_says_which_set)
 	EXPECT_EQ(fdinfo_of(other, "\nepoll-id:"), info.iter.epoll.epoll_id);
 }
 
+static long long id_of_new_set(void)
+{
+	int efd = epoll_create1(EPOLL_CLOEXEC);
+	long long id = fdinfo_of(efd, "\nepoll-id:");
+
+	close(efd);
+
+	return id;
+}
+
 /* Ids are not given again. */
 TEST_F(epoll_iter, ids_are_new)
 {
-	long long id = fdinfo_of(self->efd, "\nepoll-id:"), next;
-	int i, efd;
+	long long ids[100];
+	int i, j;
 
 	for (i = 0; i < 100; i++) {
-		efd = epoll_create1(EPOLL_CLOEXEC);
-		ASSERT_GE(efd, 0);
-		next = fdinfo_of(efd, "\nepoll-id:");
-		ASSERT_GT(next, id);
-		id = next;
-		close(efd);
+		ids[i] = id_of_new_set();
+		ASSERT_GT(ids[i], 0);
+		for (j = 0; j < i; j++)
+			ASSERT_NE(ids[j], ids[i]);
 	}
+}
+
+static int run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+
+	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
+}
+
+/* Nor do they count: each processor has a range of its own. */
+TEST_F(epoll_iter, ids_do_not_count)
+{
+	/* COOKIE_LOCAL_BATCH in the kernel */
+	const long long range = 4096;
+	long long ids[2];
+	int cpu;
+
+	for (cpu = 0; cpu < 2; cpu++) {
+		if (run_on(cpu))
+			SKIP(return, "needs two processors");
+		ids[cpu] = id_of_new_set();
+		ASSERT_GT(ids[cpu], 0);
+	}
+	EXPECT_NE((ids[0] - 1) / range, (ids[1] - 1) / range);
 }
 
 /* A link has the set as such, not its descriptor. */
@@ -251,7 +281,7 @@ TEST_F(epoll_iter, set_is_closed)
 	iter = bpf_iter_create(link);
 	ASSERT_GE(iter, 0);
 	close(self->efd);
-	/* That number is another file's now. */
+	/* That number refers to another file now. */
 	ASSERT_EQ(self->efd, dup2(self->fd, self->efd));
 
 	EXPECT_EQ(1, is_right(iter));
@@ -268,7 +298,7 @@ TEST_F(epoll_iter, set_is_closed)
 	EXPECT_EQ(1, is_right(later));
 }
 
-/* The target's last descriptor: the set lets go of it, though the link is there. */
+/* Closing the target's last descriptor removes it, though there is a link. */
 TEST_F(epoll_iter, target_is_closed)
 {
 	struct record *r;
@@ -317,7 +347,7 @@ TEST_F(epoll_iter, update)
 	EXPECT_STREQ("0: tfd 702 events 19 data 2be\nend", bytes);
 }
 
-/* EAGAIN: somebody needs the module. modprobe -r says that it is in use. */
+/* -EAGAIN: the module is in use, as modprobe -r says. */
 
 TEST_F(epoll_iter, program_keeps_module)
 {
@@ -340,7 +370,7 @@ TEST_F(epoll_iter, link_keeps_module)
 	sleep_ms(A_WHILE_MS);
 	EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 
-	/* And it is of use. */
+	/* And it still works. */
 	iter = bpf_iter_create(link);
 	ASSERT_GE(iter, 0);
 	EXPECT_EQ(1, is_right(iter));
@@ -374,7 +404,7 @@ TEST_F(epoll_iter, iterator_keeps_module)
 	EXPECT_EQ(0, module_load());
 }
 
-/* To open what is pinned is to make an iterator. */
+/* Opening a pinned link creates an iterator. */
 TEST_F(epoll_iter, pin_keeps_module)
 {
 	int link = attach(self->skel->progs.records, self->efd), iter;
@@ -401,6 +431,30 @@ TEST_F(epoll_iter, pin_keeps_module)
 	rmdir(BPFFS);
 }
 
+/*
+ * A program for a target has a function that is named as what programs for it
+ * attach to. One that replaces that function is not taken for one of them, and the
+ * target is found afterwards.
+ */
+TEST_F(epoll_iter, function_named_as_a_target)
+{
+	struct epoll_iter_named *named = epoll_iter_named__open_and_load();
+	struct epoll_iter_ext *ext = epoll_iter_ext__open();
+	int prog, link;
+
+	ASSERT_NE(NULL, named);
+	ASSERT_NE(NULL, ext);
+	prog = bpf_program__fd(named->progs.named);
+	ASSERT_EQ(0, bpf_program__set_attach_target(ext->progs.replace, prog,
+						    "bpf_iter_task"));
+	EXPECT_EQ(-EINVAL, epoll_iter_ext__load(ext));
+	link = bpf_link_create(prog, 0, BPF_TRACE_ITER, NULL);
+	EXPECT_GE(link, 0);
+	close(link);
+	epoll_iter_ext__destroy(ext);
+	epoll_iter_named__destroy(named);
+}
+
 /* Without the module there is nothing of that name, nor did it leave anything. */
 TEST_F(epoll_iter, absent)
 {
@@ -421,7 +475,7 @@ TEST_F(epoll_iter, absent)
 	EXPECT_EQ(1, is_right(open_iter(self->skel->progs.records, self->efd)));
 }
 
-/* Loads and unloads, with and without somebody who uses it in between. */
+/* Loads and unloads the module, with and without a user in between. */
 TEST_F_TIMEOUT(epoll_iter, reload, LONG_TIMEOUT)
 {
 	const char *text = getenv("KCMP_EPOLL_RELOADS");

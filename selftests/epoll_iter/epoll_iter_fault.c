@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Allocations, and accesses to memory of the caller, that fail one after the
- * other: it is done, or it is ENOMEM or EFAULT.
+ * Allocations, and accesses to memory of the caller, fail one after the other:
+ * an operation succeeds, or fails with ENOMEM or EFAULT.
  */
 #include "epoll-fault.h"
 #include "epoll_iter.h"
@@ -9,7 +9,7 @@
 #include "epoll_iter_kfunc.skel.h"
 
 #define NR_FEW		20
-/* More than anything here does of them. */
+/* No operation here makes as many. */
 #define LIMIT		2000
 
 FIXTURE(epoll_iter)
@@ -51,10 +51,9 @@ FIXTURE_TEARDOWN(epoll_iter)
 }
 
 /*
- * Let each allocation and access of @act fail, until there are no more. What it
- * returns, if it is not an error, is handed to @verify and has to be right then.
- * Returns how many it could not do without, or minus the number of one that was
- * wrong.
+ * Let each allocation and access of @act fail, until there are no more. If @act
+ * succeeds, @verify checks what it returned. Returns how many failures made it
+ * fail, or minus the number of one after which the result was wrong.
  */
 static int each(int fail_nth, int (*act)(void *), bool (*verify)(void *, int),
 		void *data)
@@ -62,7 +61,7 @@ static int each(int fail_nth, int (*act)(void *), bool (*verify)(void *, int),
 	int n, ret, failed = 0;
 	bool injected;
 
-	/* Pages that it needs are there after this. */
+	/* This maps the pages that it needs. */
 	ret = act(data);
 	if (ret < 0 || !verify(data, ret))
 		return -1;
@@ -154,7 +153,10 @@ TEST_F(epoll_iter, create)
 	EXPECT_LT(0, each(self->fail_nth, do_create, verify_iter, &link));
 }
 
-/* Without the descriptors, which allocate: one iterator a try, made before. */
+/*
+ * Without the descriptors, which are allocated, too: an iterator for each
+ * attempt, created before.
+ */
 static int do_read(void *data)
 {
 	struct link *link = data;
@@ -162,7 +164,7 @@ static int do_read(void *data)
 	int err = ret < 0 ? -errno : 0;
 
 	if (err) {
-		/* It has read nothing, and goes on from there. */
+		/* It has read nothing, and continues there. */
 		link->r[0].seq_num = ~0ULL;
 		return err;
 	}
@@ -193,8 +195,8 @@ TEST_F(epoll_iter, read)
 	link.fd = open_iter(link.prog, link.efd);
 	ASSERT_GE(link.fd, 0);
 	/*
-	 * Nothing is allocated but the buffer, for which there are two ways, and
-	 * it is copied.
+	 * Only the buffer is allocated, which can be done in two ways, and then
+	 * copied.
 	 */
 	failed = each(self->fail_nth, do_read, verify_read, &link);
 	EXPECT_LE(1, failed);

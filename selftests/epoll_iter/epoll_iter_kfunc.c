@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Programs that go through a set by themselves: bpf_iter_epoll_new() and so on. */
+/* Programs that walk an epoll instance by bpf_iter_epoll_new() and so on. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
 #include "epoll_iter_kfunc.skel.h"
@@ -38,7 +38,7 @@ FIXTURE_TEARDOWN(epoll_iter)
 	EXPECT_EQ(0, end_module());
 }
 
-/* Returns what the program does, or a negative errno. */
+/* Returns what the program returns, or a negative errno. */
 static int run(struct bpf_program *prog)
 {
 	LIBBPF_OPTS(bpf_test_run_opts, opts);
@@ -47,7 +47,7 @@ static int run(struct bpf_program *prog)
 	return ret ?: opts.retval;
 }
 
-/* How many targets a walk has seen, or what has ended it before its time. */
+/* How many targets a walk has seen, or the error that ended it early. */
 static int walk(struct epoll_iter_kfunc *kfunc)
 {
 	int ret = run(kfunc->progs.walk);
@@ -60,7 +60,7 @@ TEST_F(epoll_iter, empty_set)
 	EXPECT_EQ(0, walk(self->kfunc));
 }
 
-/* The same targets, in the same order, as the other iterator has. */
+/* The same targets, in the same order, as with the other iterator. */
 TEST_F(epoll_iter, same_targets)
 {
 	const struct record *walked = self->kfunc->bss->walked;
@@ -101,7 +101,7 @@ TEST_F(epoll_iter, errors)
 		ASSERT_EQ(-EBADF, walk(self->kfunc));
 		self->kfunc->bss->efd = fd;
 		ASSERT_EQ(-EOPNOTSUPP, walk(self->kfunc));
-		/* And there is nothing to go through then. */
+		/* And there is nothing to walk then. */
 		ASSERT_EQ(0, self->kfunc->bss->count);
 	}
 	self->kfunc->bss->efd = self->efd;
@@ -117,14 +117,17 @@ TEST_F(epoll_iter, early_end)
 	for (i = 0; i < 100; i++)
 		ASSERT_EQ(3, walk(self->kfunc));
 
-	/* It kept nothing: the next one gets all, and targets go. */
+	/*
+	 * It kept nothing: the next walk sees all targets, and they can be
+	 * removed.
+	 */
 	self->kfunc->bss->stop_after = 0;
 	EXPECT_EQ(NR_FEW, walk(self->kfunc));
 	close_files(self->fds, NR_FEW);
 	EXPECT_EQ(0, walk(self->kfunc));
 }
 
-/* The descriptor is one of the task's that was named. */
+/* The descriptor is one of the task that was named. */
 TEST_F(epoll_iter, of_another_task)
 {
 	pid_t pid;
@@ -150,7 +153,7 @@ TEST_F(epoll_iter, of_another_task)
 	EXPECT_EQ(0, sync_end(sock, pid));
 }
 
-/* A task that has ended, but is still known, has no descriptors. */
+/* A task that has ended, but was not reaped, has no descriptors. */
 TEST_F(epoll_iter, of_dead_task)
 {
 	siginfo_t info;
@@ -166,7 +169,7 @@ TEST_F(epoll_iter, of_dead_task)
 	EXPECT_EQ(-ECHILD, walk(self->kfunc));
 }
 
-/* Within a walk there can be another one, of the same set. */
+/* Walks of the same epoll instance can be nested. */
 TEST_F(epoll_iter, within_itself)
 {
 	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
@@ -177,7 +180,7 @@ TEST_F(epoll_iter, within_itself)
 	EXPECT_EQ(NR_FEW * NR_FEW, self->kfunc->bss->inner_count);
 }
 
-/* One goes through a set within another, and one the other way round. */
+/* One program walks A within B, and another one B within A. */
 struct crossing {
 	pthread_t thread;
 	struct epoll_iter_kfunc *kfunc;
@@ -192,10 +195,6 @@ static void *cross(void *data)
 
 	for (i = 0; i < 200 && !crossing->error; i++) {
 		crossing->error = run(crossing->kfunc->progs.walk_within);
-		/* The other one may not have been running while it held a set. */
-		if (crossing->kfunc->bss->error == -EBUSY ||
-		    crossing->kfunc->bss->inner_error == -EBUSY)
-			continue;
 		if (crossing->kfunc->bss->count != NR_FEW ||
 		    crossing->kfunc->bss->inner_count != NR_FEW * NR_FEW)
 			crossing->error = -EBADMSG;
@@ -240,8 +239,8 @@ static void *walk_on(void *kfunc)
 }
 
 /*
- * Between two targets the set is free, and what the program has is kept: the file,
- * even if it is taken from the set and closed.
+ * Between two targets the mutex is free, and the file that the program has is
+ * kept, even if it is removed and closed.
  */
 TEST_F(epoll_iter, free_in_between)
 {
@@ -278,10 +277,13 @@ TEST_F(epoll_iter, free_in_between)
 	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
-/* Whoever has the set cannot make a program wait. */
+/* A program waits for whoever has the set, and can be killed meanwhile. */
 TEST_F(epoll_iter, held_set)
 {
 	struct held_set held;
+	pthread_t thread;
+	void *seen;
+	pid_t pid;
 	int ret;
 
 	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
@@ -291,15 +293,26 @@ TEST_F(epoll_iter, held_set)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 
-	EXPECT_EQ(-EBUSY, walk(self->kfunc));
+	pid = fork_bound();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(walk(self->kfunc) == NR_FEW ? 0 : 1);
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_bpf));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 	EXPECT_EQ(0, self->kfunc->bss->begun);
+	EXPECT_EQ(-EINTR, self->kfunc->bss->error);
 	EXPECT_EQ(0, self->kfunc->bss->count);
 
+	ASSERT_EQ(0, pthread_create(&thread, NULL, walk_on, self->kfunc));
+	sleep_ms(A_WHILE_MS);
+	EXPECT_EQ(0, self->kfunc->bss->count);
 	EXPECT_EQ(1, release_set(&held));
-	EXPECT_EQ(NR_FEW, walk(self->kfunc));
+	ASSERT_EQ(0, pthread_join(thread, &seen));
+	EXPECT_EQ(NR_FEW, (long)seen);
 }
 
-/* In an iterator for something else. */
+/* In an iterator over something else. */
 TEST_F(epoll_iter, in_task_iterator)
 {
 	char bytes[16];
@@ -326,7 +339,7 @@ TEST_F(epoll_iter, keeps_module)
 	EXPECT_EQ(0, module_load());
 }
 
-/* Load only the program of that name, and get what the verifier says. */
+/* Load only the program with that name, and get the log of the verifier. */
 static int load_one(const char *name, int level, char *log, size_t len)
 {
 	struct epoll_iter_kfunc *kfunc = epoll_iter_kfunc__open();
@@ -353,8 +366,8 @@ static int load_one(const char *name, int level, char *log, size_t len)
 }
 
 /*
- * Load one of the programs that are to be refused. Returns whether it was, and
- * the reason has these words in it.
+ * Load one of the programs that must be refused. Returns whether it was, with
+ * these words in the log.
  */
 static bool refused(const char *name, const char *words, char *log, size_t len)
 {
@@ -371,7 +384,7 @@ static bool refused(const char *name, const char *words, char *log, size_t len)
 	}								\
 } while (0)
 
-/* A set is always there, an entry is not, and both are what they seem. */
+/* The epoll instance is never NULL, the epitem may be, and both are trusted. */
 TEST_F(epoll_iter, trusted_arguments)
 {
 	static char log[1 << 20];
@@ -395,7 +408,9 @@ TEST_F(epoll_iter, allowed_in_file_iterator)
 	}
 }
 
-/* The set's mutex is held there, or what is held may be waited for with that. */
+/*
+ * The mutex is held there, or a lock is that the mutex may be waited for with.
+ */
 TEST_F(epoll_iter, refused_where_locks_are_held)
 {
 	static const char words[] =

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What is read from a set that changes meanwhile, and what that may block. */
+/*
+ * What is read from an epoll instance that changes meanwhile, and what that may
+ * block.
+ */
 #include <stdatomic.h>
 
 #include "epoll_iter.h"
@@ -9,7 +12,7 @@
 #define NR_STAY		2000
 #define NR_COME_AND_GO	64
 #define NR_CYCLES	200
-/* It begins with how many files are open in the whole system. */
+/* Its first number is how many files are open in the whole system. */
 #define FILE_NR		"/proc/sys/fs/file-nr"
 #define CANNOT_HOLD	"needs userfaultfd to hold up a program"
 
@@ -31,7 +34,7 @@ FIXTURE_SETUP(epoll_iter)
 	ASSERT_GE(self->efd, 0);
 	self->skel = epoll_iter__open_and_load();
 	ASSERT_NE(NULL, self->skel);
-	/* Nobody is to be waited for. */
+	/* The program is not held up at any target. */
 	self->skel->bss->hold_seq_num = ~0ULL;
 }
 
@@ -42,8 +45,8 @@ FIXTURE_TEARDOWN(epoll_iter)
 }
 
 /*
- * Begins to read a set of @nr new files, whose data is 0 and so on. Their numbers
- * begin with 100 if @step is 1, and all are 100 if it is 0.
+ * Begins to read an epoll instance with @nr new files, whose data is 0 and so
+ * on. Their numbers begin with 100 if @step is 1, and all are 100 if it is 0.
  */
 static int begin(struct __test_metadata *_metadata, struct epoll_iter *skel,
 		 int efd, int *fds, int nr, int step)
@@ -57,7 +60,7 @@ static int begin(struct __test_metadata *_metadata, struct epoll_iter *skel,
 	return iter;
 }
 
-/* The next record, of a target or of the end. */
+/* Reads the next record, of a target or of the end. */
 static struct record *next(struct __test_metadata *_metadata, int iter)
 {
 	static struct record r;
@@ -67,7 +70,10 @@ static struct record *next(struct __test_metadata *_metadata, int iter)
 	return &r;
 }
 
-/* The next record is that of the target with this data, the @seq_num-th. */
+/*
+ * Whether the next record is that of the target with this data, the
+ * @seq_num-th.
+ */
 static void expect_target(struct __test_metadata *_metadata, int iter,
 			  unsigned int seq_num, unsigned int data)
 {
@@ -83,7 +89,7 @@ static void expect_end(struct __test_metadata *_metadata, int iter)
 	EXPECT_EQ(1, next(_metadata, iter)->end);
 }
 
-/* What was shown last is removed before more is read, in each place. */
+/* The target that was shown last is removed, at each position. */
 TEST_F(epoll_iter, shown_is_removed)
 {
 	int iter, i;
@@ -98,7 +104,7 @@ TEST_F(epoll_iter, shown_is_removed)
 	EXPECT_EQ(0, read(iter, &c, 1));
 }
 
-/* The same if it is added again: it has been shown. */
+/* The same if it is added again: it is not shown a second time. */
 TEST_F(epoll_iter, shown_is_added_again)
 {
 	int iter, i;
@@ -112,7 +118,7 @@ TEST_F(epoll_iter, shown_is_added_again)
 	expect_end(_metadata, iter);
 }
 
-/* What would be shown next is removed: what follows it is shown, as the next. */
+/* The target to be shown next is removed: the one after it is shown instead. */
 TEST_F(epoll_iter, next_is_removed)
 {
 	int iter, i;
@@ -126,7 +132,7 @@ TEST_F(epoll_iter, next_is_removed)
 	expect_end(_metadata, iter);
 }
 
-/* All of one number, so that it is the file that tells where to go on. */
+/* All have one number, so that the position depends on the file. */
 TEST_F(epoll_iter, shown_of_one_number_is_removed)
 {
 	bool seen[NR_FEW] = {};
@@ -141,7 +147,7 @@ TEST_F(epoll_iter, shown_of_one_number_is_removed)
 		ASSERT_LT(r->data, NR_FEW);
 		EXPECT_FALSE(seen[r->data]);
 		seen[r->data] = true;
-		/* Another file may get its place in memory. */
+		/* Another file may get its memory. */
 		ASSERT_EQ(0, del_as(self->efd, self->fds[r->data], 100));
 		close(self->fds[r->data]);
 	}
@@ -159,7 +165,7 @@ TEST_F(epoll_iter, all_are_removed)
 	expect_end(_metadata, iter);
 }
 
-/* Before where it is: not shown. After: shown. */
+/* A target that is added before the position is not shown; one after it is. */
 TEST_F(epoll_iter, added_before_and_after)
 {
 	int iter;
@@ -173,7 +179,7 @@ TEST_F(epoll_iter, added_before_and_after)
 	expect_end(_metadata, iter);
 }
 
-/* Threads that add and remove what does not stay, between what does. */
+/* Threads that add and remove targets between those that stay. */
 struct storm {
 	int efd;
 	int first;
@@ -183,12 +189,15 @@ struct storm {
 	int error;
 };
 
-/* Not the data of any that stays. */
+/* Data of none of those that stay. */
 #define COMES_AND_GOES	0x100000000ULL
 
 static int come_and_go(struct storm *storm, int nr)
 {
-	/* Two files to a number, one of which stays the first descriptor. */
+	/*
+	 * Two files by each number; one of them stays open as another
+	 * descriptor.
+	 */
 	int i, num = storm->first;
 
 	for (i = 0; i < nr; i++) {
@@ -198,7 +207,7 @@ static int come_and_go(struct storm *storm, int nr)
 			return -errno;
 	}
 	for (i = 0; i < nr; i++) {
-		/* Every other one goes by the death of its file. */
+		/* Every other one is removed by releasing its file. */
 		if (i & 1) {
 			close(storm->fds[i]);
 			close(num + i / 2);
@@ -237,7 +246,7 @@ static void *run_storm(void *data)
 
 TEST_F_TIMEOUT(epoll_iter, storm, LONG_TIMEOUT)
 {
-	/* Numbers of their own, among and behind those that stay. */
+	/* Numbers of their own, between and after those that stay. */
 	static struct storm storms[2] = { { .first = 12000 },
 					  { .first = 30000 } };
 	const size_t steps[] = { sizeof(struct record) / 2 + 1, 400, 65536 };
@@ -248,7 +257,7 @@ TEST_F_TIMEOUT(epoll_iter, storm, LONG_TIMEOUT)
 	struct record *r;
 
 	ASSERT_EQ(0, allow_fds(40000));
-	/* Half of them have a number for each, half of them one for all. */
+	/* Half of them have a number each, half of them share one. */
 	ASSERT_EQ(0, add_files(self->efd, fds, NR_STAY / 4, 11600, 1, 0));
 	ASSERT_EQ(0, add_files(self->efd, fds + NR_STAY / 4, NR_STAY / 4,
 			       12100, 1, NR_STAY / 4));
@@ -291,13 +300,13 @@ TEST_F_TIMEOUT(epoll_iter, storm, LONG_TIMEOUT)
 	for (i = 0; i < 2; i++) {
 		ASSERT_EQ(0, pthread_join(threads[i], NULL));
 		EXPECT_EQ(0, storms[i].error);
-		/* There was one. */
+		/* The thread did add and remove targets. */
 		EXPECT_LT(10, atomic_load(&storms[i].rounds));
 	}
 	EXPECT_LT(0, foreign);
 }
 
-/* One who reads while the program is held up. */
+/* A reader whose program is held up. */
 struct reader {
 	pthread_t thread;
 	struct served served;
@@ -316,8 +325,9 @@ static void *read_on(void *data)
 }
 
 /*
- * Starts a reader by @prog, which is held up at the target of that number until
- * reader->served is filled. Returns -EOPNOTSUPP if that cannot be had here.
+ * Starts a reader by @prog, which is held up at the target with that number
+ * until reader->served is filled. Returns -EOPNOTSUPP if that is not possible
+ * here.
  */
 static int hold_reader(struct __test_metadata *_metadata, struct epoll_iter *skel,
 		       struct bpf_program *prog, int efd, unsigned int seq_num,
@@ -339,7 +349,7 @@ static int hold_reader(struct __test_metadata *_metadata, struct epoll_iter *ske
 	return 0;
 }
 
-/* One who does something that has to wait for the set. */
+/* A thread that does something that waits for the mutex. */
 struct waiter {
 	pthread_t thread;
 	atomic_int tid;
@@ -379,9 +389,10 @@ static int start_waiter(struct waiter *waiter, void *(*act)(void *), int nr)
 }
 
 /*
- * The last descriptor of some targets is closed while an iterator holds the set:
- * they are still in it, but may not be shown any more, and leave no gap. Those
- * after the one that is being shown, at the end, and in a row.
+ * The last descriptors of some targets are closed while an iterator holds the
+ * mutex: these targets are still in the list, but may not be shown any more,
+ * and leave no gap. They are after the one that is being shown, at the end, and
+ * in a row.
  */
 TEST_F(epoll_iter, dying_targets)
 {
@@ -397,7 +408,7 @@ TEST_F(epoll_iter, dying_targets)
 
 	for (i = 0; i < ARRAY_SIZE(dying); i++) {
 		waiters[i].fd = self->fds[dying[i]];
-		/* The set has to be told, and is held. */
+		/* The release waits for the mutex, which is held. */
 		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
 					  __NR_close));
 	}
@@ -421,7 +432,7 @@ TEST_F(epoll_iter, dying_targets)
 	}
 }
 
-/* All that are left die: the end comes, and once. */
+/* All that are left are released: the end comes, and only once. */
 TEST_F(epoll_iter, dying_rest)
 {
 	struct waiter waiters[3];
@@ -447,8 +458,8 @@ TEST_F(epoll_iter, dying_rest)
 }
 
 /*
- * The target that is being shown does not go away meanwhile, and no longer
- * stays for it either: its last descriptor is closed without waiting.
+ * The target that is being shown is not released meanwhile, and is not kept any
+ * longer either: closing its last descriptor does not wait.
  */
 TEST_F(epoll_iter, shown_target_is_pinned)
 {
@@ -464,7 +475,7 @@ TEST_F(epoll_iter, shown_target_is_pinned)
 			self->efd, 0, &reader))
 		SKIP(return, CANNOT_HOLD);
 
-	/* The reading end tells when the writing end is gone. */
+	/* The read end reports when the write end is released. */
 	ASSERT_EQ(0, close(fds[1]));
 	pfd.fd = fds[0];
 	EXPECT_EQ(0, poll(&pfd, 1, A_WHILE_MS));
@@ -477,7 +488,7 @@ TEST_F(epoll_iter, shown_target_is_pinned)
 	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
-/* What was shown is not kept until more is read. */
+/* What was shown is not kept until the next read. */
 TEST_F(epoll_iter, shown_target_is_let_go)
 {
 	struct pollfd pfd = { .events = POLLIN };
@@ -496,8 +507,9 @@ TEST_F(epoll_iter, shown_target_is_let_go)
 }
 
 /*
- * The pass over a large set takes one read(), but others who want the set do not
- * wait until that has ended: what is added meanwhile, at the end, is seen.
+ * A pass over a large epoll instance takes one read(), but others who want the
+ * mutex do not wait until it has ended: a target that is added meanwhile, at
+ * the end, is shown.
  */
 TEST_F_TIMEOUT(epoll_iter, others_get_the_set, LONG_TIMEOUT)
 {
@@ -527,7 +539,9 @@ TEST_F_TIMEOUT(epoll_iter, others_get_the_set, LONG_TIMEOUT)
 	EXPECT_EQ(1, self->skel->bss->ended);
 }
 
-/* A reader that waits for the set can be killed, and leaves nothing. */
+/*
+ * A reader that waits for the mutex can be killed, and leaves nothing behind.
+ */
 TEST_F(epoll_iter, killed_reader)
 {
 	struct held_set held;
@@ -559,7 +573,7 @@ TEST_F(epoll_iter, killed_reader)
 	EXPECT_EQ(100, r.fd);
 }
 
-/* A signal that does not kill does not end the wait. */
+/* A signal that is not fatal does not end the wait. */
 TEST_F(epoll_iter, signalled_reader)
 {
 	struct sigaction act = { .sa_handler = ignore_signal };
@@ -592,8 +606,9 @@ TEST_F(epoll_iter, signalled_reader)
 }
 
 /*
- * The iterator stops at a socket that is a target, and lies in a queue that lives
- * as long as that socket does: it would keep itself if it kept the target.
+ * The iterator stops at a target that is a socket, and is itself in a queue
+ * that lives as long as that socket: it would keep itself alive if it kept the
+ * target.
  */
 static int make_cycle(struct bpf_program *prog, bool set_too)
 {
@@ -638,8 +653,8 @@ TEST_F_TIMEOUT(epoll_iter, cycle_of_sockets, LONG_TIMEOUT)
 	end = now_ms() + 2 * PATIENCE_MS;
 
 	/*
-	 * Sockets in their own queues are collected when the next one goes. With
-	 * what else happens in the system there is room for a tenth.
+	 * Sockets in their own queues are collected when the next one is
+	 * released. A tenth is allowed for what else happens in the system.
 	 */
 	do {
 		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, socks));
@@ -650,7 +665,7 @@ TEST_F_TIMEOUT(epoll_iter, cycle_of_sockets, LONG_TIMEOUT)
 		after = read_number(FILE_NR);
 	} while (after > before + NR_CYCLES / 10 && now_ms() < end);
 	EXPECT_LE(after, before + NR_CYCLES / 10);
-	/* That no iterator is left is seen when the module is unloaded. */
+	/* Unloading the module shows that no iterator is left. */
 }
 
 TEST_HARNESS_MAIN

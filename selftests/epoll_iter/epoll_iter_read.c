@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What is read from a set that nobody changes meanwhile. */
+/* What is read from an epoll instance that does not change meanwhile. */
 #include "epoll_iter.h"
 #include "epoll_iter.skel.h"
 
 #define NR_FEW		20
-/* More than are gone through without letting go of the set. */
+/* More than are visited without releasing the mutex. */
 #define NR_SOME		700
 #define NR_MANY		100000
 
@@ -39,7 +39,7 @@ FIXTURE_SETUP(epoll_iter)
 	ASSERT_GE(self->efd, 0);
 	self->skel = epoll_iter__open_and_load();
 	ASSERT_NE(NULL, self->skel);
-	/* Nobody is to be waited for. */
+	/* The program is not held up at any target. */
 	self->skel->bss->hold_seq_num = ~0ULL;
 }
 
@@ -81,7 +81,7 @@ TEST_F(epoll_iter, pipe_ends_and_sockets)
 				       i & 1 ? EPOLLOUT | EPOLLET : EPOLLIN,
 				       ~0ULL - i));
 
-	/* These numbers ascend, as they were given. */
+	/* These numbers ascend, as they were assigned. */
 	ASSERT_EQ(8, pass(RECORDS, self->efd, 65536, &r));
 	for (i = 0; i < 8; i++) {
 		EXPECT_EQ(fds[i], r[i].fd);
@@ -91,12 +91,12 @@ TEST_F(epoll_iter, pipe_ends_and_sockets)
 		ASSERT_EQ(0, fstat(fds[i], &st));
 		EXPECT_EQ(st.st_ino, r[i].ino);
 	}
-	/* Two ends of a pipe are two files of one inode. */
+	/* The ends of a pipe are two files with one inode. */
 	EXPECT_EQ(r[0].ino, r[1].ino);
 	EXPECT_NE(r[0].file, r[1].file);
 }
 
-/* What epoll_ctl() has changed since, and what epoll_wait() has. */
+/* The changes that epoll_ctl() made, and those that epoll_wait() made. */
 TEST_F(epoll_iter, events_and_data)
 {
 	struct epoll_event ev = { .events = EPOLLIN | EPOLLONESHOT };
@@ -117,7 +117,7 @@ TEST_F(epoll_iter, events_and_data)
 	EXPECT_EQ(0x123456789abcdef0, r[0].data);
 }
 
-/* A set in a set is a target; its own are not shown. */
+/* A nested epoll instance is a target; its own targets are not shown. */
 TEST_F(epoll_iter, set_in_set)
 {
 	int inner = epoll_create1(EPOLL_CLOEXEC), fds[NR_FEW];
@@ -134,8 +134,8 @@ TEST_F(epoll_iter, set_in_set)
 }
 
 /*
- * One cannot wait for an iterator, so it cannot be in a set, not even in the
- * one that it goes through; and that goes on.
+ * An iterator cannot be polled, so it cannot be added to an epoll instance, not
+ * even to the one that it reads, which it continues to do.
  */
 TEST_F(epoll_iter, own_descriptor)
 {
@@ -161,7 +161,7 @@ TEST_F(epoll_iter, reads_of_any_size)
 	struct record *all, *r;
 	int fds[NR_FEW], i, j;
 
-	/* Three to a number. */
+	/* Three targets to a number. */
 	for (i = 0; i < NR_FEW; i++) {
 		fds[i] = eventfd(0, EFD_CLOEXEC);
 		ASSERT_EQ(0, add_as(self->efd, fds[i], 100 + i / 3, EPOLLIN, i));
@@ -227,7 +227,7 @@ TEST_F(epoll_iter, one_number)
 	int fds[NR_SOME + 2], i;
 	struct record *r;
 
-	/* All but the first and the last, whose numbers are next to it. */
+	/* All but the first and the last one, whose numbers are adjacent. */
 	ASSERT_EQ(0, add_files(self->efd, fds, NR_SOME, 2000, 0, 0));
 	ASSERT_EQ(0, add_files(self->efd, fds + NR_SOME, 2, 1999, 2, NR_SOME));
 	for (i = 0; i < ARRAY_SIZE(steps); i++) {
@@ -244,7 +244,7 @@ TEST_F(epoll_iter, one_number)
 
 TEST_F_TIMEOUT(epoll_iter, many, LONG_TIMEOUT)
 {
-	/* A kernel that looks at each allocation takes minutes for all. */
+	/* With kmemleak, all of them would take minutes. */
 	int nr = access("/sys/kernel/debug/kmemleak", F_OK) ? NR_MANY : NR_MANY / 10;
 	int *fds = calloc(nr, sizeof(*fds)), i;
 	struct record *r;
@@ -262,7 +262,7 @@ TEST_F_TIMEOUT(epoll_iter, many, LONG_TIMEOUT)
 	free(r);
 }
 
-/* Iterators of one link, and of one set, are on their own. */
+/* Iterators of one link, and over one epoll instance, are independent. */
 TEST_F(epoll_iter, independent)
 {
 	int fds[NR_FEW], link, iters[3], i, j;
@@ -288,7 +288,7 @@ TEST_F(epoll_iter, independent)
 	EXPECT_NE(r[0][0].session_id, r[1][0].session_id);
 }
 
-/* The end is the end, whatever is added later. */
+/* The end stays the end, whatever is added later. */
 TEST_F(epoll_iter, end_is_final)
 {
 	int fds[2], iter, i;
@@ -306,7 +306,7 @@ TEST_F(epoll_iter, end_is_final)
 		EXPECT_EQ(0, read(iter, &r, sizeof(r)));
 }
 
-/* The end has been told, but not read to its last byte. */
+/* The record of the end was written, but not read to its last byte. */
 TEST_F(epoll_iter, end_in_pieces)
 {
 	size_t half = sizeof(struct record) / 2;
@@ -322,7 +322,7 @@ TEST_F(epoll_iter, end_in_pieces)
 	EXPECT_EQ(0, read(iter, &r, sizeof(r)));
 }
 
-/* A record that does not fit any more is shown again, with the same number. */
+/* A record that does not fit is shown again, with the same number. */
 TEST_F(epoll_iter, records_that_do_not_fit)
 {
 	int fds[NR_FEW], iter, i;
@@ -341,7 +341,7 @@ TEST_F(epoll_iter, records_that_do_not_fit)
 	}
 }
 
-/* A program that wants to be called again gets the same target. */
+/* A program that asks to be called again gets the same target. */
 TEST_F(epoll_iter, again)
 {
 	int fds[NR_FEW], iter, i;
@@ -349,7 +349,10 @@ TEST_F(epoll_iter, again)
 	ssize_t nr;
 
 	ASSERT_EQ(0, add_files(self->efd, fds, NR_FEW, 100, 1, 0));
-	/* What there is comes first; nothing is said of what comes then. */
+	/*
+	 * The records before it are returned first, and the request is not
+	 * visible.
+	 */
 	self->skel->bss->again_seq_num = 5;
 	self->skel->bss->again_left = 3;
 	iter = open_iter(self->skel->progs.again, self->efd);
@@ -367,7 +370,7 @@ TEST_F(epoll_iter, again)
 	EXPECT_EQ(0, read(iter, r, sizeof(*r)));
 }
 
-/* Somebody else may read on; nobody can be told to seek. */
+/* Another process may continue to read; nobody can seek. */
 TEST_F(epoll_iter, passed_on)
 {
 	int fds[2], iter;

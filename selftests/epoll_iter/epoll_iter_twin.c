@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Two modules that have the same target are not taken for one another. */
+/* Two modules with the same target are told apart. */
 #include "epoll_iter.h"
 #include "epoll_iter_twin.skel.h"
 
@@ -16,7 +16,7 @@ FIXTURE(twins)
 	struct epoll_iter_twin *skel;
 };
 
-/* The one that is loaded first is found first by those who look only at ids. */
+/* A lookup by ids alone finds the one that was loaded first. */
 FIXTURE_VARIANT(twins)
 {
 	int first;
@@ -103,7 +103,7 @@ TEST_F(twins, told_apart)
 	int two = bpf_program__fd(self->skel->progs.two);
 	int links[NR_TWINS];
 
-	/* Else there is nothing to tell apart. */
+	/* Otherwise there is nothing to tell apart. */
 	ASSERT_NE(0, id_of_target(names[0]));
 	ASSERT_EQ(id_of_target(names[0]), id_of_target(names[1]));
 
@@ -114,14 +114,14 @@ TEST_F(twins, told_apart)
 	EXPECT_EQ(1, number(links[0]));
 	EXPECT_EQ(2, number(links[1]));
 
-	/* Nor does a link of one take a program for the other. */
+	/* Nor does a link for one accept a program for the other. */
 	EXPECT_EQ(-EINVAL, bpf_link_update(links[0], two, NULL));
 	EXPECT_EQ(-EINVAL, bpf_link_update(links[1], one, NULL));
 	EXPECT_EQ(0, bpf_link_update(links[0], one, NULL));
 	EXPECT_EQ(1, number(links[0]));
 }
 
-/* Each program keeps its own module, and not the other. */
+/* Each program keeps its own module, and not the other one. */
 TEST_F(twins, kept_apart)
 {
 	int i, fds[NR_TWINS];

@@ -13,7 +13,7 @@
 #include "epoll-module.h"
 #include "epoll-process.h"
 
-/* The questions. */
+/* The queries. */
 
 static inline int kcmp(pid_t pid1, pid_t pid2, int type, unsigned long idx1,
 		       unsigned long idx2)
@@ -42,7 +42,7 @@ static inline int kcmp_file_self(int fd1, int fd2)
 	return kcmp(getpid(), getpid(), KCMP_FILE, fd1, fd2);
 }
 
-/* A pid that nobody has. */
+/* A pid that does not exist. */
 static inline pid_t unused_pid(void)
 {
 	pid_t pid = fork();

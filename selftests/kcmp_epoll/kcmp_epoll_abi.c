@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Each result of kcmp(KCMP_EPOLL_TFD), and which error wins over which. */
+/* Each result of kcmp(KCMP_EPOLL_TFD), and which error takes precedence. */
 #include <limits.h>
 #include <stddef.h>
 
@@ -46,7 +46,7 @@ TEST_F(kcmp_epoll, eperm)
 	pid_t root = getpid(), pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become somebody else");
+		SKIP(return, "needs root to change its user");
 
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
@@ -132,7 +132,9 @@ TEST_F(kcmp_epoll, enoent)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, TFD, 1U << 31));
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, TFD, UINT_MAX));
 
-	/* The number that a target now has is not the one it was added as. */
+	/*
+	 * A descriptor that the file has now is not the number it was added by.
+	 */
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, self->fd, 0));
 }
 
@@ -154,14 +156,14 @@ TEST_F(kcmp_epoll, idx_beyond_32_bits)
 	}
 }
 
-/* A task that has died but was not waited for has no descriptors. */
+/* A zombie process has no descriptors. */
 TEST_F(kcmp_epoll, zombie)
 {
 	pid_t me = getpid(), pid;
 	siginfo_t info;
 
 	if (geteuid())
-		SKIP(return, "needs root to look at a zombie");
+		SKIP(return, "needs root to query a zombie process");
 
 	pid = fork();
 	ASSERT_GE(pid, 0);
@@ -176,7 +178,7 @@ TEST_F(kcmp_epoll, zombie)
 	EXPECT_EQ(-ESRCH, kcmp_tfd(pid, self->fd, me, self->efd, TFD, 0));
 }
 
-/* What can be wrong with a question, in the order in which it is noticed. */
+/* What can be wrong with a query, in the order in which it is checked. */
 enum {
 	WRONG_PID,
 	WRONG_OWNER,
@@ -199,10 +201,10 @@ static const int wrong_errno[NR_WRONGS] = {
 };
 
 struct question {
-	/* Pids that do not exist, that may not be asked about, that may. */
+	/* Pids that do not exist, that may not be queried, and that may. */
 	pid_t none, root, me;
 	int fd, efd;
-	/* Behind it nothing can be read. */
+	/* The memory after it cannot be read. */
 	char *end;
 };
 
@@ -226,7 +228,7 @@ static int ask_wrongly(const struct question *q, unsigned int wrongs,
 		slot.efd = q->fd;
 	if (wrongs & (1 << WRONG_TFD))
 		slot.tfd = TFD + 1;
-	/* The numbers that are as wrong as asked for can still be read. */
+	/* A slot with wrong numbers can still be read. */
 	if (wrongs & (1 << WRONG_SLOT))
 		readable = offsetof(struct kcmp_epoll_slot, toff);
 
@@ -236,7 +238,7 @@ static int ask_wrongly(const struct question *q, unsigned int wrongs,
 		    (unsigned long)(q->end - readable));
 }
 
-/* Every set of wrongs is answered with the errno of the first of them. */
+/* Each combination of mistakes is answered with the errno of the first one. */
 TEST_F(kcmp_epoll, precedence)
 {
 	long page = sysconf(_SC_PAGESIZE);
@@ -250,7 +252,7 @@ TEST_F(kcmp_epoll, precedence)
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become somebody else");
+		SKIP(return, "needs root to change its user");
 
 	ASSERT_GT(q.none, 0);
 	ASSERT_LT(fcntl(NO_FD, F_GETFD), 0);
@@ -270,7 +272,10 @@ TEST_F(kcmp_epoll, precedence)
 		for (wrongs = 1; wrongs < 1 << NR_WRONGS; wrongs++) {
 			int expected = -wrong_errno[__builtin_ctz(wrongs)];
 
-			/* What is not open has no type. */
+			/*
+			 * For a descriptor that is not open, its type is not
+			 * checked.
+			 */
 			if ((wrongs & (1 << WRONG_EFD)) &&
 			    (wrongs & (1 << WRONG_EFD_TYPE)))
 				continue;
@@ -288,7 +293,7 @@ TEST_F(kcmp_epoll, precedence)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* Who may ask is settled before what is asked. */
+/* Permission is checked before the arguments. */
 TEST_F(kcmp_epoll, type_after_permission)
 {
 	const int types[] = { KCMP_TYPES, KCMP_TYPES + 1, -1, INT_MAX };
@@ -296,7 +301,7 @@ TEST_F(kcmp_epoll, type_after_permission)
 	int i;
 
 	if (geteuid())
-		SKIP(return, "needs root to become somebody else");
+		SKIP(return, "needs root to change its user");
 
 	ASSERT_GT(none, 0);
 

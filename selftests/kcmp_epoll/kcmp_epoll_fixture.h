@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The fixture that lets every test ask the C handler and the Rust module. */
+/*
+ * The fixture that runs each test with the C handler and with the Rust module.
+ */
 #ifndef _KCMP_EPOLL_FIXTURE_H
 #define _KCMP_EPOLL_FIXTURE_H
 
@@ -8,10 +10,13 @@
 
 FIXTURE(kcmp_epoll)
 {
-	/* A set with one target, that of @fd, added as TFD, which is closed. */
+	/*
+	 * An epoll instance with one target: the file of @fd, added as TFD,
+	 * closed now.
+	 */
 	int efd;
 	int fd;
-	/* A file that is in no set. */
+	/* A file that is not in an epoll instance. */
 	int other;
 };
 
@@ -46,7 +51,7 @@ FIXTURE_SETUP(kcmp_epoll)
 
 FIXTURE_TEARDOWN(kcmp_epoll)
 {
-	/* The handler must not have changed under the test. */
+	/* The handler must not have changed during the test. */
 	EXPECT_EQ(variant->rust, module_loaded());
 }
 

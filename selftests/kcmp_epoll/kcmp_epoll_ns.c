@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Who may ask about whom, and which task a pid is. */
+/* Who may query whom, and which task a pid refers to. */
 #include "kcmp_epoll_fixture.h"
 
 TEST_F(kcmp_epoll, pid_namespace)
@@ -9,12 +9,15 @@ TEST_F(kcmp_epoll, pid_namespace)
 
 	if (geteuid())
 		SKIP(return, "needs root to make a pid namespace");
-	/* The pids that the namespace has are 1 and 2. */
+	/* The namespace has the pids 1 and 2. */
 	ASSERT_GT(me, 2);
 	if (unshare(CLONE_NEWPID))
 		SKIP(return, "no pid namespaces: %s", strerror(errno));
 
-	/* fork_bound() cannot tell its parent by a pid of another namespace. */
+	/*
+	 * fork_bound() cannot recognise its parent by a pid of another
+	 * namespace.
+	 */
 	pid = fork();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
@@ -24,7 +27,7 @@ TEST_F(kcmp_epoll, pid_namespace)
 		EXPECT_EQ(1, getpid());
 		EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 
-		/* The outside's pids do not exist. */
+		/* Pids of the outer namespace do not exist. */
 		EXPECT_EQ(-ESRCH, kcmp_tfd(me, self->fd, 1, self->efd, TFD,
 					   0));
 		EXPECT_EQ(-ESRCH, kcmp_tfd(1, self->fd, me, self->efd, TFD,
@@ -50,7 +53,9 @@ TEST_F(kcmp_epoll, pid_namespace)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* From outside, the tasks of a pid namespace are there by their pids here. */
+/*
+ * From outside, the tasks of a pid namespace have pids of the outer namespace.
+ */
 TEST_F(kcmp_epoll, pid_namespace_from_outside)
 {
 	pid_t me = getpid(), pid;
@@ -86,19 +91,22 @@ TEST_F(kcmp_epoll, pid_namespace_from_outside)
 	EXPECT_EQ(0, sync_end(socks[0], pid));
 }
 
-/* To be root in a namespace of one's own gives nothing outside. */
+/* Root in a user namespace of its own has no privileges outside. */
 TEST_F(kcmp_epoll, user_namespace)
 {
 	pid_t me = getpid(), pid, child;
 	int sock, child_sock;
 
 	if (geteuid())
-		SKIP(return, "needs root to ask about the namespace's tasks");
+		SKIP(return, "needs root to query the tasks of the namespace");
 
 	pid = fork_synced(&sock);
 	ASSERT_GE(pid, 0);
 	if (!pid) {
-		/* Same ids, but the capabilities count only inside. */
+		/*
+		 * The same ids, but the capabilities are limited to the
+		 * namespace.
+		 */
 		if (unshare(CLONE_NEWUSER))
 			_exit(KSFT_SKIP);
 
@@ -109,7 +117,7 @@ TEST_F(kcmp_epoll, user_namespace)
 		EXPECT_EQ(-EPERM, kcmp(me, me, KCMP_EPOLL_TFD, NO_FD, 0));
 		EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 
-		/* Another task inside. */
+		/* Another task in the namespace. */
 		child = fork_synced(&child_sock);
 		EXPECT_GE(child, 0);
 		if (!child) {
@@ -131,14 +139,14 @@ TEST_F(kcmp_epoll, user_namespace)
 		SKIP(return, "no user namespaces");
 	}
 
-	/* Root outside is root inside. */
+	/* Root outside is privileged inside. */
 	EXPECT_EQ(0, kcmp_tfd(pid, self->fd, pid, self->efd, TFD, 0));
 	EXPECT_EQ(0, kcmp_tfd(me, self->fd, pid, self->efd, TFD, 0));
 
 	EXPECT_EQ(0, sync_end(sock, pid));
 }
 
-/* Ask for an unprivileged user about @pid and about oneself. */
+/* Query @pid and the caller itself as an unprivileged user. */
 static int ask_as(uid_t id, pid_t pid, bool swap, int fd, int efd, int type)
 {
 	pid_t child = fork_bound();
@@ -158,7 +166,7 @@ static int ask_as(uid_t id, pid_t pid, bool swap, int fd, int efd, int type)
 	return wait_exit(child);
 }
 
-/* How ask_as() reports that the files are the same. */
+/* The exit status of ask_as() if the files are the same. */
 #define SAME	200
 
 static pid_t fork_target(uid_t id, int *sock)
@@ -169,7 +177,7 @@ static pid_t fork_target(uid_t id, int *sock)
 		if (become(id))
 			_exit(1);
 
-		/* Told so, it stops and starts letting itself be looked at. */
+		/* Becomes non-dumpable and dumpable again when told. */
 		sync_post(*sock);
 		while (sync_wait(*sock)) {
 			if (prctl(PR_SET_DUMPABLE, !prctl(PR_GET_DUMPABLE)))
@@ -190,7 +198,7 @@ TEST_F(kcmp_epoll, other_owner)
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become somebody else");
+		SKIP(return, "needs root to change its user");
 
 	pid = fork_target(UID_B, &sock);
 	ASSERT_GT(pid, 0);
@@ -200,7 +208,7 @@ TEST_F(kcmp_epoll, other_owner)
 				       KCMP_EPOLL_TFD));
 		EXPECT_EQ(EPERM, ask_as(UID_A, pid, swap, self->fd, self->efd,
 					KCMP_EPOLL_TFD));
-		/* Nothing else about the question is told. */
+		/* The error reveals nothing else about the query. */
 		EXPECT_EQ(EPERM, ask_as(UID_A, pid, swap, NO_FD, self->efd,
 					KCMP_EPOLL_TFD));
 		EXPECT_EQ(EPERM, ask_as(UID_A, pid, swap, self->fd, NO_FD,
@@ -211,20 +219,20 @@ TEST_F(kcmp_epoll, other_owner)
 					KCMP_TYPES + 1));
 	}
 
-	/* Root may. */
+	/* Root may query it. */
 	EXPECT_EQ(0, kcmp_tfd(pid, self->fd, pid, self->efd, TFD, 0));
 
 	EXPECT_EQ(0, sync_end(sock, pid));
 }
 
-/* A task that is not dumpable is not to be asked about by its owner. */
+/* The owner of a task may not query it if it is not dumpable. */
 TEST_F(kcmp_epoll, not_dumpable)
 {
 	int sock, swap;
 	pid_t pid;
 
 	if (geteuid())
-		SKIP(return, "needs root to become somebody else");
+		SKIP(return, "needs root to change its user");
 
 	pid = fork_target(UID_A, &sock);
 	ASSERT_GT(pid, 0);
@@ -244,7 +252,7 @@ TEST_F(kcmp_epoll, not_dumpable)
 					KCMP_TYPES + 1));
 	}
 
-	/* Root may, all the same. */
+	/* Root may query it nevertheless. */
 	EXPECT_EQ(0, kcmp_tfd(pid, self->fd, pid, self->efd, TFD, 0));
 	EXPECT_EQ(0, kcmp_tfd(getpid(), self->fd, pid, self->efd, TFD, 0));
 

@@ -30,7 +30,9 @@ static int open_some(int i)
 	}
 }
 
-/* The answers about all pairs of files are those of KCMP_FILE, and an order. */
+/*
+ * The answers about all pairs of files agree with KCMP_FILE, and are an order.
+ */
 TEST_F(kcmp_epoll, total_order)
 {
 	static int fds[NR_FILES], cmp[NR_FILES][NR_FILES];
@@ -71,7 +73,7 @@ TEST_F(kcmp_epoll, total_order)
 	}
 }
 
-/* Files that no set can watch have their place among those that one does. */
+/* Files that epoll cannot watch are ordered among those that it can. */
 TEST_F(kcmp_epoll, unwatchable_files)
 {
 	int fds[] = {
@@ -109,7 +111,10 @@ TEST_F(kcmp_epoll, same_for_all_callers)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* Which of the files is entry (@tfd, @toff), or -1 if not exactly one is. */
+/*
+ * The index of the file that is target (@tfd, @toff); -1 if there is not
+ * exactly one.
+ */
 static int which(const int *fds, int nr, int efd, int tfd, int toff)
 {
 	int i, found = -1;
@@ -131,7 +136,7 @@ static int which(const int *fds, int nr, int efd, int tfd, int toff)
 
 #define NR_SAME		40
 
-/* toff gives each of the targets with one number once, always in one order. */
+/* toff names each target with a number once, always in the same order. */
 TEST_F(kcmp_epoll, same_number)
 {
 	int efd = epoll_create1(EPOLL_CLOEXEC);
@@ -147,7 +152,7 @@ TEST_F(kcmp_epoll, same_number)
 		ASSERT_GE(fds[i], 0);
 	}
 
-	/* The neighbours' numbers must not be counted. */
+	/* Targets with neighbouring numbers are not counted. */
 	for (i = 0; i < NR_SAME; i++) {
 		ASSERT_EQ(0, add_as(efd, fds[i], TFD, EPOLLIN, 0));
 		ASSERT_EQ(0, add_as(efd, fds[i], TFD - 1 - i, EPOLLIN, 0));
@@ -165,13 +170,13 @@ TEST_F(kcmp_epoll, same_number)
 	for (i = 0; i < 3; i++)
 		EXPECT_EQ(-ENOENT, kcmp_tfd_self(fds[0], efd, TFD, NR_SAME + i));
 
-	/* Neither time nor the order of adding has a part in it. */
+	/* The order depends neither on time nor on the order of adding. */
 	for (toff = 0; toff < NR_SAME; toff++) {
 		EXPECT_EQ(0, kcmp_tfd_self(fds[order[toff]], efd, TFD, toff));
 		EXPECT_EQ(0, kcmp_tfd_self(fds[order[toff]], efd2, TFD, toff));
 	}
 
-	/* What comes after one that goes moves up. */
+	/* The targets after one that is removed move up. */
 	ASSERT_EQ(0, del_as(efd, fds[order[NR_SAME / 2]], TFD));
 	for (toff = 0; toff < NR_SAME - 1; toff++) {
 		i = order[toff + (toff >= NR_SAME / 2)];
@@ -213,7 +218,9 @@ static int read_fdinfo(int efd, struct fdinfo_line *lines, int max)
 	return nr;
 }
 
-/* fdinfo goes by number, whatever the order of files and of adding. */
+/*
+ * fdinfo is sorted by number, regardless of the order of files and of adding.
+ */
 TEST_F(kcmp_epoll, fdinfo_sorted)
 {
 	struct fdinfo_line lines[2 * NR_FILES + 1];
@@ -223,7 +230,7 @@ TEST_F(kcmp_epoll, fdinfo_sorted)
 		fds[i] = open_some(i);
 		ASSERT_GE(fds[i], 0);
 	}
-	/* 29 and 31 have no factor in common with NR_FILES: a shuffle. */
+	/* 29 and 31 are coprime to NR_FILES, so this is a permutation. */
 	for (i = 0; i < NR_FILES; i++) {
 		ASSERT_EQ(0, add_as(self->efd, fds[i],
 				    TFD + 1 + i * 29 % NR_FILES, EPOLLIN, 0));
@@ -240,7 +247,7 @@ TEST_F(kcmp_epoll, fdinfo_sorted)
 	}
 }
 
-/* toff counts the targets with a number as fdinfo lists them. */
+/* toff counts the targets with a number in the order of fdinfo. */
 TEST_F(kcmp_epoll, fdinfo_and_toff)
 {
 	struct fdinfo_line lines[2 * NR_SAME];
@@ -250,7 +257,7 @@ TEST_F(kcmp_epoll, fdinfo_and_toff)
 
 	ASSERT_GE(efd, 0);
 	for (i = 0; i < NR_SAME; i++) {
-		/* Unlike eventfds, sockets have an inode each. */
+		/* Unlike eventfds, each socket has an inode of its own. */
 		fds[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		ASSERT_GE(fds[i], 0);
 		ASSERT_EQ(0, add_as(efd, fds[i], TFD, EPOLLIN, 0));

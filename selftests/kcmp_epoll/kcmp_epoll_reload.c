@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Load and unload the module again and again while callers ask. The number of
- * times is KCMP_EPOLL_RELOADS from the environment.
+ * Load and unload the module repeatedly while callers make queries,
+ * KCMP_EPOLL_RELOADS times.
  */
 #include <stdatomic.h>
 
@@ -11,7 +11,7 @@
 #define RELOADS		20
 #define NR_CALLERS	4
 
-/* The taint flags of a kernel that has warned or died: W and D. */
+/* The taint flags W and D: the kernel has warned, or has oopsed. */
 #define TAINT_BAD	((1UL << 9) | (1UL << 7))
 
 struct caller {
@@ -35,7 +35,7 @@ FIXTURE_SETUP(reload)
 	struct known *known = &self->known;
 	char why[128];
 
-	/* See that it can be had, then begin without. */
+	/* Check that it can be loaded, then begin without it. */
 	if (!use_module(true, why, sizeof(why)) ||
 	    !use_module(false, why, sizeof(why)))
 		SKIP(return, "%s", why);
@@ -77,7 +77,10 @@ static void ask_forever(const struct known *known, struct caller *caller)
 	}
 }
 
-/* Let every caller ask at least twice, the second time a whole question. */
+/*
+ * Let each caller make at least two queries, the second one entirely after
+ * this.
+ */
 static bool wait_asked(struct caller *callers)
 {
 	long long end = now_ms() + PATIENCE_MS;
@@ -128,7 +131,7 @@ TEST_F_TIMEOUT(reload, under_load, 1800)
 		ASSERT_TRUE(wait_asked(self->callers));
 	}
 
-	/* With nobody asking, nobody has a reference. */
+	/* Without callers, nobody has a reference. */
 	ASSERT_EQ(0, module_load());
 	ASSERT_TRUE(wait_asked(self->callers));
 	for (i = 0; i < NR_CALLERS; i++) {

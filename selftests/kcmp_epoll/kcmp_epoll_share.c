@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Files and sets that have come to several tasks, and sets of sets. */
+/* Files and epoll instances that several tasks have, and nested instances. */
 #include "kcmp_epoll_fixture.h"
 
-/* A file that was received, added and closed is known to its sender. */
+/* A file that was received, added and closed is found by its sender. */
 TEST_F(kcmp_epoll, scm_rights)
 {
 	pid_t me = getpid(), pid;
@@ -21,7 +21,9 @@ TEST_F(kcmp_epoll, scm_rights)
 		_exit(0);
 	}
 
-	/* Made after the fork: the receiver has it from the socket alone. */
+	/*
+	 * It is made after the fork: the receiver gets it over the socket only.
+	 */
 	fd = eventfd(0, EFD_CLOEXEC);
 	ASSERT_GE(fd, 0);
 	ASSERT_TRUE(sync_post(sock));
@@ -33,7 +35,7 @@ TEST_F(kcmp_epoll, scm_rights)
 	EXPECT_GT(cmp, 0);
 	EXPECT_EQ(kcmp_file_self(self->fd, fd), cmp);
 
-	/* The sender's is the last reference. */
+	/* The sender's reference is the last one. */
 	close(fd);
 	EXPECT_EQ(-ENOENT, kcmp_tfd(me, self->fd, pid, self->efd, TFD + 1, 0));
 
@@ -64,7 +66,7 @@ TEST_F(kcmp_epoll, scm_rights_in_flight)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->other, self->efd, TFD, 0));
 }
 
-/* The child is the only one that still has the target. */
+/* Only the child still has the file of the target. */
 TEST_F(kcmp_epoll, owner_is_forked_child)
 {
 	pid_t me = getpid(), pid;
@@ -92,7 +94,9 @@ TEST_F(kcmp_epoll, owner_is_forked_child)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->other, self->efd, TFD, 0));
 }
 
-/* The same numbers mean other files and sets in another process. */
+/*
+ * The same numbers refer to other files and epoll instances in another process.
+ */
 TEST_F(kcmp_epoll, numbers_are_per_task)
 {
 	pid_t me = getpid(), pid;
@@ -146,7 +150,7 @@ static void *thread_fn(void *data)
 	return NULL;
 }
 
-/* A thread can be asked about by its id. */
+/* A thread can be queried by its id. */
 TEST_F(kcmp_epoll, thread)
 {
 	struct tasklet task = { .fd = -1, .efd = -1 };
@@ -165,7 +169,7 @@ TEST_F(kcmp_epoll, thread)
 	EXPECT_EQ(0, kcmp_tfd(task.tid, self->fd, task.tid, self->efd, TFD,
 			      0));
 
-	/* One table: what the one opens the other has. */
+	/* They share one table: what one opens, the other has. */
 	fd = fcntl(self->fd, F_DUPFD_CLOEXEC, NO_FD);
 	ASSERT_GE(fd, NO_FD);
 	EXPECT_EQ(0, kcmp_tfd(task.tid, fd, task.tid, self->efd, TFD, 0));
@@ -176,7 +180,7 @@ TEST_F(kcmp_epoll, thread)
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 }
 
-/* A thread's descriptors are its own if it does not share them. */
+/* A thread that does not share the table has descriptors of its own. */
 TEST_F(kcmp_epoll, thread_with_own_table)
 {
 	struct tasklet task = { .fd = self->fd, .efd = self->efd };
@@ -223,7 +227,9 @@ TEST_F(kcmp_epoll, shared_table)
 	EXPECT_EQ(0, wait_exit(pid));
 }
 
-/* A set is a file: it can be a target, and be asked about itself. */
+/*
+ * An epoll instance is a file: it can be a target, and can be queried itself.
+ */
 TEST_F(kcmp_epoll, nested)
 {
 	int outer = epoll_create1(EPOLL_CLOEXEC);
@@ -240,12 +246,12 @@ TEST_F(kcmp_epoll, nested)
 	EXPECT_EQ(0, kcmp_tfd_self(self->efd, outmost, TFD + 1, 0));
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 
-	/* The targets of a target are not those of the set. */
+	/* The targets of a nested instance are not those of the outer one. */
 	EXPECT_EQ(kcmp_file_self(self->fd, self->efd),
 		  kcmp_tfd_self(self->fd, outer, TFD, 0));
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, outer, TFD, 1));
 
-	/* The set asked about is compared like any other file. */
+	/* The queried epoll instance is compared like any other file. */
 	EXPECT_EQ(kcmp_file_self(outmost, outer),
 		  kcmp_tfd_self(outmost, outmost, TFD, 0));
 
@@ -254,7 +260,7 @@ TEST_F(kcmp_epoll, nested)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, outer, TFD, 0));
 }
 
-/* One set behind two descriptors is one set. */
+/* Two descriptors of one epoll instance give the same answers. */
 TEST_F(kcmp_epoll, duplicated_set)
 {
 	int dup = fcntl(self->efd, F_DUPFD_CLOEXEC, NO_FD);
@@ -268,7 +274,7 @@ TEST_F(kcmp_epoll, duplicated_set)
 	EXPECT_EQ(0, kcmp_tfd_self(self->other, dup, TFD + 1, 0));
 }
 
-/* A descriptor that only names a path is open all the same. */
+/* An O_PATH descriptor counts as open. */
 TEST_F(kcmp_epoll, o_path)
 {
 	int path = open("/", O_PATH | O_CLOEXEC);

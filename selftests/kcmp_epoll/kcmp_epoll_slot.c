@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Where the slot lies in memory, and which of many entries it names. */
+/* The slot in memory, and which of many targets it names. */
 #include <stdatomic.h>
 
 #include "kcmp_epoll_fixture.h"
@@ -9,7 +9,7 @@ static int ask_at(int fd, unsigned long addr)
 	return kcmp(getpid(), getpid(), KCMP_EPOLL_TFD, fd, addr);
 }
 
-/* A page, the next of which is there but of no use. */
+/* A page that is followed by one that cannot be read. */
 static char *map_page(int next_prot)
 {
 	long page = sysconf(_SC_PAGESIZE);
@@ -39,14 +39,17 @@ TEST_F(kcmp_epoll, bad_addresses)
 {
 	const unsigned long addrs[] = {
 		0, 1, 12,
-		/* The last bytes, and a slot that would wrap around. */
+		/*
+		 * The last bytes of the address space, and a slot that would
+		 * wrap around.
+		 */
 		~0UL, ~0UL - 11, ~0UL - 12,
 #ifdef __x86_64__
-		/* The end of what is the user's, and just before it. */
+		/* The end of user space, and just before it. */
 		0x00007ffffffff000, 0x00007ffffffffff8, 0x00007ffffffffffc,
-		/* Not canonical. */
+		/* Non-canonical addresses. */
 		0x0000800000000000, 0x8000000000000000, 0xffff7fffffffffff,
-		/* The kernel's: direct map, text, fixmap, vsyscall page. */
+		/* Kernel addresses: direct map, text, fixmap, vsyscall page. */
 		0xffff800000000000, 0xffff888000000000, 0xffffffff81000000,
 		0xffffffffff5ff000, 0xffffffffff600000,
 #endif
@@ -73,7 +76,7 @@ TEST_F(kcmp_epoll, read_only)
 		  ask_at(self->other, (unsigned long)slot));
 }
 
-/* A slot may lie at any byte, as long as its last one can be read. */
+/* A slot may start at any byte, as long as its last one can be read. */
 TEST_F(kcmp_epoll, page_end)
 {
 	struct kcmp_epoll_slot slot = { .efd = self->efd, .tfd = TFD };
@@ -100,7 +103,7 @@ TEST_F(kcmp_epoll, page_end)
 			}
 		}
 
-		/* The same with nothing at all behind. */
+		/* The same with nothing mapped after it. */
 		ASSERT_EQ(0, munmap(addr + page, page));
 		memcpy(addr + page - sizeof(slot), &slot, sizeof(slot));
 		EXPECT_EQ(0, ask_at(self->fd, (unsigned long)addr + page -
@@ -110,7 +113,7 @@ TEST_F(kcmp_epoll, page_end)
 	}
 }
 
-/* The slot is 12 bytes and is not written to. */
+/* The slot has 12 bytes and is not written to. */
 TEST_F(kcmp_epoll, layout)
 {
 	__u32 words[4] = { self->efd, TFD, 0, 0xffffffff };
@@ -126,7 +129,7 @@ TEST_F(kcmp_epoll, layout)
 	EXPECT_EQ(0, memcmp(before, words, sizeof(words)));
 }
 
-/* A closed number still names the target, as long as its file is open. */
+/* A closed number names the target, as long as the file is open. */
 TEST_F(kcmp_epoll, closed_number)
 {
 	int fds[2];
@@ -140,7 +143,7 @@ TEST_F(kcmp_epoll, closed_number)
 	EXPECT_EQ(-EBADF, kcmp_tfd_self(fds[0], self->efd, fds[0], 0));
 }
 
-/* A number that is used again names what it was added for. */
+/* A number that was reused names the target that was added by it. */
 TEST_F(kcmp_epoll, reused_number)
 {
 	ASSERT_EQ(TFD, dup_as(self->other, TFD));
@@ -152,14 +155,14 @@ TEST_F(kcmp_epoll, reused_number)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(TFD, self->efd, TFD, 1));
 }
 
-/* Added again for another file, a number names both. */
+/* Added again for another file, the number names both targets. */
 TEST_F(kcmp_epoll, number_added_twice)
 {
 	int targets[2], toff;
 
 	ASSERT_EQ(TFD, dup_as(self->other, TFD));
 	ASSERT_EQ(0, epoll_add(self->efd, TFD, EPOLLIN, 0));
-	/* One pair of file and number is there only once. */
+	/* One pair of file and number can be added only once. */
 	ASSERT_EQ(-EEXIST, epoll_add(self->efd, TFD, EPOLLIN, 0));
 
 	if (!kcmp_tfd_self(self->fd, self->efd, TFD, 0)) {
@@ -179,7 +182,7 @@ TEST_F(kcmp_epoll, number_added_twice)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, TFD, 2));
 }
 
-/* One file under several numbers is as many targets. */
+/* One file that was added by several numbers is several targets. */
 TEST_F(kcmp_epoll, duplicated_descriptor)
 {
 	int dup1 = fcntl(self->fd, F_DUPFD_CLOEXEC, TFD + 1);
@@ -209,7 +212,7 @@ TEST_F(kcmp_epoll, removed_target)
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 }
 
-/* A target goes with the last reference to its file, and not before. */
+/* A target goes with the last reference to its file, and not earlier. */
 TEST_F(kcmp_epoll, last_close)
 {
 	int dup = fcntl(self->fd, F_DUPFD_CLOEXEC, TFD + 1);
@@ -222,7 +225,7 @@ TEST_F(kcmp_epoll, last_close)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->other, self->efd, TFD, 0));
 }
 
-/* More than a handler will walk through without letting go of the set. */
+/* More than a handler walks through without releasing the mutex. */
 #define NR_MANY		1100
 #define NR_NEXT		300
 
@@ -238,7 +241,7 @@ static int cmp_fds(const void *a, const void *b)
 	}
 }
 
-/* As CRIU does it: find an entry among files sorted by KCMP_FILE. */
+/* Find a target among files sorted by KCMP_FILE, as CRIU does. */
 static int find_sorted(const int *fds, int nr, int efd, int tfd, int toff)
 {
 	int low = 0, high = nr;
@@ -262,12 +265,12 @@ static int find_sorted(const int *fds, int nr, int efd, int tfd, int toff)
 
 struct many {
 	int efd;
-	/* As they were added, and as toff counts them. */
+	/* Files as they were added, and as toff counts them. */
 	int fds[NR_MANY];
 	int order[NR_MANY];
 };
 
-/* Fill a set with NR_MANY targets with one number, and neighbours. */
+/* Add NR_MANY targets with one number, and some with neighbouring numbers. */
 static int make_many(struct many *many)
 {
 	int ret, i;
@@ -280,7 +283,7 @@ static int make_many(struct many *many)
 	if (many->efd < 0)
 		return -errno;
 
-	/* Leave the low numbers to whoever opens something else. */
+	/* Leave the low numbers to other users. */
 	for (i = 0; i < NR_MANY; i++) {
 		int fd = eventfd(0, EFD_CLOEXEC);
 
@@ -303,7 +306,7 @@ static int make_many(struct many *many)
 	return 0;
 }
 
-/* Find the file of each entry. Returns whether each is found just once. */
+/* Find the file of each target. Returns whether each was found exactly once. */
 static bool order_many(struct many *many)
 {
 	static bool seen[NR_MANY];
@@ -372,7 +375,7 @@ static int churn_start(struct churn *churn)
 	return pthread_create(&churn->thread, NULL, churn_fn, churn);
 }
 
-/* Returns 0 if it did what it should, as often as it was told. */
+/* Returns 0 if the thread did so at least as often as requested. */
 static int churn_stop(struct churn *churn, unsigned int steps)
 {
 	while (churn->steps < steps && !churn->ret)
@@ -396,7 +399,7 @@ static int churn_neighbours(const struct many *many, unsigned int i)
 	return ret ? : add_as(many->efd, fd, num, EPOLLIN, 0);
 }
 
-/* What changes beside the number that is asked about has no effect. */
+/* Changes of targets with other numbers have no effect. */
 TEST_F(kcmp_epoll, many_with_changing_neighbours)
 {
 	static struct many many;
@@ -426,7 +429,7 @@ TEST_F(kcmp_epoll, many_with_changing_neighbours)
 	EXPECT_EQ(0, churn_stop(&churn, 2 * NR_NEXT));
 }
 
-/* Entries at which a handler may have let go of the set, and want to go on. */
+/* Targets at which a handler may have released the mutex, and resumes. */
 static const int going[] = { 255, 256, 511, 512 };
 
 static int churn_going(const struct many *many, unsigned int i)
@@ -440,9 +443,9 @@ static int churn_going(const struct many *many, unsigned int i)
 }
 
 /*
- * Entries before those that come and go keep their places. Those behind move
- * up by at most as many as may be missing when each is passed; they are never
- * counted twice.
+ * Targets before those that come and go keep their toff. Those after them move
+ * up by at most as many as may be missing while each is passed; none is counted
+ * twice.
  */
 TEST_F(kcmp_epoll, many_with_entries_going)
 {

@@ -23,7 +23,7 @@ static const char *cannot_trace(bool rust)
 	    (mount("tracefs", TRACEFS, "tracefs", 0, NULL) ||
 	     access(TRACEFS "/instances", F_OK)))
 		return "no tracefs";
-	/* Where the module can be loaded, the tracepoint is there, too. */
+	/* A kernel with the module has the tracepoint. */
 	if (!rust && access(TRACEFS "/" EVENT, F_OK))
 		return "no tracepoint in a kernel without the series";
 
@@ -39,7 +39,7 @@ static int enable_trace(const char *dir, bool enable)
 	return write_file(path, enable ? "1" : "0");
 }
 
-/* Trace into an instance of one's own, of which @dir becomes the folder. */
+/* Trace into an instance of its own, whose directory becomes @dir. */
 static int start_trace(char *dir, size_t len)
 {
 	int ret;
@@ -55,7 +55,7 @@ static int start_trace(char *dir, size_t len)
 	return ret;
 }
 
-/* Read the answers about @pid1 that were traced. Returns how many. */
+/* Read the traced answers about @pid1. Returns how many there are. */
 static int read_trace(const char *dir, pid_t pid1, struct answer *answers,
 		      int max)
 {
@@ -94,7 +94,7 @@ static int read_trace(const char *dir, pid_t pid1, struct answer *answers,
 TEST_F(kcmp_epoll, answers)
 {
 	struct answer asked[] = {
-		/* The files that are there. */
+		/* The files that exist. */
 		{ .fd = self->fd, .efd = self->efd, .tfd = TFD },
 		{ .fd = self->other, .efd = self->efd, .tfd = TFD },
 		/* ENOENT, twice; EBADF, twice; EINVAL */
@@ -103,7 +103,7 @@ TEST_F(kcmp_epoll, answers)
 		{ .fd = NO_FD, .efd = self->efd, .tfd = TFD },
 		{ .fd = self->fd, .efd = NO_FD, .tfd = TFD, .toff = 3 },
 		{ .fd = self->fd, .efd = self->fd, .tfd = TFD },
-		/* One that is about another process */
+		/* A query about another process. */
 		{ .fd = self->fd, .efd = self->efd, .tfd = TFD },
 	};
 	struct answer seen[ARRAY_SIZE(asked)];
@@ -131,11 +131,11 @@ TEST_F(kcmp_epoll, answers)
 					asked[i].efd, asked[i].tfd,
 					asked[i].toff);
 	}
-	/* What cannot be read cannot be shown. */
+	/* A slot that cannot be read is not shown. */
 	EXPECT_EQ(-EFAULT, kcmp(me, me, KCMP_EPOLL_TFD, self->fd, 0));
 
 	EXPECT_EQ(0, enable_trace(dir, false));
-	/* Not traced any more. */
+	/* This is not traced any more. */
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 
 	EXPECT_EQ(0, asked[0].ret);
@@ -162,7 +162,7 @@ TEST_F(kcmp_epoll, answers)
 	EXPECT_EQ(0, sync_end(sock, pid));
 }
 
-/* The answer to a caller that was killed: it has not seen it itself. */
+/* The answer to a caller that was killed, and so did not see it. */
 TEST_F(kcmp_epoll, killed_caller)
 {
 	const char *why = cannot_trace(variant->rust);
@@ -178,7 +178,7 @@ TEST_F(kcmp_epoll, killed_caller)
 	ASSERT_EQ(0, eventfd_write(self->fd, 1));
 	ret = hold_set(&held, self->efd);
 	if (ret == -EOPNOTSUPP)
-		SKIP(return, "needs userfaultfd to hold a set");
+		SKIP(return, "needs userfaultfd to hold a mutex");
 	ASSERT_EQ(0, ret);
 	ASSERT_EQ(0, start_trace(dir, sizeof(dir)));
 
@@ -190,7 +190,7 @@ TEST_F(kcmp_epoll, killed_caller)
 	}
 	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	EXPECT_EQ(0, kill(pid, SIGKILL));
-	/* The C handler answers all the same, once it can. */
+	/* The C handler answers nevertheless, once it can. */
 	if (!variant->rust)
 		EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));

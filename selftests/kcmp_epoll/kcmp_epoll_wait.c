@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Callers that have to wait: what ends it, and what is kept meanwhile. */
+/* Callers that wait: what ends the wait, and what is kept meanwhile. */
 #include "kcmp_epoll_fixture.h"
 
-#define CANNOT_HOLD	"needs root and userfaultfd to hold a set"
+#define CANNOT_HOLD	"needs root and userfaultfd to hold a mutex"
 
-/* A process that asks once and exits with the answer. */
+/* A process that makes one query and exits with the answer. */
 static pid_t fork_caller(pid_t pid1, int fd, pid_t pid2, int efd)
 {
 	pid_t pid = fork_bound();
@@ -18,7 +18,7 @@ static pid_t fork_caller(pid_t pid1, int fd, pid_t pid2, int efd)
 	return pid;
 }
 
-/* What it exits with. */
+/* Its exit status. */
 #define EQUAL	200
 
 TEST_F(kcmp_epoll, killed_waiting_for_set)
@@ -43,7 +43,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 		EXPECT_EQ(refs, module_refs());
 		EXPECT_EQ(1, release_set(&held));
 	} else {
-		/* The C handler cannot be killed as long as it waits. */
+		/* The C handler cannot be killed while it waits. */
 		sleep_ms(A_WHILE_MS);
 		EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
 		EXPECT_TRUE(asleep_in(pid, __NR_kcmp));
@@ -54,7 +54,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 }
 
-/* A signal that does not kill does not end the wait either. */
+/* A signal that is not fatal does not end the wait either. */
 TEST_F(kcmp_epoll, signalled_waiting_for_set)
 {
 	struct sigaction act = { .sa_handler = ignore_signal };
@@ -83,46 +83,153 @@ TEST_F(kcmp_epoll, signalled_waiting_for_set)
 }
 
 /*
- * EINTR: a caller can be killed while it waits for the exec_update_lock of a
- * task that it asks about. That lock is held for reading by another caller,
- * which waits for a held set, and the task wants it for writing to go through
- * with its exec.
+ * A process that, asked to, becomes a list of the tests here, with KSFT_SKIP as its
+ * status.
  */
-TEST_F(kcmp_epoll, killed_waiting_for_exec)
+static pid_t fork_executor(int *sock)
 {
-	pid_t me = getpid(), none = unused_pid(), task, reader, pid;
-	struct held_set held;
-	int ret, sock, null;
+	pid_t pid = fork_synced(sock);
+	int null;
 
-	if (geteuid())
-		SKIP(return, CANNOT_HOLD);
-	ASSERT_GT(none, 0);
-	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	ASSERT_GE(null, 0);
-
-	/* Asked to, it becomes a list of the tests here and a known status. */
-	task = fork_synced(&sock);
-	ASSERT_GE(task, 0);
-	if (!task) {
-		if (sync_wait(sock) && dup2(null, STDOUT_FILENO) >= 0 &&
+	if (!pid) {
+		null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+		if (sync_wait(*sock) && dup2(null, STDOUT_FILENO) >= 0 &&
 		    dup2(null, STDERR_FILENO) >= 0)
 			execl("/proc/self/exe", "kcmp_epoll_wait", "-l", NULL);
 		_exit(1);
 	}
 
+	return pid;
+}
+
+/*
+ * The tasks that a caller asks about can execute another program while it waits
+ * for the set, if the module answers: nothing of theirs is locked.
+ */
+TEST_F(kcmp_epoll, exec_while_caller_waits)
+{
+	pid_t me = getpid(), task, first, second;
+	struct held_set held;
+	int ret, sock;
+
+	if (geteuid())
+		SKIP(return, CANNOT_HOLD);
+	task = fork_executor(&sock);
+	ASSERT_GE(task, 0);
 	ASSERT_EQ(0, eventfd_write(self->fd, 1));
 	ret = hold_set(&held, self->efd);
 	if (ret == -EOPNOTSUPP)
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_EQ(0, ret);
 
+	first = fork_caller(task, self->fd, me, self->efd);
+	ASSERT_GE(first, 0);
+	ASSERT_TRUE(wait_asleep_in(first, __NR_kcmp));
+	second = fork_caller(me, self->fd, task, self->efd);
+	ASSERT_GE(second, 0);
+	ASSERT_TRUE(wait_asleep_in(second, __NR_kcmp));
+
+	ASSERT_TRUE(sync_post(sock));
+	if (variant->rust) {
+		EXPECT_EQ(KSFT_SKIP, wait_exit(task));
+	} else {
+		sleep_ms(A_WHILE_MS);
+		EXPECT_EQ(0, waitpid(task, NULL, WNOHANG));
+	}
+	EXPECT_TRUE(asleep_in(first, __NR_kcmp));
+	EXPECT_TRUE(asleep_in(second, __NR_kcmp));
+
+	/* The files are those that they had when the caller was let in. */
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(EQUAL, wait_exit(first));
+	EXPECT_EQ(EQUAL, wait_exit(second));
+	if (!variant->rust)
+		EXPECT_EQ(KSFT_SKIP, wait_exit(task));
+}
+
+/* A query whose slot is in memory that is not there yet. */
+struct served_query {
+	pid_t task;
+	int fd, ret;
+	struct served served;
+};
+
+static void *ask_by_served_slot(void *data)
+{
+	struct served_query *query = data;
+
+	query->ret = kcmp(query->task, query->task, KCMP_EPOLL_TFD, query->fd,
+			  (unsigned long)query->served.map);
+
+	return NULL;
+}
+
+/* Whoever serves the caller's memory does not hold up the tasks, either. */
+TEST_F(kcmp_epoll, exec_while_slot_is_read)
+{
+	struct kcmp_epoll_slot *slot;
+	struct served_query query = { .fd = self->fd };
+	static char page[65536];
+	pthread_t thread;
+	int ret, sock;
+
+	if (geteuid())
+		SKIP(return, CANNOT_HOLD);
+	query.task = fork_executor(&sock);
+	ASSERT_GE(query.task, 0);
+	ret = served_init(&query.served, 1);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, ask_by_served_slot, &query));
+	ASSERT_EQ(0, served_wait(&query.served));
+
+	ASSERT_TRUE(sync_post(sock));
+	EXPECT_EQ(KSFT_SKIP, wait_exit(query.task));
+
+	slot = (void *)page;
+	slot->efd = self->efd;
+	slot->tfd = TFD;
+	ASSERT_EQ(0, served_fill(&query.served, 0, page));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	/* By now it has no descriptors. */
+	EXPECT_EQ(-EBADF, query.ret);
+}
+
+/*
+ * EINTR: a caller can be killed while it waits for the exec_update_lock of a
+ * task that it asks about. That lock is held for reading by another caller,
+ * which the C handler answers, and which waits for a held set. The task wants it
+ * for writing to go through with its exec.
+ */
+TEST_F(kcmp_epoll, killed_waiting_for_exec)
+{
+	pid_t me = getpid(), none = unused_pid(), task, reader, pid;
+	struct held_set held;
+	int ret, sock;
+
+	if (geteuid())
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_GT(none, 0);
+	task = fork_executor(&sock);
+	ASSERT_GE(task, 0);
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(&held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, ret);
+
+	if (variant->rust)
+		ASSERT_EQ(0, unload(MODULE));
 	reader = fork_caller(task, self->fd, me, self->efd);
 	ASSERT_GE(reader, 0);
 	ASSERT_TRUE(wait_asleep_in(reader, __NR_kcmp));
+	if (variant->rust)
+		ASSERT_EQ(0, module_load());
 
 	ASSERT_TRUE(sync_post(sock));
 
-	/* Until the exec is that far, the answer is EBADF. */
+	/* Until the exec has got that far, the answer is EBADF. */
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
@@ -136,18 +243,18 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
-	/* The same if it is the set's task that is waited for. */
+	/* The same for the lock of the task that has the epoll instance. */
 	pid = fork_caller(me, NO_FD, task, self->efd);
 	ASSERT_GE(pid, 0);
 	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
-	/* An unknown task is noticed before, not after. */
+	/* An unknown task is noticed before the wait. */
 	EXPECT_EQ(-ESRCH, kcmp_tfd(task, self->fd, none, self->efd, TFD, 0));
 	EXPECT_EQ(-ESRCH, kcmp_tfd(none, self->fd, task, self->efd, TFD, 0));
 
-	/* A caller without the right to ask waits all the same. */
+	/* A caller without permission waits nevertheless. */
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
@@ -159,16 +266,17 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
-	/* All of this while the first one waited. */
+	/* All of this happened while the first caller waited. */
 	EXPECT_TRUE(asleep_in(reader, __NR_kcmp));
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(EQUAL, wait_exit(reader));
-	EXPECT_EQ(KSFT_SKIP, sync_end(sock, task));
+	EXPECT_EQ(KSFT_SKIP, wait_exit(task));
 }
 
 /*
  * The module keeps the first file open until it has compared it. The C handler
- * lets it go before it looks at the set, and compares a stale address.
+ * drops it before it waits for the epoll instance, and compares a stale
+ * address.
  */
 TEST_F(kcmp_epoll, first_file_stays_open)
 {
@@ -196,7 +304,7 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 	}
 	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 
-	/* The reading end tells when the writing end is gone. */
+	/* The read end reports when the write end is released. */
 	close(fds[1]);
 	pfd.fd = fds[0];
 	EXPECT_EQ(variant->rust ? 0 : 1, poll(&pfd, 1, variant->rust ?
@@ -227,7 +335,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 
 	if (variant->rust) {
-		/* The module stays as long as it is needed. */
+		/* The module stays loaded while it is needed. */
 		EXPECT_EQ(refs + 1, module_refs());
 		EXPECT_EQ(-EAGAIN, try_unload(MODULE));
 		EXPECT_TRUE(module_loaded());
@@ -239,7 +347,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 			SKIP(return, "cannot load " MODULE ": %s",
 			     strerror(-ret));
 		}
-		/* The call is none of the module's. */
+		/* The C handler has the call, so the module can be unloaded. */
 		EXPECT_EQ(0, module_refs());
 	}
 
@@ -252,7 +360,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	EXPECT_EQ(refs, module_refs());
 }
 
-/* No answer of any kind leaves a reference to the module behind. */
+/* No kind of answer leaks a reference to the module. */
 TEST_F(kcmp_epoll, module_references)
 {
 	int refs = module_refs(), i;

@@ -12,24 +12,20 @@ fn main() {
     if env::var_os("CARGO_FEATURE_BPF").is_none() {
         return;
     }
-    for name in ["targets", "trace"] {
-        compile(name);
-    }
-}
-
-fn compile(name: &str) {
-    let source = format!("src/bpf/{name}.bpf.c");
-    let object =
-        Path::new(&env::var_os("OUT_DIR").expect("cargo sets it")).join(format!("{name}.bpf.o"));
+    let out = env::var_os("OUT_DIR").expect("cargo sets it");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let status = Command::new(&clang)
-        .args(["--target=bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror"])
-        .args(["-c", &source, "-o"])
-        .arg(&object)
-        .status();
-    match status {
-        Ok(status) if status.success() => {}
-        Ok(status) => panic!("{}: {status}: are the headers of libbpf there?", clang),
-        Err(error) => panic!("the feature bpf needs {}: {error}", clang),
+    for name in ["targets", "trace", "walk"] {
+        let status = Command::new(&clang)
+            .args(["--target=bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror"])
+            .arg("-c")
+            .arg(format!("src/bpf/{name}.bpf.c"))
+            .arg("-o")
+            .arg(Path::new(&out).join(format!("{name}.bpf.o")))
+            .status();
+        match status {
+            Ok(status) if status.success() => {}
+            Ok(status) => panic!("{clang}: {status}: are the headers of libbpf there?"),
+            Err(error) => panic!("the feature bpf needs {clang}: {error}"),
+        }
     }
 }

@@ -79,7 +79,19 @@ pub enum What {
 }
 
 /// The kernel, or the interface, that was timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
     C,
@@ -319,6 +331,7 @@ fn place(file: &Path, index: usize) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     pub fn example() -> Measurement {
         Measurement {
@@ -358,23 +371,7 @@ pub mod tests {
 
     #[test]
     fn every_name_survives_the_round_trip() {
-        use Variant::*;
-        for variant in [
-            C,
-            Rust,
-            KcmpFile,
-            CtlMod,
-            Idle,
-            Stock,
-            Base,
-            BpfIter,
-            Fdinfo,
-            Kcmp,
-            Bpf,
-            EpollCr,
-            EpollCrDescribe,
-            CtlAdd,
-        ] {
+        for &variant in Variant::value_variants() {
             let m = Measurement {
                 variant,
                 handler: None,

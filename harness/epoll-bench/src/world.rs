@@ -24,7 +24,7 @@ pub fn targets(count: usize) -> Result<Vec<OwnedFd>> {
 }
 
 pub fn new_set() -> Result<OwnedFd> {
-    epoll::create(CreateFlags::CLOEXEC).context("cannot make an epoll set")
+    epoll::create(CreateFlags::CLOEXEC).context("cannot make an epoll instance")
 }
 
 pub fn add(set: &OwnedFd, file: &OwnedFd) -> Result<()> {

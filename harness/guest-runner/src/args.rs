@@ -84,6 +84,10 @@ pub struct Run {
     #[arg(long)]
     pub uml: bool,
 
+    /// An initramfs, for a kernel that cannot mount its root without one
+    #[arg(long, value_name = "FILE", conflicts_with = "uml")]
+    pub initrd: Option<PathBuf>,
+
     /// The guest's kernel
     pub kernel: PathBuf,
     /// The checkout

@@ -83,6 +83,9 @@ pub fn qemu(
         .stdin(Stdio::null())
         // Standard output is the command's.
         .stdout(io::stderr());
+    if let Some(initrd) = &run.initrd {
+        qemu.arg("-initrd").arg(initrd);
+    }
     qemu
 }
 

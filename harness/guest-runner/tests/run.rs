@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use epoll_targets::proc::{Stat, State};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
@@ -119,9 +120,9 @@ fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
 /// parent, which is not us, asks how it ended.
 fn wait_until_gone(pid: Pid) {
     wait_for(|| {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
-        let gone = stat.map_or(true, |s| s.contains(") Z ")) || test_kill_process(pid).is_err();
-        gone.then_some(())
+        let stat = Stat::of(pid.as_raw_pid());
+        let runs = stat.is_ok_and(|stat| stat.state != State::Zombie);
+        (!runs || test_kill_process(pid).is_err()).then_some(())
     });
 }
 

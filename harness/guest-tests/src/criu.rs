@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Unmodified CRIU, with either handler.
 //!
-//! CRIU asks for KCMP_EPOLL_TFD to find out which file stands behind a target,
-//! whose number may have been closed or mean something else. Each case dumps and
-//! restores a program that then says what has become of its sets, once with
-//! each handler. What CRIU itself cannot do stands in the table.
-
-pub(crate) mod subject;
+//! CRIU queries KCMP_EPOLL_TFD to find out which file a target watches: its number may
+//! be closed, or refer to another file. Each case dumps and restores a program that then
+//! reports what became of its epoll instances, once with each handler. The table says
+//! what CRIU itself cannot do.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,31 +14,31 @@ use std::process::{Command, Output};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{Signal, kill};
+use guest_tests::subject::{Answer, Subject, criu};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Signal, kill_process};
 
 use crate::handler::{Handler, is_patched};
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
-use subject::{Answer, Subject, criu};
 
-/// A program to be dumped, and what comes of it.
+/// A program to be dumped, and the expected outcome.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     targets: u32,
-    /// How many of them can report.
+    /// How many of its targets can report events.
     audible: u32,
     criu: Expect,
 }
 
 enum Expect {
-    /// The program finds that all is as it was, except this.
+    /// The program finds everything unchanged, except for this.
     Restores(&'static [Difference]),
-    /// CRIU does not do that, and has this in its log.
+    /// CRIU refuses, and its log has this text.
     Refuses(Action, &'static str),
 }
 
-/// What the program finds, how often, and what CRIU did not do.
+/// What the program finds, how often, and what CRIU failed to do.
 struct Difference(&'static str, u32, &'static str);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,18 +50,18 @@ enum Action {
 use Action::{Dump, Restore};
 use Expect::{Refuses, Restores};
 
-/// CRIU adds a target by a number that its file has.
+/// CRIU adds a target by a descriptor that its file has.
 const NUMBER: &str = "keep the number of a target whose file does not have it";
-/// What is ready is reported when it is added.
+/// A target that is ready when it is added is reported.
 const REPORTED: &str = "remember that an edge was reported, so it is reported again";
 /// The kernel asks for EPOLLERR and EPOLLHUP whenever something is added.
 const DISARMED: &str = "keep a disarmed oneshot from reporting errors and hang-ups";
-/// It resolves a process's targets before it has seen the files of the next one.
+/// It resolves the targets of a process before it has seen the files of the next one.
 const UNKNOWN: &str = "kid_lookup_epoll: no match";
-/// Both targets would get the number that the file has.
+/// Both targets would get the descriptor that the file has.
 const TWICE: &str = "Can't add event";
-/// What a set watches that is on its way over a socket, as the set itself is, has
-/// no descriptor where the set is received.
+/// A target that is in flight together with its epoll instance has no descriptor where
+/// the instance is received.
 const IN_FLIGHT: &str = "Bad file descriptor";
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -130,7 +128,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Run `criu check` or so. Skips where there is no CRIU.
+/// Runs an action of criu such as `check`. Skips if CRIU is not installed.
 fn output_of(action: &str) -> Result<Output> {
     match Command::new("criu").arg(action).output() {
         Err(err) if err.kind() == ErrorKind::NotFound => skip("there is no criu here"),
@@ -138,7 +136,7 @@ fn output_of(action: &str) -> Result<Output> {
     }
 }
 
-/// Whether this kernel has what CRIU needs.
+/// Checks that this kernel has what CRIU needs.
 fn check() -> Result<()> {
     let version = output_of("--version")?.stdout;
     note(String::from_utf8_lossy(&version).trim());
@@ -150,7 +148,7 @@ fn check() -> Result<()> {
     Ok(())
 }
 
-/// Programs that were not dumped find everything unchanged.
+/// Programs that were not dumped report everything unchanged.
 fn undumped() -> Result<()> {
     for scenario in SCENARIOS {
         let (mut subject, _held) = scenario.start()?;
@@ -159,7 +157,7 @@ fn undumped() -> Result<()> {
     Ok(())
 }
 
-/// What a program has found: how often, by what it is.
+/// What a program found, and how often.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Report(BTreeMap<String, u32>);
 
@@ -172,7 +170,7 @@ impl FromStr for Report {
             Some((what.to_owned(), n.parse().ok()?))
         };
         text.lines()
-            .map(|line| count(line).with_context(|| format!("what is '{line}'?")))
+            .map(|line| count(line).with_context(|| format!("'{line}' is not a line of a report")))
             .collect::<Result<_>>()
             .map(Self)
     }
@@ -206,13 +204,13 @@ impl fmt::Display for Outcome {
 }
 
 impl Scenario {
-    /// Dump and restore it with each handler.
+    /// Dumps and restores the program with each handler.
     fn run(&self) -> Result<()> {
         output_of("--version")?;
         let handlers: &[Handler] = if is_patched() {
             &Handler::BOTH
         } else {
-            note("this kernel has only the handler in C");
+            note("this kernel has only the C handler");
             &[Handler::C]
         };
         let mut outcomes = Vec::new();
@@ -225,16 +223,16 @@ impl Scenario {
         }
         ensure!(
             outcomes.iter().all(|outcome| outcome.same_as(&outcomes[0])),
-            "it depends on the handler"
+            "the outcome depends on the handler"
         );
         self.tell(&outcomes[0]);
         Ok(())
     }
 
-    /// The program, and what it watches but does not hold.
+    /// Starts the program. The second value is a file that it watches and does not hold.
     pub(crate) fn start(&self) -> Result<(Subject, OwnedFd)> {
         let program = std::env::current_exe()?.with_file_name("criu-subject");
-        let held: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into();
+        let held = eventfd(0, EventfdFlags::CLOEXEC)?;
         let inherited = held.try_clone()?;
         let subject = Subject::start(&program, self.name, large(self.targets), Some(inherited))?;
         Ok((subject, held))
@@ -245,7 +243,7 @@ impl Scenario {
         let dumped = match subject.dump(&["-v4"])? {
             Answer::Done(took) => took.as_secs_f64(),
             Answer::Refused(message) => {
-                // It goes on as if nothing had been.
+                // The program runs on, unchanged.
                 self.expect(&[], &ask(&mut subject)?)?;
                 return Ok(Outcome::Refused(Dump, message));
             }
@@ -260,7 +258,7 @@ impl Scenario {
         Ok(Outcome::Restored(ask(&mut subject)?))
     }
 
-    /// Whether the outcome is what stands in the table.
+    /// Checks that the outcome is what the table says.
     fn judge(&self, outcome: &Outcome) -> Result<()> {
         match (&self.criu, outcome) {
             (Restores(differences), Outcome::Restored(found)) => self.expect(differences, found),
@@ -276,7 +274,7 @@ impl Scenario {
         }
     }
 
-    /// Whether a program has found these differences and no other.
+    /// Checks that a program found these differences and no other.
     fn expect(&self, differences: &[Difference], found: &Report) -> Result<()> {
         let mut counts = BTreeMap::from([
             ("targets", large(self.targets)),
@@ -297,12 +295,12 @@ impl Scenario {
         Ok(())
     }
 
-    /// Whether a program has found all as it was.
+    /// Checks that a program found everything unchanged.
     pub(crate) fn expect_all(&self, found: &Report) -> Result<()> {
         self.expect(&[], found)
     }
 
-    /// What CRIU could not do.
+    /// Notes what CRIU could not do.
     fn tell(&self, outcome: &Outcome) {
         if let Outcome::Refused(_, message) = outcome {
             note(format!("criu cannot: {message}"));
@@ -316,7 +314,7 @@ impl Scenario {
 }
 
 impl Outcome {
-    /// Messages have pids in them, which differ from one run to the next.
+    /// Compares messages without the pids in them, which differ between runs.
     fn same_as(&self, other: &Self) -> bool {
         let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
         match (self, other) {
@@ -328,8 +326,8 @@ impl Outcome {
     }
 }
 
-/// Let a program look.
+/// Lets a program inspect its epoll instances, and returns its report.
 fn ask(subject: &mut Subject) -> Result<Report> {
-    kill(subject.pid(), Signal::SIGUSR1)?;
+    kill_process(subject.pid(), Signal::USR1)?;
     subject.await_file("report")?.parse()
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random programs: every query about what they have led to is put to both
-//! handlers, and the answers are compared with the model's.
+//! Random programs: every query about the resulting state is put to both handlers, and
+//! the answers are compared with those of a model.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rustix::io::Errno;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -18,8 +18,8 @@ use crate::sys::{self, Slot};
 use crate::tap::{Case, note};
 use crate::world::{World, adopt_orphans};
 
-/// Programs whose processes live at the same time: a change of the handler
-/// costs more than they do.
+/// How many programs are run between two changes of the handler, which cost more than
+/// the programs do.
 const BATCH: u32 = 100;
 
 pub fn cases() -> Vec<Case> {
@@ -27,10 +27,11 @@ pub fn cases() -> Vec<Case> {
     vec![Case::new("differential/programs", programs).deadline(deadline)]
 }
 
-/// Which process: one of the program's, or none at all.
+/// A process of the program, or one that does not exist.
 type Who = Option<usize>;
 
-/// Is descriptor `fd` of `who1` the entry `slot` of a set of `who2`?
+/// Does descriptor `fd` of `who1` have the file of target `slot` of an epoll instance of
+/// `who2`?
 #[derive(Clone, Copy, Debug)]
 struct Query {
     who1: Who,
@@ -39,7 +40,7 @@ struct Query {
     slot: Slot,
 }
 
-/// A program that has been run, and the answers about it.
+/// A program that was run, with the queries about it and their answers.
 struct Asked {
     model: Model,
     world: World,
@@ -83,8 +84,8 @@ impl Asked {
         self.verify_answers(c, &ranks)
     }
 
-    /// The place of each file in the order of KCMP_FILE, which must be one, and
-    /// must tell files apart as the model does.
+    /// Returns the rank of each file in the order of KCMP_FILE. Fails if that is not an
+    /// order, or does not tell files apart as the model does.
     fn ranks(&self) -> Result<BTreeMap<FileId, usize>> {
         let mut owners: BTreeMap<FileId, Vec<(i32, i32)>> = BTreeMap::new();
         for process in 0..self.model.processes() {
@@ -130,8 +131,8 @@ impl Asked {
     }
 
     fn verify_answers(&self, answers: &[i32], ranks: &BTreeMap<FileId, usize>) -> Result<()> {
-        // Which file an entry must be is known but for the order of those that
-        // have the same number. The answer `equal` tells that.
+        // The model knows the file of each target, except for the order of targets with
+        // one number. The answers `equal` tell that.
         let mut targets: BTreeMap<(FileId, u32, u32), FileId> = BTreeMap::new();
         for (query, &answer) in self.queries.iter().zip(answers) {
             if answer != sys::EQUAL {
@@ -150,12 +151,12 @@ impl Asked {
 
         for (query, &answer) in self.queries.iter().zip(answers) {
             let expect = match self.subject(query) {
-                Err(errno) => -(errno as i32),
+                Err(errno) => sys::code(Err(errno)),
                 Ok((file, set)) => {
                     let Slot { tfd, toff, .. } = query.slot;
                     let target = targets.get(&(set, tfd, toff));
                     let target = target
-                        .with_context(|| format!("{query:?}: the entry is equal to no file"))?;
+                        .with_context(|| format!("{query:?}: the target is equal to no file"))?;
                     let files = self.model.entries(set, tfd as i32).unwrap_or_default();
                     ensure!(files.contains(target), "{query:?}: equal to a wrong file");
                     match ranks[&file].cmp(&ranks[target]) {
@@ -173,7 +174,7 @@ impl Asked {
             );
         }
 
-        // Each of several files of one number is one of the entries.
+        // Each file that was added by a number is one of the targets of that number.
         for &(set, tfd, _) in targets.keys() {
             let mut expect = self.model.entries(set, tfd as i32).unwrap_or_default();
             let mut found: Vec<_> = targets
@@ -182,31 +183,28 @@ impl Asked {
                 .collect();
             expect.sort_unstable();
             found.sort_unstable();
-            ensure!(
-                found == expect,
-                "a file is twice among the entries of {tfd}"
-            );
+            ensure!(found == expect, "two targets of {tfd} have the same file");
         }
         Ok(())
     }
 
-    /// The file and the set that a query is about, or the right error.
+    /// Returns the file and the epoll instance that a query is about, or the right error.
     fn subject(&self, query: &Query) -> Result<(FileId, FileId), Errno> {
-        let who1 = query.who1.ok_or(Errno::ESRCH)?;
-        let who2 = query.who2.ok_or(Errno::ESRCH)?;
+        let who1 = query.who1.ok_or(Errno::SRCH)?;
+        let who2 = query.who2.ok_or(Errno::SRCH)?;
         let find = |process, fd| self.model.table(process).get(&fd).copied();
-        let file = find(who1, query.fd).ok_or(Errno::EBADF)?;
-        let set = find(who2, query.slot.efd as i32).ok_or(Errno::EBADF)?;
+        let file = find(who1, query.fd).ok_or(Errno::BADF)?;
+        let set = find(who2, query.slot.efd as i32).ok_or(Errno::BADF)?;
         let entries = self.model.entries(set, query.slot.tfd as i32);
-        let entries = entries.ok_or(Errno::EINVAL)?;
+        let entries = entries.ok_or(Errno::INVAL)?;
         if query.slot.toff as usize >= entries.len() {
-            return Err(Errno::ENOENT);
+            return Err(Errno::NOENT);
         }
         Ok((file, set))
     }
 }
 
-/// All that there is to ask, and some that there is not.
+/// All queries about the state, and some about what does not exist.
 fn queries(model: &Model) -> Vec<Query> {
     let closed = |process: usize| {
         let table = model.table(process);
@@ -229,7 +227,7 @@ fn queries(model: &Model) -> Vec<Query> {
                 let count = model.entries(file, tfd).map_or(0, |files| files.len());
                 slots.extend((0..=count as u32).map(|toff| (who, Slot::new(efd, tfd, toff))));
             }
-            // A number that is in no entry.
+            // A number that no target has.
             let tfd = (BASE..).find(|n| !numbers.contains(n)).unwrap_or(BASE);
             slots.push((who, Slot::new(efd, tfd, 0)));
         }
@@ -249,7 +247,7 @@ fn queries(model: &Model) -> Vec<Query> {
     queries
 }
 
-/// What came of one program, on its own.
+/// Runs one program alone, and checks the answers about it.
 fn check_one(program: &[Step]) -> Result<()> {
     let mut asked = Asked::prepare(program)?;
     for handler in Handler::BOTH {
@@ -259,7 +257,7 @@ fn check_one(program: &[Step]) -> Result<()> {
     asked.verify()
 }
 
-/// The smallest program that still fails, and how.
+/// Shrinks a program that failed, prints the smallest one, and returns its error.
 fn shrink(mut tree: impl ValueTree<Value = Vec<Step>>, err: anyhow::Error) -> anyhow::Error {
     let mut smallest = (tree.current(), err);
     let mut tries = 0;
@@ -329,12 +327,10 @@ impl Tally {
     fn check(&self) -> Result<()> {
         let several = self.counts.iter().filter(|&&count| count > 1).count();
         ensure!(several > 0, "no descriptor ever had two targets");
-        let errnos = [Errno::ESRCH, Errno::EBADF, Errno::EINVAL, Errno::ENOENT];
+        let errnos = [Errno::SRCH, Errno::BADF, Errno::INVAL, Errno::NOENT];
         let needed = [sys::EQUAL, sys::LESS, sys::GREATER];
-        for answer in needed
-            .into_iter()
-            .chain(errnos.map(|errno| -(errno as i32)))
-        {
+        let errnos = errnos.map(|errno| sys::code(Err(errno)));
+        for answer in needed.into_iter().chain(errnos) {
             ensure!(
                 self.answers.contains_key(&answer),
                 "no query was answered by {}",
@@ -395,7 +391,7 @@ fn programs(options: &Options) -> Result<()> {
     while tally.programs < options.programs {
         let size = BATCH.min(options.programs - tally.programs);
         batch(&mut runner, size, order, &mut tally)?;
-        // The one that answered last goes on.
+        // Starting with the handler that is active saves a change.
         order.reverse();
         if told.elapsed().as_secs() >= 10 {
             told = Instant::now();
@@ -408,7 +404,7 @@ fn programs(options: &Options) -> Result<()> {
     handler::unload()?;
 
     tally.tell();
-    // With few programs some answers may be missing.
+    // A few programs need not lead to every answer.
     if tally.programs >= 100 {
         tally.check()?;
     }

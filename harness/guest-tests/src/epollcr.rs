@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The library `libepollcr` and the tool `epollcr`, with the module they need.
+//! The library `libepollcr` and the tool `epollcr`, with the module that they need.
 //!
-//! Programs that CRIU cannot dump or restore, or not as they were (group `criu`
-//! has its messages), are restored as they were. A case that is not about the
-//! tool dumps and restores its own process.
+//! They restore every program of the group `criu` unchanged, including those that CRIU
+//! refuses or changes. A case that does not test the tool dumps and restores its own
+//! process.
 
 mod contents;
 mod hostile;
@@ -41,7 +41,7 @@ pub fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// The device; skips where there is no module.
+/// Opens the device; skips if there is no module.
 fn device() -> Result<Device> {
     if let Ok(device) = Device::open() {
         return Ok(device);
@@ -57,13 +57,12 @@ fn device() -> Result<Device> {
     }
 }
 
-/// What this process has, but for its standard streams, as an image that was
-/// written and read.
+/// Dumps this process without its standard streams; the image was written and read.
 fn dump(device: &Device) -> Result<Image> {
     dump_without(device, &[])
 }
 
-/// The same without these.
+/// The same, and without these descriptors.
 fn dump_without(device: &Device, others: &[&OwnedFd]) -> Result<Image> {
     let mut dump = Dump::new(sys::getpid());
     for other in others {
@@ -74,7 +73,10 @@ fn dump_without(device: &Device, others: &[&OwnedFd]) -> Result<Image> {
         dump = dump.leave_out(unsafe { BorrowedFd::borrow_raw(number) });
     }
     let image = dump.make(device)?;
-    ensure!(!image.origin.running, "it holds still as long as it looks");
+    ensure!(
+        !image.origin.running,
+        "the image says that this process was running"
+    );
     let mut bytes = Vec::new();
     image.write(&mut bytes)?;
     Ok(Image::read(&bytes[..])?)
@@ -87,17 +89,17 @@ fn again(device: &Device, had: Vec<OwnedFd>) -> Result<Restored> {
     let restored = Restore::new(&image).run(Some(device))?;
     ensure!(
         restored.held.is_empty(),
-        "something is held that had a descriptor"
+        "a file that had a descriptor is held"
     );
     Ok(restored)
 }
 
-/// The numbers of descriptors that will be closed.
+/// The numbers of descriptors, for use after they are closed.
 fn numbers<const N: usize>(fds: [&OwnedFd; N]) -> [RawFd; N] {
     fds.map(AsRawFd::as_raw_fd)
 }
 
-/// The descriptors of these numbers.
+/// Takes the descriptors with these numbers.
 fn take<const N: usize>(restored: &mut Restored, numbers: [RawFd; N]) -> Result<[OwnedFd; N]> {
     let mut fds = Vec::new();
     for number in numbers {

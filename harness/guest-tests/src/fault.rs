@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Allocations that fail, one after the other: what is asked for is done, or is
-//! not done at all.
+//! Each allocation fails in turn: an operation succeeds, or has no effect.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -8,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+use rustix::io::Errno;
+use rustix::system::{delete_module, finit_module};
 
 use crate::Options;
 use crate::handler;
@@ -22,11 +21,11 @@ const DEBUG: &str = "/sys/kernel/debug";
 /// Which suites of KUnit run when a module with some is loaded.
 const SUITES: &str = "/sys/module/kunit/parameters/filter_glob";
 
-/// What their calls do when allocations fail is for the selftests.
+/// The selftests cover what their calls do when allocations fail.
 const ITERATOR: Module = Module("epoll_iter");
 const DEVICE: Module = Module("epoll_cr");
 
-/// More than anything here does of what can fail.
+/// No operation here makes as many allocations and accesses.
 const LIMIT: u32 = 20_000;
 
 pub fn cases() -> Vec<Case> {
@@ -48,7 +47,7 @@ fn injection(_: &Options) -> Result<()> {
     })
 }
 
-/// A module that registers more than one thing, or other than a handler.
+/// Loads and unloads a module that does not register a handler.
 fn module(module: Module) -> Result<()> {
     prepare()?;
     without_suites(|| {
@@ -57,8 +56,8 @@ fn module(module: Module) -> Result<()> {
     })
 }
 
-/// Allocations that may wait fail too, as do accesses to the memory of programs, and
-/// nothing is said about it.
+/// Lets allocations that may sleep fail, too, and accesses to user memory, without a
+/// message in the log.
 fn prepare() -> Result<()> {
     handler::need_patched()?;
     if !Path::new(FAIL_NTH).exists() {
@@ -83,8 +82,8 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// The allocation or access of this thread that is to fail. The file stays open: to
-/// open it takes allocations, too.
+/// Selects the allocation or access of this thread that fails. The file stays open,
+/// because opening it allocates memory, too.
 struct FailNth(File);
 
 impl FailNth {
@@ -97,33 +96,33 @@ impl FailNth {
         let text = n.to_string();
         let write = || self.0.write_all_at(text.as_bytes(), 0);
         match write() {
-            // It was the access of this call that failed, and no other will.
+            // The access of this call failed, and no other will.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => write(),
             result => result,
         }
         .context("cannot set fail-nth")
     }
 
-    /// Whether one has failed.
+    /// Whether an allocation or access has failed.
     fn has_failed(&self) -> Result<bool> {
         let mut text = [0; 16];
         match self.0.read_at(&mut text, 0) {
             Ok(len) => Ok(std::str::from_utf8(&text[..len])?.trim() == "0"),
-            // The access that fails may be that of this call.
+            // The access of this call may be the one that fails.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(false),
             Err(error) => Err(error).context("cannot read fail-nth"),
         }
     }
 }
 
-/// Let each allocation and access of `what` fail in turn, until it has no more.
-/// `verify` gets the result each time, and undoes the operation.
+/// Lets each allocation and access of `what` fail in turn, until it has no more of them.
+/// `verify` checks the result each time, and undoes the operation.
 fn each(
     what: &str,
-    mut act: impl FnMut() -> nix::Result<i32>,
-    mut verify: impl FnMut(nix::Result<i32>) -> Result<()>,
+    mut act: impl FnMut() -> rustix::io::Result<i32>,
+    mut verify: impl FnMut(rustix::io::Result<i32>) -> Result<()>,
 ) -> Result<()> {
-    // Pages that the calls need are there after this.
+    // This maps the pages that the calls need.
     verify(act())?;
     let nth = FailNth::new()?;
     let (mut failed, mut survived) = (0, 0);
@@ -135,14 +134,14 @@ fn each(
         if let Err(errno) = result {
             ensure!(injected, "{what}: {errno} though nothing failed");
             ensure!(
-                matches!(errno, Errno::ENOMEM | Errno::EFAULT),
+                matches!(errno, Errno::NOMEM | Errno::FAULT),
                 "{what}: {errno} when {n} failed"
             );
         }
         verify(result).with_context(|| format!("{what}: after {n} failed"))?;
         if !injected {
             note(format!(
-                "{what}: {} that can fail: {failed} that it cannot do without, {survived} others",
+                "{what}: {} can fail: {failed} make it fail, {survived} do not",
                 n - 1
             ));
             return Ok(());
@@ -152,7 +151,7 @@ fn each(
             Err(_) => failed += 1,
         }
     }
-    bail!("{what}: more than {LIMIT} that can fail")
+    bail!("{what}: more than {LIMIT} can fail")
 }
 
 fn add() -> Result<()> {
@@ -166,17 +165,17 @@ fn add() -> Result<()> {
                 Ok(_) => {
                     ensure!(
                         ask() == Ok(sys::EQUAL),
-                        "the entry is not there: {:?}",
+                        "the target was not added: {:?}",
                         ask()
                     );
                     sys::epoll_del(efd, fd)?;
                 }
                 Err(_) => ensure!(
-                    sys::epoll_del(efd, fd) == Err(Errno::ENOENT),
-                    "half an entry"
+                    sys::epoll_del(efd, fd) == Err(Errno::NOENT),
+                    "half of a target was added"
                 ),
             }
-            ensure!(ask() == Err(Errno::ENOENT), "an entry is left: {:?}", ask());
+            ensure!(ask() == Err(Errno::NOENT), "a target is left: {:?}", ask());
             Ok(())
         },
     )?;
@@ -198,8 +197,8 @@ fn query(handler: &str) -> Result<()> {
     Ok(())
 }
 
-/// Do something with modules that are loaded hundreds of times. Their suites have
-/// run, and what fails in those would not be the module's.
+/// Calls `act` with KUnit suites disabled: it loads modules hundreds of times, and an
+/// allocation that fails in a suite would not be the module's.
 fn without_suites(act: impl FnOnce() -> Result<()>) -> Result<()> {
     if !Path::new(SUITES).exists() {
         return act();
@@ -212,15 +211,14 @@ fn without_suites(act: impl FnOnce() -> Result<()>) -> Result<()> {
 
 fn load(module: Module, verify: fn() -> Result<()>) -> Result<()> {
     module.unload()?;
-    // Not what the root file system allocates is looked at.
+    // The allocations of the root file system are not under test.
     let copy = format!("/tmp/{}.ko", module.0);
     let path = module.file()?;
     fs::copy(&path, &copy).with_context(|| path.display().to_string())?;
     let file = File::open(&copy)?;
-    let flags = ModuleInitFlags::empty();
     each(
         &format!("loading {}", module.0),
-        || finit_module(&file, c"", flags).map(|()| 0),
+        || finit_module(&file, c"", 0).map(|()| 0),
         |result| {
             ensure!(
                 module.is_loaded() == result.is_ok(),
@@ -235,11 +233,10 @@ fn load(module: Module, verify: fn() -> Result<()>) -> Result<()> {
 }
 
 fn unload(module: Module, verify: fn() -> Result<()>) -> Result<()> {
-    let flags = DeleteModuleFlags::O_NONBLOCK;
     let name = CString::new(module.0)?;
     each(
         &format!("unloading {}", module.0),
-        || delete_module(&name, flags).map(|()| 0),
+        || delete_module(&name, libc::O_NONBLOCK).map(|()| 0),
         |result| {
             ensure!(
                 module.is_loaded() == result.is_err(),
@@ -252,7 +249,7 @@ fn unload(module: Module, verify: fn() -> Result<()>) -> Result<()> {
     module.unload()
 }
 
-/// Both handlers answer correctly.
+/// Checks that the active handler answers correctly.
 fn answers() -> Result<()> {
     let (efd, fd, me) = (sys::epoll_create()?, sys::eventfd(0)?, sys::getpid());
     sys::epoll_add(efd, fd)?;

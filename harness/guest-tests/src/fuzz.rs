@@ -4,15 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fastrand::Rng;
-use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -21,21 +18,21 @@ use crate::sys::{self, KCMP_EPOLL_TFD, KCMP_FILE, KCMP_TYPES, Slot};
 use crate::tap::{Case, note};
 
 const PAGE: usize = 4096;
-/// Numbers that are used here, and a few more.
+/// The descriptors that are used here, and a few more.
 const NUMBERS: std::ops::Range<i32> = 100..124;
-/// So that no number but these is open in one process and not in another.
+/// The epoll instances. No other descriptors differ between the processes.
 const SETS: [i32; 3] = [100, 101, 102];
 const FILES: std::ops::Range<i32> = 103..112;
-/// In the child only.
+/// Files of the child only.
 const CHILDS: std::ops::Range<i32> = 112..116;
-/// Several files were added as this.
+/// Several files were added by this number.
 const SHARED: i32 = 120;
 
-/// One in so many calls is made by somebody without rights.
+/// One in so many calls is made without privileges.
 const UNPRIVILEGED: u32 = 8;
 const NOBODY: u32 = 65534;
 
-/// Calls are made and compared in pieces, for the sake of memory.
+/// Calls are made and compared in pieces, to limit the memory that they take.
 const PIECE: usize = 50_000;
 
 pub fn cases() -> Vec<Case> {
@@ -43,12 +40,12 @@ pub fn cases() -> Vec<Case> {
     vec![Case::new("fuzz/calls", calls).deadline(deadline)]
 }
 
-/// Where idx2 of KCMP_EPOLL_TFD points to.
+/// What idx2 of KCMP_EPOLL_TFD points to.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// At this byte of a page that can be read.
+    /// This byte of a page that can be read.
     Inside(usize),
-    /// So many bytes of the slot are before the end of what can be read.
+    /// So many bytes of the slot can be read.
     Straddling(usize),
     At(u64),
 }
@@ -63,25 +60,24 @@ struct Call {
     slot: Slot,
 }
 
-/// A page that can be read, and after it one that cannot.
+/// A page that can be read, followed by one that cannot.
 struct Pages {
     start: usize,
 }
 
 impl Pages {
     fn new() -> Result<Self> {
-        let size = NonZeroUsize::new(2 * PAGE).context("no size")?;
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let (anywhere, prot) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: a new mapping at a place of the kernel's choice.
-        let start = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_PRIVATE) }?;
+        let start = unsafe { mmap_anonymous(anywhere, 2 * PAGE, prot, MapFlags::PRIVATE) }?;
         // SAFETY: within that mapping, which is nobody else's.
-        unsafe { mprotect(start.byte_add(PAGE), PAGE, ProtFlags::PROT_NONE) }?;
+        unsafe { mprotect(start.byte_add(PAGE), PAGE, MprotectFlags::empty()) }?;
         Ok(Self {
-            start: start.as_ptr() as usize,
+            start: start.expose_provenance(),
         })
     }
 
-    /// Put the slot to its place; the value of idx2.
+    /// Writes the slot to its place, and returns the value for idx2.
     fn put(&mut self, call: &Call) -> u64 {
         let at = match call.place {
             Place::At(idx2) => return idx2,
@@ -90,11 +86,10 @@ impl Pages {
         };
         let bytes = call.slot.to_bytes();
         let len = bytes.len().min(PAGE - at);
-        let target = (self.start + at) as *mut u8;
-        // SAFETY: it does not go beyond the page, which can be written, and which
-        // no reference is to.
+        let target = std::ptr::with_exposed_provenance_mut::<u8>(self.start + at);
+        // SAFETY: it stays within the page, which is writable and has no references.
         unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), len) };
-        target as u64
+        target.addr() as u64
     }
 }
 
@@ -122,7 +117,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
     };
     let mut idx1 = u64::from(number(rng) as u32);
     if rng.u8(..8) == 0 {
-        // Only the low half counts.
+        // The kernel ignores the upper half.
         idx1 |= u64::from(rng.u32(..)) << 32;
     }
     if rng.u8(..64) == 0 {
@@ -149,7 +144,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
         1 => Place::Straddling(rng.usize(1..12)),
         2 => Place::At(start + page + rng.u64(..page)),
         3 => Place::At(rng.u64(1..page)),
-        // Kernel space, what no address can be, and what wraps around.
+        // Kernel space, non-canonical addresses, and an address that overflows.
         4 => Place::At(rng.u64(0xffff_8000_0000_0000..)),
         5 => Place::At(rng.u64(0x0000_8000_0000_0000..0xffff_8000_0000_0000)),
         6 => Place::At(u64::MAX - rng.u64(..12)),
@@ -157,7 +152,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
         8 => Place::Inside(rng.usize(..PAGE - 12)),
         _ => Place::Inside(0),
     };
-    // The other types take a number.
+    // For other types, idx2 is a descriptor.
     let place = match kind {
         KCMP_EPOLL_TFD => place,
         _ => Place::At(u64::from(number(rng) as u32)),
@@ -172,7 +167,7 @@ fn random(rng: &mut Rng, pids: &Pids, pages: &Pages) -> Call {
     }
 }
 
-/// Sets, files, and a child that has them and some of its own.
+/// Makes epoll instances, files, and a child that has them and some of its own.
 fn world() -> Result<Child> {
     sys::close_range(NUMBERS.start as u32, NUMBERS.end as u32 + 100)?;
     for efd in SETS {
@@ -183,7 +178,7 @@ fn world() -> Result<Child> {
         sys::epoll_add(SETS[0], fd)?;
         sys::epoll_add_as(SETS[1], fd, SHARED)?;
     }
-    // One in another, and numbers that do not mean the file any more.
+    // A nested instance, and numbers that refer to other files by now.
     sys::epoll_add(SETS[0], SETS[1])?;
     for (fd, tfd) in FILES.zip(FILES.skip(1)) {
         sys::epoll_add_as(SETS[2], fd, tfd + 20)?;
@@ -192,7 +187,7 @@ fn world() -> Result<Child> {
     let [read, write] = sys::pipe()?;
     let [ready, done] = sys::pipe()?;
     let child = process::fork(|| {
-        let prepare = || -> nix::Result<()> {
+        let prepare = || -> rustix::io::Result<()> {
             for fd in [write, ready] {
                 sys::close(fd)?;
             }
@@ -202,7 +197,7 @@ fn world() -> Result<Child> {
                 sys::epoll_add_as(SETS[2], fd, SHARED)?;
             }
             sys::close(done)?;
-            // Until the other end is closed.
+            // It waits until the other end is closed.
             sys::readable(read, Duration::from_secs(3600))?;
             Ok(())
         };
@@ -210,11 +205,14 @@ fn world() -> Result<Child> {
     })?;
     sys::close(read)?;
     sys::close(done)?;
-    ensure!(sys::readable(ready, Duration::from_secs(20))?, "no child");
+    ensure!(
+        sys::readable(ready, Duration::from_secs(20))?,
+        "the child is not ready"
+    );
     Ok(child)
 }
 
-/// Make the calls; what came of each.
+/// Makes the calls, and returns the result of each.
 fn make(calls: &[Call], pages: &mut Pages) -> Vec<i32> {
     calls
         .iter()
@@ -225,15 +223,12 @@ fn make(calls: &[Call], pages: &mut Pages) -> Vec<i32> {
         .collect()
 }
 
-/// The same in a process that has no rights over the others.
+/// The same in a process that may not inspect the others.
 fn make_unprivileged(calls: &[Call], pages: &mut Pages) -> Result<Vec<i32>> {
-    let (read, write): (OwnedFd, OwnedFd) = nix::unistd::pipe()?;
+    let (read, write) = rustix::pipe::pipe()?;
     let child = process::fork(|| {
         let mut work = || -> Result<()> {
-            setgroups(&[])?;
-            let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-            setresgid(gid, gid, gid)?;
-            setresuid(uid, uid, uid)?;
+            process::become_user(NOBODY)?;
             let answers = make(calls, pages);
             let bytes: Vec<u8> = answers.iter().flat_map(|n| n.to_ne_bytes()).collect();
             File::from(write.try_clone()?).write_all(&bytes)?;
@@ -253,8 +248,8 @@ fn make_unprivileged(calls: &[Call], pages: &mut Pages) -> Result<Vec<i32>> {
     Ok(answers)
 }
 
-/// The answers to the calls of one handler, of which the first `others` are made
-/// without rights.
+/// Returns the answers of one handler. The first `others` calls are made without
+/// privileges.
 fn ask(handler: Handler, calls: &[Call], others: usize, pages: &mut Pages) -> Result<Vec<i32>> {
     match handler {
         Handler::C => handler::unload()?,
@@ -266,10 +261,17 @@ fn ask(handler: Handler, calls: &[Call], others: usize, pages: &mut Pages) -> Re
     Ok(answers)
 }
 
-/// Random calls that reach only half of the code would show nothing.
+/// Checks that the random calls led to every kind of answer.
 fn check_count(count: &BTreeMap<i32, u64>) -> Result<()> {
-    use Errno::{EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH};
-    let errnos = [EBADF, EFAULT, EINVAL, ENOENT, EPERM, ESRCH].map(|errno| -(errno as i32));
+    let errnos = [
+        Errno::BADF,
+        Errno::FAULT,
+        Errno::INVAL,
+        Errno::NOENT,
+        Errno::PERM,
+        Errno::SRCH,
+    ];
+    let errnos = errnos.map(|errno| sys::code(Err(errno)));
     for answer in [sys::EQUAL, sys::LESS, sys::GREATER]
         .into_iter()
         .chain(errnos)
@@ -315,7 +317,7 @@ fn calls(options: &Options) -> Result<()> {
         for handler in order {
             answers[handler as usize] = ask(handler, &piece, others, &mut pages)?;
         }
-        // The one that answered last goes on.
+        // Starting with the handler that is active saves a change.
         order.reverse();
 
         let [c, rust] = answers;
@@ -323,7 +325,11 @@ fn calls(options: &Options) -> Result<()> {
             ensure!(
                 c == rust,
                 "{call:x?}{}: C says {}, Rust says {}",
-                if at < others { ", without rights" } else { "" },
+                if at < others {
+                    ", without privileges"
+                } else {
+                    ""
+                },
                 sys::describe(c),
                 sys::describe(rust)
             );
@@ -341,7 +347,7 @@ fn calls(options: &Options) -> Result<()> {
         .map(|(&answer, n)| format!("{} {n}", sys::describe(answer)))
         .collect();
     note(format!(
-        "{} calls to each handler, all the same: {}",
+        "{} calls to each handler, with the same answers: {}",
         options.calls,
         answers.join(", ")
     ));

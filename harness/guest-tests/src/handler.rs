@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which handler answers KCMP_EPOLL_TFD: the one in C, or the module.
+//! Selects the handler that answers KCMP_EPOLL_TFD: the C function, or the module.
 
 use std::fmt;
 use std::path::Path;
@@ -21,8 +21,8 @@ pub enum Handler {
 impl Handler {
     pub const BOTH: [Handler; 2] = [Handler::C, Handler::Rust];
 
-    /// Let this one answer from now on, and the C handler again when what is
-    /// returned is dropped. Skips on a kernel that has no module of ours.
+    /// Makes this handler the active one until the returned guard is dropped, after which
+    /// the C handler is. Skips on a kernel without the series.
     pub fn answers(self) -> Result<Answering> {
         match self {
             Handler::C => unload()?,
@@ -44,14 +44,14 @@ impl fmt::Display for Handler {
     }
 }
 
-/// As long as this lives, the handler that was asked for answers.
+/// A guard: while it exists, the handler that was asked for is active.
 #[derive(Debug)]
-#[must_use = "the handler answers as long as this lives"]
+#[must_use = "the handler is active while this exists"]
 pub struct Answering(Handler);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        // The runner looks again, and tells.
+        // The runner unloads it after each case, too, and reports an error.
         if self.0 == Handler::Rust {
             let _ = unload();
         }
@@ -62,7 +62,7 @@ pub fn is_loaded() -> bool {
     MODULE.is_loaded()
 }
 
-/// Whether this kernel is one of ours.
+/// Whether this kernel has the series.
 pub fn is_patched() -> bool {
     Path::new(PATCHED).exists()
 }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A set whose mutex is held for as long as one likes.
+//! Holds the mutex of an epoll instance for as long as a test needs.
 //!
-//! A thread collects an event into a page that is not there, and nobody
-//! provides it: the kernel keeps the set's mutex until it is.
+//! A thread lets epoll_wait(2) write an event to a page that is missing, which
+//! userfaultfd(2) reports and does not resolve: the kernel holds the mutex until the page
+//! is there.
 
-use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr::NonNull;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags, mmap_anonymous, munmap, userfaultfd};
 
 use crate::process;
 use crate::sys;
@@ -28,37 +27,38 @@ const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 const PAGE: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The thread is in epoll_wait(2) and holds the set's mutex.
+/// An epoll instance whose mutex a thread in epoll_wait(2) holds.
 #[derive(Debug)]
 pub struct HeldSet {
-    page: NonNull<libc::c_void>,
+    page: *mut libc::c_void,
     uffd: OwnedFd,
-    thread: Option<JoinHandle<nix::Result<i32>>>,
+    thread: Option<JoinHandle<rustix::io::Result<i32>>>,
 }
 
 impl HeldSet {
-    /// The set must have a ready entry. The thread runs on that processor.
+    /// Holds the mutex of `efd`, which must have a target that is ready. The thread runs
+    /// on that CPU.
     pub fn hold(efd: i32, cpu: Option<usize>) -> Result<Self> {
-        // One that could block cannot be polled.
-        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
-        // SAFETY: takes and returns numbers.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
-        let fd = match Errno::result(fd) {
-            Ok(fd) => fd as i32,
-            Err(errno) => return skip(format!("cannot hold a set: userfaultfd: {errno}")),
+        // A userfaultfd can be polled only if it does not block.
+        let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
+        // SAFETY: it is used for one page, which no reference is to.
+        let uffd = match unsafe { userfaultfd(flags) } {
+            Ok(uffd) => uffd,
+            Err(errno) => {
+                return skip(format!(
+                    "cannot hold the mutex of an epoll instance: userfaultfd: {errno}"
+                ));
+            }
         };
-        // SAFETY: the descriptor is new.
-        let uffd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let size = NonZeroUsize::new(PAGE).context("no size")?;
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let (anywhere, prot) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: a new mapping at a place of the kernel's choice.
-        let page = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_PRIVATE) }?;
+        let page = unsafe { mmap_anonymous(anywhere, PAGE, prot, MapFlags::PRIVATE) }?;
         let mut held = Self {
             page,
             uffd,
             thread: None,
         };
-        let start = page.as_ptr() as u64;
+        let start = page.expose_provenance() as u64;
         // struct uffdio_api: api, features, ioctls
         held.ioctl(UFFDIO_API, &mut [UFFD_API, 0, 0])?;
         // struct uffdio_register: start, length, mode, ioctls
@@ -67,22 +67,22 @@ impl HeldSet {
 
         held.thread = Some(std::thread::spawn(move || {
             if let Some(cpu) = cpu {
-                process::pin(cpu).map_err(|_| Errno::EINVAL)?;
+                process::pin(cpu).map_err(|_| Errno::INVAL)?;
             }
-            let events = start as *mut libc::epoll_event;
-            // SAFETY: the page has room for one event, and is there until this
+            let events = std::ptr::with_exposed_provenance_mut(start as usize);
+            // SAFETY: the page has room for one event, and stays mapped until this
             // thread has ended.
-            Errno::result(unsafe { libc::epoll_wait(efd, events, 1, -1) })
+            sys::check(unsafe { libc::epoll_wait(efd, events, 1, -1) })
         }));
-        // What it says when the page is missed need not be read: there is but
-        // one, and letting go does not ask for it.
+        // The message about the missing page need not be read: there is only one page,
+        // and providing it does not depend on the message.
         if !sys::readable(held.uffd.as_raw_fd(), PATIENCE)? {
-            bail!("nobody holds the set");
+            bail!("the thread does not hold the mutex");
         }
         Ok(held)
     }
 
-    /// Provide the page; when this returns, the set's mutex is free.
+    /// Provides the page. When this returns, the mutex is free.
     pub fn release(mut self) -> Result<()> {
         self.let_go()
     }
@@ -92,17 +92,23 @@ impl HeldSet {
             return Ok(());
         };
         // struct uffdio_zeropage: start, length, mode, zeroed
-        let start = self.page.as_ptr() as u64;
+        let start = self.page.addr() as u64;
         self.ioctl(UFFDIO_ZEROPAGE, &mut [start, PAGE as u64, 0, 0])?;
-        let events = thread.join().ok().context("the holder panicked")??;
-        ensure!(events == 1, "the holder got {events} events");
+        let events = thread
+            .join()
+            .ok()
+            .context("the thread that held the mutex panicked")??;
+        ensure!(
+            events == 1,
+            "the thread that held the mutex got {events} events"
+        );
         Ok(())
     }
 
     fn ioctl<const N: usize>(&self, request: libc::c_ulong, arg: &mut [u64; N]) -> Result<()> {
         // SAFETY: each of the requests above takes as many words as it is given.
         let ret = unsafe { libc::ioctl(self.uffd.as_raw_fd(), request, arg.as_mut_ptr()) };
-        Errno::result(ret).context("userfaultfd")?;
+        sys::check(ret).context("userfaultfd")?;
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory that the kernel has lost, if it looks for such.
+//! Memory that the kernel leaked, if kmemleak is enabled.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn kmemleak(_: &Options) -> Result<()> {
     if !Path::new(KMEMLEAK).exists() {
         return skip("this kernel does not look for leaks: no CONFIG_DEBUG_KMEMLEAK");
     }
-    // A pointer on its way from one place to another can escape one scan.
+    // One scan can miss a pointer that is being moved.
     for _ in 0..2 {
         std::thread::sleep(AGE);
         std::fs::write(KMEMLEAK, "scan").context("cannot scan")?;

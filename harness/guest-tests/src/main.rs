@@ -69,7 +69,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The seed, which the first process has chosen at the latest.
+    /// The seed. The first process chooses one if none was given.
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or_default()
     }
@@ -84,7 +84,7 @@ fn cases() -> Vec<Case> {
         scale::cases(),
         criu::cases(),
         epollcr::cases(),
-        // Whatever the others may have lost.
+        // Last: it reports what the others leaked.
         leak::cases(),
     ]
     .into_iter()

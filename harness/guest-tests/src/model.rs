@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random programs, and the state they must lead to: which file is behind which
-//! number of which process, and which entries the sets have.
+//! Random programs, and the state that they must lead to: the files that the descriptors
+//! of each process refer to, and the targets of the epoll instances.
 
 use std::collections::BTreeMap;
 
-use nix::errno::Errno;
 use proptest::prelude::*;
+use rustix::io::Errno;
 
-/// The numbers of the program start here; those below are the workers' own.
+/// The first descriptor of the program; lower ones are the workers' own.
 pub const BASE: i32 = 100;
-/// So many of them are used by choice, so that they meet often.
+/// How many descriptors are used: few, so that they are reused often.
 const NUMBERS: i32 = 14;
-/// Of these, so many are given to one file after the other to add them.
+/// How many of them are used by `AddAs`, to add several files by one number.
 const SHARED: u8 = 3;
 
 pub const MAX_PROCESSES: usize = 3;
 
-/// Sets that contain each other may not be deeper than the kernel allows.
+/// How many epoll instances there can be: the kernel limits how deep they are nested.
 const MAX_SETS: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +29,10 @@ pub enum Kind {
     Epoll,
 }
 
-/// A step of a program. What the small numbers mean depends on what is there
-/// when it is the step's turn.
+/// A step of a program. The small numbers select from what exists when it is run.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
-    /// A file, or both of a pair, at chosen numbers.
+    /// Makes a file, or two that are connected, at chosen descriptors.
     Create {
         process: u8,
         kind: Kind,
@@ -55,7 +54,7 @@ pub enum Step {
     Fork {
         process: u8,
     },
-    /// Pass a descriptor over a unix socket.
+    /// Passes a descriptor over a unix socket.
     Pass {
         process: u8,
         fd: u8,
@@ -72,7 +71,7 @@ pub enum Step {
         op: u8,
         events: u8,
     },
-    /// Give a file one of few numbers, and add it by that.
+    /// Duplicates a descriptor to one of a few numbers, and adds it by that number.
     AddAs {
         process: u8,
         efd: u8,
@@ -109,7 +108,7 @@ pub fn program() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..=48)
 }
 
-/// What one process is to do, with nothing left to decide.
+/// What one process does, with all choices made.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     Create {
@@ -152,12 +151,12 @@ pub struct Planned {
     pub expect: Result<i32, Errno>,
 }
 
-/// An open file, for as long as a number means it.
+/// An open file, as long as a descriptor refers to it.
 pub type FileId = usize;
 
 #[derive(Clone, Debug)]
 struct File {
-    /// The entries of a set: number and file.
+    /// The targets of an epoll instance, by number and file, with their events.
     set: Option<BTreeMap<(i32, FileId), u32>>,
 }
 
@@ -196,12 +195,13 @@ impl Model {
         self.processes.len()
     }
 
-    /// The open numbers of a process, and their files.
+    /// The descriptor table of a process.
     pub fn table(&self, process: usize) -> &BTreeMap<i32, FileId> {
         &self.processes[process].table
     }
 
-    /// The files behind a set's entries of one number; none is no set.
+    /// The files that were added to an epoll instance by one number; `None` if it is not
+    /// an epoll instance.
     pub fn entries(&self, set: FileId, tfd: i32) -> Option<Vec<FileId>> {
         let entries = self.files[&set].set.as_ref()?;
         Some(
@@ -212,7 +212,7 @@ impl Model {
         )
     }
 
-    /// The numbers of a set's entries.
+    /// The numbers of the targets of an epoll instance.
     pub fn numbers(&self, set: FileId) -> Option<Vec<i32>> {
         let entries = self.files[&set].set.as_ref()?;
         let mut numbers: Vec<_> = entries.keys().map(|&(tfd, _)| tfd).collect();
@@ -220,7 +220,7 @@ impl Model {
         Some(numbers)
     }
 
-    /// For each set, how many entries it has of each number.
+    /// For each number of each epoll instance, how many targets have it.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = BTreeMap::new();
         for (&set, file) in &self.files {
@@ -231,7 +231,7 @@ impl Model {
         counts.into_values().collect()
     }
 
-    /// Does nothing, and says so, if there is nothing to do it with.
+    /// Returns `None` if the step needs something that does not exist.
     fn step(&mut self, step: &Step) -> Option<()> {
         match *step {
             Step::Create { process, kind, at } => {
@@ -252,7 +252,7 @@ impl Model {
                 let process = self.pick_process(process);
                 let fd = self.pick(process, fd)?;
                 let file = self.processes[process].table.remove(&fd);
-                let expect = file.map(|_| 0).ok_or(Errno::EBADF);
+                let expect = file.map(|_| 0).ok_or(Errno::BADF);
                 self.run(process, Op::Close { fd }, expect);
                 self.release(file);
             }
@@ -296,7 +296,7 @@ impl Model {
                 let process = self.pick_process(process);
                 let efd = self.pick_set(process, efd)?;
                 let fd = self.pick(process, fd)?;
-                // Mostly additions, or there is little to query.
+                // Mostly additions, so that there is something to query.
                 let op = match op % 8 {
                     0..=5 => libc::EPOLL_CTL_ADD,
                     6 => libc::EPOLL_CTL_MOD,
@@ -338,7 +338,7 @@ impl Model {
         if let Some(file) = file {
             table.insert(free, file);
         }
-        let expect = file.map(|_| free).ok_or(Errno::EBADF);
+        let expect = file.map(|_| free).ok_or(Errno::BADF);
         self.run(process, Op::Dup { fd }, expect);
     }
 
@@ -353,7 +353,7 @@ impl Model {
     /// Passes descriptor `fd` of a process to another one, which gets it as `at`.
     fn pass(&mut self, (process, fd): (usize, i32), (to, at): (usize, i32)) {
         let file = self.file(process, fd);
-        let expect = file.map(|_| 0).ok_or(Errno::EBADF);
+        let expect = file.map(|_| 0).ok_or(Errno::BADF);
         self.run(process, Op::Send { fd }, expect);
         if let Some(file) = file {
             self.run(to, Op::Receive { at }, Ok(0));
@@ -376,7 +376,7 @@ impl Model {
 
     fn dup2(&mut self, process: usize, fd: i32, to: i32) {
         let file = self.file(process, fd);
-        let expect = file.map(|_| to).ok_or(Errno::EBADF);
+        let expect = file.map(|_| to).ok_or(Errno::BADF);
         self.run(process, Op::Dup2 { fd, to }, expect);
         if let Some(file) = file {
             self.install(process, to, file);
@@ -385,7 +385,7 @@ impl Model {
 
     fn ctl(&mut self, process: usize, efd: i32, op: i32, fd: i32, events: u32) {
         let (set, file) = (self.file(process, efd), self.file(process, fd));
-        // A set in an older one only: no cycles, which is not what is tested.
+        // An instance can be added to an older one only, which rules out cycles.
         if let (Some(set), Some(file)) = (set, file) {
             let nested = self.files[&file].set.is_some();
             if op == libc::EPOLL_CTL_ADD && nested && file < set {
@@ -413,18 +413,18 @@ impl Model {
         file: Option<FileId>,
         events: u32,
     ) -> Result<i32, Errno> {
-        let set = set.ok_or(Errno::EBADF)?;
-        let file = file.ok_or(Errno::EBADF)?;
+        let set = set.ok_or(Errno::BADF)?;
+        let file = file.ok_or(Errno::BADF)?;
         if set == file {
-            return Err(Errno::EINVAL);
+            return Err(Errno::INVAL);
         }
         let entries = self.files.get_mut(&set).and_then(|file| file.set.as_mut());
-        let entries = entries.ok_or(Errno::EINVAL)?;
+        let entries = entries.ok_or(Errno::INVAL)?;
         let key = (fd, file);
         match (op, entries.contains_key(&key)) {
-            (libc::EPOLL_CTL_ADD, true) => return Err(Errno::EEXIST),
+            (libc::EPOLL_CTL_ADD, true) => return Err(Errno::EXIST),
             (libc::EPOLL_CTL_ADD, false) => {}
-            (_, false) => return Err(Errno::ENOENT),
+            (_, false) => return Err(Errno::NOENT),
             (_, true) => {}
         }
         if op == libc::EPOLL_CTL_DEL {
@@ -452,8 +452,8 @@ impl Model {
         self.release(old);
     }
 
-    /// A file that no number means any more leaves all sets. The entries of a
-    /// set keep no file open.
+    /// Removes a file that no descriptor refers to any more from all epoll instances:
+    /// a target does not keep its file open.
     fn release(&mut self, file: Option<FileId>) {
         let Some(file) = file else { return };
         let mut open = self.processes.iter().flat_map(|p| p.table.values());
@@ -475,13 +475,13 @@ impl Model {
         alive[usize::from(n) % alive.len()]
     }
 
-    /// Mostly a number that is open.
+    /// Mostly a descriptor that is open.
     fn pick(&self, process: usize, n: u8) -> Option<i32> {
         let open: Vec<_> = self.processes[process].table.keys().copied().collect();
         choose(&open, n)
     }
 
-    /// Mostly a set.
+    /// Mostly a descriptor of an epoll instance.
     fn pick_set(&self, process: usize, n: u8) -> Option<i32> {
         let table = &self.processes[process].table;
         let sets: Vec<_> = table
@@ -493,7 +493,7 @@ impl Model {
     }
 }
 
-/// One of them, seldom another number, and seldom one if there are none.
+/// One of these; rarely another number, also if there are none.
 fn choose(from: &[i32], n: u8) -> Option<i32> {
     match n {
         240.. => Some(number(n)),
@@ -525,7 +525,7 @@ mod tests {
         Model::of(program).counts()
     }
 
-    /// The file at the second number is in the set at the first.
+    /// An epoll instance, and a file that is its target.
     fn one_entry() -> Vec<Step> {
         let add = Step::Ctl {
             process: 0,
@@ -575,7 +575,7 @@ mod tests {
         let mut program = one_entry();
         program.push(program[2]);
         let model = Model::of(&program);
-        assert_eq!(model.plan[3].expect, Err(Errno::EEXIST));
+        assert_eq!(model.plan[3].expect, Err(Errno::EXIST));
         assert_eq!(model.counts(), [1]);
     }
 }

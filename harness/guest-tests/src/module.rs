@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Modules come and go.
+//! Loads and unloads modules.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::kmod::{DeleteModuleFlags, delete_module};
+use rustix::io::Errno;
+use rustix::system::delete_module;
 
-/// A module is busy as long as a caller is in it.
+/// How long to wait for the last caller to leave a module.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A module, by its name.
@@ -35,7 +35,11 @@ impl Module {
                 self.0,
                 error.trim()
             );
-            ensure!(self.is_loaded(), "{} was loaded, but is not there", self.0);
+            ensure!(
+                self.is_loaded(),
+                "modprobe loaded {}, but it is not in /sys/module",
+                self.0
+            );
         }
         Ok(())
     }
@@ -44,10 +48,10 @@ impl Module {
         let until = Instant::now() + PATIENCE;
         let name = CString::new(self.0)?;
         while self.is_loaded() {
-            match delete_module(&name, DeleteModuleFlags::O_NONBLOCK) {
+            match delete_module(&name, libc::O_NONBLOCK) {
                 Ok(()) => break,
-                // Somebody is in it, or it is on its way out.
-                Err(Errno::EAGAIN | Errno::EBUSY | Errno::ENOENT) if Instant::now() < until => {
+                // It has a caller, or is being unloaded.
+                Err(Errno::AGAIN | Errno::BUSY | Errno::NOENT) if Instant::now() < until => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(errno) => bail!("cannot unload {}: {errno}", self.0),
@@ -56,7 +60,7 @@ impl Module {
         Ok(())
     }
 
-    /// Where modprobe finds it.
+    /// The path of its file.
     pub fn file(self) -> Result<PathBuf> {
         let output = Command::new("modinfo")
             .args(["-n", self.0])

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Child processes that are forked, and memory that is shared with them.
 
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid};
+use epoll_targets::proc::{Stat, State};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::process::{Gid, Pid, Signal, Uid, WaitOptions, kill_process, waitpid};
+use rustix::thread::{
+    CpuSet, sched_getaffinity, sched_setaffinity, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
 
 use crate::sys;
 
@@ -22,43 +28,45 @@ pub struct Child {
 
 impl Child {
     pub fn pid(&self) -> i32 {
-        self.pid.as_raw()
+        self.pid.as_raw_pid()
+    }
+
+    pub fn id(&self) -> Pid {
+        self.pid
     }
 
     pub fn kill(&self) {
-        // One that is gone is as good.
-        let _ = kill(self.pid, Signal::SIGKILL);
+        // It may have ended.
+        let _ = kill_process(self.pid, Signal::KILL);
     }
 
-    /// It is somebody else's to kill and to reap.
+    /// Leaves it to the caller to kill and reap the child.
     pub fn leave(mut self) -> Pid {
         self.reaped = true;
         self.pid
     }
 
-    /// How it ended, if it has by then.
-    pub fn wait(&mut self, patience: Duration) -> Result<Option<WaitStatus>> {
+    /// Waits for the child to end; `None` if it does not in time.
+    pub fn wait(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
         let until = Instant::now() + patience;
         loop {
-            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
-                WaitStatus::StillAlive if Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                WaitStatus::StillAlive => return Ok(None),
-                status => {
-                    self.reaped = true;
-                    return Ok(Some(status));
-                }
+            if let Some((_, status)) = waitpid(Some(self.pid), WaitOptions::NOHANG)? {
+                self.reaped = true;
+                return Ok(Some(ExitStatus::from_raw(status.as_raw())));
             }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// It must end by itself, with status 0.
+    /// Waits for the child, which must exit with status 0.
     pub fn finish(mut self, patience: Duration) -> Result<()> {
         match self.wait(patience)? {
-            Some(WaitStatus::Exited(_, 0)) => Ok(()),
-            Some(status) => bail!("a child ended with {status:?}"),
-            None => bail!("a child does not end"),
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("a child ended with {status}"),
+            None => bail!("a child did not end in time"),
         }
     }
 }
@@ -67,25 +75,22 @@ impl Drop for Child {
     fn drop(&mut self) {
         if !self.reaped {
             self.kill();
-            let _ = waitpid(self.pid, None);
+            let _ = waitpid(Some(self.pid), WaitOptions::empty());
         }
     }
 }
 
-/// Run `body` in a child, which then exits with what it returns. Only for
-/// processes of a single thread.
+/// Runs `body` in a child, which exits with the status that it returns. Only for
+/// processes with a single thread.
 pub fn fork(body: impl FnOnce() -> i32) -> Result<Child> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
-        bail!("cannot fork: there are {threads} threads");
+        bail!("cannot fork with {threads} threads");
     }
     // SAFETY: there is no other thread whose locks the child would inherit.
-    match unsafe { nix::unistd::fork() }.context("fork")? {
-        ForkResult::Parent { child } => Ok(Child {
-            pid: child,
-            reaped: false,
-        }),
-        ForkResult::Child => {
+    match unsafe { sys::fork() }.context("fork")? {
+        Some(pid) => Ok(Child { pid, reaped: false }),
+        None => {
             // A panic must not unwind into the code of the parent.
             let status = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
             exit_now(status)
@@ -93,10 +98,25 @@ pub fn fork(body: impl FnOnce() -> i32) -> Result<Child> {
     }
 }
 
-/// End without running what the parent has registered.
+/// Exits without running the exit handlers, which are the parent's.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: takes a number, and does not return.
     unsafe { libc::_exit(status) }
+}
+
+/// The whole life of a child that is only there to be looked at, until it is killed.
+pub fn pause_forever() -> ! {
+    loop {
+        rustix::event::pause();
+    }
+}
+
+/// Lets a child, which has one thread, be this user and group, and in no other group.
+pub fn become_user(id: u32) -> rustix::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
 }
 
 /// A pid that is not in use.
@@ -107,74 +127,78 @@ pub fn unused_pid() -> Result<i32> {
     Ok(pid)
 }
 
-/// Numbers that are shared with children forked from now on.
+/// Numbers that are shared with children that are forked later.
 pub fn shared<const N: usize>() -> Result<&'static [AtomicI32; N]> {
-    let size =
-        std::num::NonZeroUsize::new(N * size_of::<AtomicI32>()).context("no numbers to share")?;
-    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let size = N * size_of::<AtomicI32>();
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at a place of the kernel's choice.
-    let page = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_SHARED) }?;
+    let page = unsafe { mmap_anonymous(std::ptr::null_mut(), size, prot, MapFlags::SHARED) }?;
     // SAFETY: it is large enough, zeroed, aligned to a page, and never unmapped.
-    Ok(unsafe { page.cast::<[AtomicI32; N]>().as_ref() })
+    Ok(unsafe { &*page.cast::<[AtomicI32; N]>() })
 }
 
-/// The task is asleep inside kcmp, deaf to signals that do not kill.
+/// The number of the system call that a task is in, by its directory in /proc.
+pub fn system_call(dir: impl AsRef<Path>) -> Option<i64> {
+    let call = std::fs::read_to_string(dir.as_ref().join("syscall")).ok()?;
+    // The other words are arguments, and 'running' is no number.
+    call.split_whitespace().next()?.parse().ok()
+}
+
+/// Whether a task sleeps in kcmp(2), and at most a fatal signal wakes it.
 pub fn sleeps_in_kcmp(pid: i32, tid: i32) -> bool {
     let dir = format!("/proc/{pid}/task/{tid}");
-    let stat = std::fs::read_to_string(format!("{dir}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    if !state.starts_with('D') {
-        return false;
-    }
-    let call = std::fs::read_to_string(format!("{dir}/syscall")).unwrap_or_default();
-    call.split_whitespace().next() == Some(&libc::SYS_kcmp.to_string())
+    let state = Stat::read(format!("{dir}/stat")).map(|stat| stat.state);
+    state.is_ok_and(|state| state == State::Uninterruptible)
+        && system_call(dir) == Some(libc::SYS_kcmp)
 }
 
-/// Wait until it does.
+/// Waits until it does.
 pub fn wait_in_kcmp(pid: i32, tid: i32) -> Result<()> {
     wait_until("a task to sleep in kcmp", || sleeps_in_kcmp(pid, tid))
 }
 
-/// Wait for what must come to be soon.
+/// Waits for what has to happen soon.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(20);
     while !done() {
         if Instant::now() >= until {
-            bail!("waited in vain for {what}");
+            bail!("timed out waiting for {what}");
         }
         std::thread::sleep(Duration::from_micros(200));
     }
     Ok(())
 }
 
-/// Keep the calling thread on one processor.
+/// Keeps the calling thread on one CPU.
 pub fn pin(cpu: usize) -> Result<()> {
-    let mut set = nix::sched::CpuSet::new();
-    set.set(cpu)?;
-    nix::sched::sched_setaffinity(Pid::from_raw(0), &set)
-        .with_context(|| format!("cannot use CPU {cpu}"))
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).with_context(|| format!("cannot use CPU {cpu}"))
 }
 
-/// Let the calling thread run before all that are not of its kind.
+/// Makes the calling thread a real-time task, which runs before all ordinary ones.
 pub fn realtime() -> Result<()> {
     let param = libc::sched_param { sched_priority: 1 };
     // SAFETY: the parameters are there during the call, which only reads them.
     let ret = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) };
-    nix::errno::Errno::result(ret).context("cannot become a real-time task")?;
+    if ret != 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(error).context("cannot become a real-time task");
+    }
     Ok(())
 }
 
-/// The first two processors that this process may use.
+/// The first two CPUs that this process may use.
 pub fn two_cpus() -> Result<[usize; 2]> {
-    let set = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
-    let mut cpus = (0..nix::sched::CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false));
+    let set = sched_getaffinity(None)?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu));
     match (cpus.next(), cpus.next()) {
         (Some(first), Some(second)) => Ok([first, second]),
-        _ => crate::tap::skip("needs two processors"),
+        _ => crate::tap::skip("needs two CPUs"),
     }
 }
 
 /// Compare two descriptors of this process as KCMP_FILE does.
-pub fn own_files(fd1: i32, fd2: i32) -> nix::Result<i32> {
+pub fn own_files(fd1: i32, fd2: i32) -> rustix::io::Result<i32> {
     sys::files(sys::getpid(), fd1, sys::getpid(), fd2)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Large sets: a million numbers, and a hundred thousand entries of one.
+//! Large epoll instances: a million targets, and a hundred thousand of one number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use nix::errno::Errno;
+use guest_tests::limits::allow_descriptors;
+use rustix::io::Errno;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -17,7 +18,7 @@ use crate::sys::{self, Slot};
 use crate::tap::{Case, note};
 
 const MILLION: u32 = 1_000_000;
-/// The numbers of the files that a million numbers mean in turn.
+/// How many files the million descriptors refer to, in turn.
 const FILES: i32 = 16;
 const FIRST: i32 = 100;
 
@@ -31,7 +32,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Samples that each handler has time for: the one in C visits half of a set.
+/// How many samples each handler has time for: the C handler visits half of the list.
 fn samples(handler: Handler, large: usize, small: usize) -> usize {
     match handler {
         Handler::C => small,
@@ -39,24 +40,15 @@ fn samples(handler: Handler, large: usize, small: usize) -> usize {
     }
 }
 
-/// What a set may have at most is a share of the memory unless one says more.
+/// Raises the limit of targets, which is a share of the memory by default.
 fn allow_watches() -> Result<()> {
     std::fs::write("/proc/sys/fs/epoll/max_user_watches", "4000000")
         .context("cannot raise fs.epoll.max_user_watches")
 }
 
-fn allow_descriptors(count: u64) -> Result<()> {
-    let path = "/proc/sys/fs/nr_open";
-    let allowed: u64 = std::fs::read_to_string(path)?.trim().parse()?;
-    if allowed < count {
-        std::fs::write(path, count.to_string()).context("cannot raise fs.nr_open")?;
-    }
-    sys::allow_descriptors(count).context("cannot raise RLIMIT_NOFILE")
-}
-
-/// As many as a case wants, if they are thousands, or a tenth of them where the kernel
-/// looks for leaks: it keeps books that take more memory than a million targets, and
-/// checks each access. Errors that it finds are there with fewer, too.
+/// How many targets a case uses: a tenth of 10,000 or more if kmemleak is enabled, whose
+/// records take more memory than a million targets. A debug kernel finds its errors with
+/// fewer, too.
 pub fn large(count: u32) -> u32 {
     if count >= 10_000 && Path::new(leak::KMEMLEAK).exists() {
         count / 10
@@ -77,7 +69,7 @@ fn million(options: &Options) -> Result<()> {
         sys::renumber(sys::eventfd(0)?, fd)?;
     }
     let base = FIRST + FILES;
-    // Number base + n means file n % FILES.
+    // Descriptor base + n refers to file n % FILES.
     let file = |n: i32| FIRST + n % FILES;
     for n in 0..count {
         sys::dup2(file(n), base + n)?;
@@ -104,14 +96,14 @@ fn million(options: &Options) -> Result<()> {
             .chain((0..samples(handler, 20_000, 6)).map(|_| rng.i32(0..count)))
             .collect();
         for n in some {
-            // By its own number, by that of its file, and by another file's.
+            // Its own descriptor, that of its file, and that of another file.
             let other = rng.i32(0..FILES);
             let expect = order[(other * FILES + n % FILES) as usize];
             let answers = [
                 (ask(base + n, base + n, 0), Ok(sys::EQUAL)),
                 (ask(file(n), base + n, 0), Ok(sys::EQUAL)),
                 (ask(FIRST + other, base + n, 0), Ok(expect)),
-                (ask(base + n, base + n, 1), Err(Errno::ENOENT)),
+                (ask(base + n, base + n, 1), Err(Errno::NOENT)),
             ];
             for (answer, expect) in answers {
                 ensure!(
@@ -124,7 +116,7 @@ fn million(options: &Options) -> Result<()> {
         for tfd in [0, FIRST, base - 1, base + count, i32::MAX, -1] {
             let answer = ask(FIRST, tfd, 0);
             ensure!(
-                answer == Err(Errno::ENOENT),
+                answer == Err(Errno::NOENT),
                 "{handler}: number {tfd}: {answer:?}"
             );
             asked += 1;
@@ -169,7 +161,7 @@ fn one_number(options: &Options) -> Result<()> {
         for toff in [many, many + 1, 1 << 31, u32::MAX as usize] {
             let answer = ask(fds[0], slot(toff));
             ensure!(
-                answer == Err(Errno::ENOENT),
+                answer == Err(Errno::NOENT),
                 "{handler}: toff {toff}: {answer:?}"
             );
         }
@@ -189,14 +181,14 @@ fn one_number(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn ask(fd: i32, slot: Slot) -> nix::Result<i32> {
+fn ask(fd: i32, slot: Slot) -> rustix::io::Result<i32> {
     let me = sys::getpid();
     sys::epoll_tfd(me, fd, me, slot)
 }
 
-/// Whose the entries are, by toff. A file is compared with the others, and with
-/// the entries; what is less and what is greater is searched in turn. To sort
-/// all files would take more queries than there are entries to find.
+/// Finds the descriptors of the targets' files, by toff. A random file splits both the
+/// others and the targets into those that are less and those that are greater, which are
+/// searched in turn. To sort all files would take more queries than there are targets.
 fn find_owners(
     fds: &[i32],
     slots: &[Slot],
@@ -206,7 +198,10 @@ fn find_owners(
     if slots.is_empty() {
         return Ok(());
     }
-    ensure!(!fds.is_empty(), "{slots:?} are no files of ours");
+    ensure!(
+        !fds.is_empty(),
+        "{slots:?} have files that we do not have open"
+    );
     let middle = fds[rng.usize(..fds.len())];
     let [mut less, mut greater] = [Vec::new(), Vec::new()];
     for &fd in fds {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Named cases, each run in a process of its own, reported as TAP 13.
 //!
-//! A process of its own: a panic, a hang, a leaked descriptor or a thread that
-//! does not end is the matter of one case.
+//! So a panic, a hang, a leaked descriptor or a thread that does not end affects one case
+//! only.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -13,19 +13,20 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::OFlag;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, pipe2};
+use epoll_targets::proc::{self, Stat};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::Options;
+use crate::process;
 
-/// As the kernel's selftests do it.
+/// The exit status of a skipped case, as in the kernel's selftests.
 const STATUS_SKIP: i32 = 4;
 
-/// A case may take this long unless it says otherwise.
+/// How long a case may take by default.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// How long to read what leftovers of an ended case still write.
+/// How long to read the output of processes that a case left behind.
 const GRACE: Duration = Duration::from_secs(2);
 
 type Run = Box<dyn Fn(&Options) -> Result<()>>;
@@ -46,7 +47,7 @@ impl Case {
         }
     }
 
-    /// Let it take longer, or less.
+    /// Sets how long the case may take.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -59,7 +60,7 @@ impl fmt::Debug for Case {
     }
 }
 
-/// The error of a case that cannot be run here.
+/// The error of a case that cannot run here.
 #[derive(Debug)]
 pub struct Skip(String);
 
@@ -76,13 +77,13 @@ pub fn skip<T>(why: impl Into<String>) -> Result<T> {
     Err(Skip(why.into()).into())
 }
 
-/// A line of what a case has to tell.
+/// Prints a comment of a case.
 pub fn note(line: impl fmt::Display) {
-    // If this fails, nothing reads the output, and the status decides.
+    // If this fails, nobody reads the output, and only the status counts.
     let _ = writeln!(std::io::stdout(), "# {line}");
 }
 
-/// The process of one case.
+/// Runs one case in this process.
 pub fn run_one(case: &Case, options: &Options) -> ExitCode {
     match (case.run)(options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,7 +104,8 @@ enum Verdict {
     Skip(String),
 }
 
-/// Runs the cases one after the other, and `after` each; whether none failed.
+/// Runs the cases one after the other, with `after` after each. Returns whether none
+/// failed.
 pub fn run_all(cases: &[&Case], args: &[String], after: fn() -> Result<()>) -> Result<bool> {
     println!("TAP version 13");
     println!("1..{}", cases.len());
@@ -141,12 +143,12 @@ pub fn run_all(cases: &[&Case], args: &[String], after: fn() -> Result<()>) -> R
 /// Runs a case in a process of its own.
 fn run_process(case: &Case, args: &[String], after: fn() -> Result<()>) -> Result<Verdict> {
     let (mut child, output) = spawn(case, args)?;
-    let group = Pid::from_raw(child.id() as i32);
+    let group = Pid::from_child(&child);
     let (status, last) = follow(&mut child, group, &lines_of(output), case.deadline)?;
     if status.is_none() {
         note(stacks(group));
-        let _ = killpg(group, Signal::SIGKILL);
-        // A task that cannot be killed is for the kernel's own detectors.
+        let _ = kill_process_group(group, Signal::KILL);
+        // The kernel reports a task that cannot be killed.
         let until = Instant::now() + GRACE;
         while Instant::now() < until && child.try_wait()?.is_none() {
             std::thread::sleep(Duration::from_millis(10));
@@ -167,7 +169,7 @@ fn run_process(case: &Case, args: &[String], after: fn() -> Result<()>) -> Resul
 /// Starts the process of a case, and a process group with it; returns what its
 /// output can be read from.
 fn spawn(case: &Case, args: &[String]) -> Result<(Child, OwnedFd)> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     let child = Command::new("/proc/self/exe")
         .args(args)
         .args(["--case", &case.name])
@@ -180,7 +182,7 @@ fn spawn(case: &Case, args: &[String]) -> Result<(Child, OwnedFd)> {
     Ok((child, read))
 }
 
-/// The lines that come out of a pipe, for as long as it has a writer.
+/// The lines that are written to a pipe, until it has no writer.
 fn lines_of(output: OwnedFd) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
@@ -218,7 +220,7 @@ fn follow(
             }
             Err(RecvTimeoutError::Disconnected) if status.is_some() => break,
             Err(RecvTimeoutError::Disconnected) => {
-                // All output is in, the end is not.
+                // The output has ended, the process has not.
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -227,7 +229,7 @@ fn follow(
             status = child.try_wait()?;
             if status.is_some() {
                 // Leftover processes must not disturb the next case.
-                let _ = killpg(group, Signal::SIGKILL);
+                let _ = kill_process_group(group, Signal::KILL);
                 until = Instant::now() + GRACE;
             }
         }
@@ -246,33 +248,28 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// Where the tasks of a case hang.
+/// Lists the processes of a case that did not end, with the system calls they are in.
 fn stacks(group: Pid) -> String {
-    let mut text = String::from("tasks that were left:");
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else {
+    let mut text = String::from("processes that were left:");
+    for pid in proc::pids().unwrap_or_default() {
+        let Ok(stat) = Stat::of(pid) else {
             continue;
         };
-        // pid (comm) state ppid pgrp
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let mut fields = fields.split_whitespace();
-        let state = fields.next().unwrap_or("?");
-        if fields.nth(1).and_then(|pgrp| pgrp.parse().ok()) != Some(group.as_raw()) {
+        if stat.pgrp != group.as_raw_pid() {
             continue;
         }
-        let syscall = std::fs::read_to_string(path.join("syscall")).unwrap_or_default();
+        let call = process::system_call(format!("/proc/{pid}"));
+        let call = call.map_or_else(|| "none".into(), |call| call.to_string());
         text.push_str(&format!(
-            " {} {state} in {};",
-            path.display(),
-            syscall.split_whitespace().next().unwrap_or("?")
+            " {pid} ({}) {:?} in {call};",
+            stat.command.to_string_lossy(),
+            stat.state
         ));
     }
     text
 }
 
-/// The cases that the patterns mean: of a group, of a name, or by a shell
-/// pattern or a part of the name.
+/// Selects cases by group, name, part of a name or shell pattern.
 pub fn select<'a>(cases: &'a [Case], patterns: &[String]) -> Result<Vec<&'a Case>> {
     if patterns.is_empty() {
         return Ok(cases.iter().collect());
@@ -280,7 +277,7 @@ pub fn select<'a>(cases: &'a [Case], patterns: &[String]) -> Result<Vec<&'a Case
     let mut globs = Vec::new();
     for pattern in patterns {
         let glob = glob::Pattern::new(pattern)
-            .with_context(|| format!("'{pattern}' is no shell pattern"))?;
+            .with_context(|| format!("'{pattern}' is not a shell pattern"))?;
         if !cases.iter().any(|case| matches(case, pattern, &glob)) {
             bail!("no case matches '{pattern}': see --list");
         }

@@ -1,36 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Programs run for real: processes that do what a plan says, step by step,
-//! and then stay as they are to be asked about.
+//! Runs programs: processes that do what a plan says, step by step, and then stay as they
+//! are, so that they can be queried.
 
-use std::io::{IoSlice, IoSliceMut};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, send, sendmsg,
-};
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid};
+use epoll_targets::proc::{Stat, State};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::model::{BASE, Kind, MAX_PROCESSES, Model, Op, Planned};
 use crate::process;
 use crate::sys;
 
-/// Workers talk to their controller here; one more for each process.
+/// The descriptor by which a worker talks to its controller, plus the worker's index.
 const CONTROL: i32 = BASE / 2;
-/// Descriptors are passed from one end of this to the other.
+/// The socket pair over which workers pass descriptors.
 const MAIL: [i32; 2] = [
     CONTROL + MAX_PROCESSES as i32,
     CONTROL + MAX_PROCESSES as i32 + 1,
 ];
 
-/// Any step takes less.
+/// The most that a step may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The processes of one program. They are killed and reaped with it.
+/// The processes of one program. Dropping this kills and reaps them.
 #[derive(Debug)]
 pub struct World {
     pids: Vec<Pid>,
@@ -38,10 +32,10 @@ pub struct World {
 
 impl World {
     pub fn pid(&self, process: usize) -> i32 {
-        self.pids[process].as_raw()
+        self.pids[process].as_raw_pid()
     }
 
-    /// Run the plan of a model.
+    /// Runs the plan of a model.
     pub fn build(model: &Model) -> Result<World> {
         let plan = &model.plan;
         let mut controls = Vec::new();
@@ -76,7 +70,7 @@ impl World {
     fn drive(&mut self, plan: &[Planned], controls: &[i32]) -> Result<()> {
         let mut start = 0;
         while let Some(first) = plan.get(start) {
-            // What one process does on its own needs no turns.
+            // Consecutive steps of one process take one message.
             let len = plan[start..]
                 .iter()
                 .take_while(|planned| planned.process == first.process)
@@ -88,7 +82,7 @@ impl World {
                 .map_or(len, |at| at + 1);
             let control = controls[first.process];
             let order = Message(start as i32, (start + len) as i32);
-            send(control, &order.to_bytes(), MsgFlags::MSG_NOSIGNAL)?;
+            sys::send(control, &order.to_bytes())?;
 
             let last = &plan[start + len - 1];
             if let Op::Exit = last.op {
@@ -98,10 +92,10 @@ impl World {
                     receive(control).with_context(|| format!("after {last:?}"))?;
                 if done != (start + len) as i32 {
                     let planned = plan[done as usize];
-                    bail!("{planned:?} came to {value} instead");
+                    bail!("{planned:?}: the result is {value} instead");
                 }
                 if let Op::Fork { .. } = last.op {
-                    self.pids.push(Pid::from_raw(value));
+                    self.pids.push(Pid::from_raw(value).context("no pid")?);
                 }
             }
             start += len;
@@ -109,11 +103,10 @@ impl World {
         Ok(())
     }
 
-    /// It is not reaped, so that its pid is not given to another process.
+    /// Waits for a process to exit. It is not reaped, so that its pid is not reused.
     fn wait_exit(&self, process: usize) -> Result<()> {
-        let path = format!("/proc/{}/stat", self.pids[process]);
         process::wait_until("a process to exit", || {
-            std::fs::read_to_string(&path).is_ok_and(|stat| stat.contains(") Z "))
+            Stat::of(self.pid(process)).is_ok_and(|stat| stat.state == State::Zombie)
         })
     }
 }
@@ -122,17 +115,17 @@ impl Drop for World {
     fn drop(&mut self) {
         for &pid in &self.pids {
             // A process that has exited ignores this.
-            let _ = kill(pid, Signal::SIGKILL);
+            let _ = kill_process(pid, Signal::KILL);
         }
-        // Parents first: their children are ours then.
+        // Parents first: their children become ours when they are reaped.
         for &pid in &self.pids {
-            let _ = waitpid(pid, None);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
         }
     }
 }
 
-/// From the controller: do the steps from the first up to the second number.
-/// From a worker: it got to the first number, and what came of the step there.
+/// From the controller: the first step to run, and the end of the range. From a worker:
+/// the step that it got to, and the result of that step.
 struct Message(i32, i32);
 
 impl Message {
@@ -143,9 +136,9 @@ impl Message {
         bytes
     }
 
-    fn read(socket: i32) -> nix::Result<Option<Message>> {
+    fn read(socket: i32) -> rustix::io::Result<Option<Message>> {
         let mut bytes = [0; 8];
-        if recv(socket, &mut bytes, MsgFlags::empty())? != bytes.len() {
+        if sys::receive(socket, &mut bytes)? != bytes.len() {
             return Ok(None);
         }
         let word = |at: usize| {
@@ -157,14 +150,15 @@ impl Message {
 
 fn receive(control: i32) -> Result<Message> {
     if !sys::readable(control, PATIENCE)? {
-        bail!("a worker does not answer");
+        bail!("a worker did not answer in time");
     }
-    Message::read(control)?.context("a worker is gone")
+    Message::read(control)?.context("a worker has ended")
 }
 
-/// Nothing of the parent's is left but the sockets.
-fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> nix::Result<()> {
-    // They may stand where they are to go: first out of the way, then there.
+/// Moves the sockets to their places, and closes all other descriptors but standard
+/// streams.
+fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> rustix::io::Result<()> {
+    // A socket may occupy the place of another: move all out of the way first.
     let away = 2 * BASE;
     let ends = worker_ends.iter().copied().zip(CONTROL..);
     let places: Vec<_> = ends.chain(mail.into_iter().zip(MAIL)).collect();
@@ -180,16 +174,14 @@ fn take_places(worker_ends: &[i32], mail: [i32; 2]) -> nix::Result<()> {
     Ok(())
 }
 
-/// A worker's life.
+/// Runs a worker: receives ranges of steps, and runs them.
 fn work(me: usize, plan: &[Planned]) -> i32 {
     let mut me = me;
     loop {
         let control = CONTROL + me as i32;
         let Ok(Some(Message(start, end))) = Message::read(control) else {
-            // The program is over. It is killed when it has been asked about.
-            loop {
-                nix::unistd::pause();
-            }
+            // The program has ended. It is killed after the queries.
+            process::pause_forever();
         };
         let mut reply = Message(end, 0);
         for at in start..end {
@@ -214,24 +206,22 @@ fn work(me: usize, plan: &[Planned]) -> i32 {
             }
         }
         if control != CONTROL + me as i32 {
-            // A new process has not been asked anything yet.
+            // A new process has no message to answer yet.
             continue;
         }
-        if send(control, &reply.to_bytes(), MsgFlags::MSG_NOSIGNAL).is_err() {
+        if sys::send(control, &reply.to_bytes()).is_err() {
             return 1;
         }
     }
 }
 
-fn fork() -> nix::Result<i32> {
-    // SAFETY: workers are processes of a single thread.
-    Ok(match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => child.as_raw(),
-        ForkResult::Child => 0,
-    })
+fn fork() -> rustix::io::Result<i32> {
+    // SAFETY: workers have a single thread.
+    let child = unsafe { sys::fork() }?;
+    Ok(Pid::as_raw(child))
 }
 
-fn run(op: Op) -> nix::Result<i32> {
+fn run(op: Op) -> rustix::io::Result<i32> {
     match op {
         Op::Create { kind, at } => {
             let fds = match kind {
@@ -251,31 +241,12 @@ fn run(op: Op) -> nix::Result<i32> {
         Op::Dup2 { fd, to } => sys::dup2(fd, to),
         Op::Close { fd } => sys::close(fd),
         Op::Send { fd } => {
-            let rights = [fd];
-            let rights = ControlMessage::ScmRights(&rights);
-            sendmsg::<()>(
-                MAIL[0],
-                &[IoSlice::new(b"x")],
-                &[rights],
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            )?;
+            sys::send_fd(MAIL[0], fd)?;
             Ok(0)
         }
         Op::Receive { at } => {
-            let mut byte = [0];
-            let mut space = cmsg_space!(i32);
-            let mut slices = [IoSliceMut::new(&mut byte)];
-            let flags = MsgFlags::MSG_DONTWAIT;
-            let message = recvmsg::<()>(MAIL[1], &mut slices, Some(&mut space), flags)?;
-            let mut passed = message.cmsgs()?;
-            match passed.next() {
-                Some(ControlMessageOwned::ScmRights(fds)) if fds.len() == 1 => {
-                    sys::renumber(fds[0], at)?;
-                    Ok(0)
-                }
-                _ => Err(Errno::ENOMSG),
-            }
+            sys::renumber(sys::receive_fd(MAIL[1])?, at)?;
+            Ok(0)
         }
         Op::Ctl {
             efd,
@@ -290,12 +261,12 @@ fn run(op: Op) -> nix::Result<i32> {
             };
             sys::epoll_ctl(efd, op, fd, events as u32)
         }
-        Op::Fork { .. } | Op::Exit => Err(Errno::ENOSYS),
+        Op::Fork { .. } | Op::Exit => Err(Errno::NOSYS),
     }
 }
 
-/// Let the processes that a worker leaves behind become ours.
+/// Makes this process the parent of processes that a worker leaves behind.
 pub fn adopt_orphans() -> Result<()> {
-    nix::sys::prctl::set_child_subreaper(true)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
 }

@@ -333,13 +333,11 @@ struct epoll_cr_describe {
  *
  * An epoll instance can be passed to another process without the files that it
  * watches. So permission to attach to the process, which may be the caller
- * itself, is not sufficient. In addition, the process must have opened the file
- * itself, after it was created, executed a program or last changed its
- * credentials (even to equal ones); of a process with several threads, this
- * applies to the thread that @pidfd specifies. Otherwise, the caller needs
- * CAP_SYS_PTRACE in the user namespace of the opener. As the opener may not
- * exist any more, security modules check access to the process and to the file,
- * but not to the opener.
+ * itself, is only sufficient for files that the process has open, under any
+ * descriptor. For others, the caller needs CAP_CHECKPOINT_RESTORE or
+ * CAP_SYS_PTRACE in the initial user namespace, and must be in the initial pid
+ * namespace. As the opener may not exist any more, security modules check
+ * access to the process and to the file, but not to the opener.
  *
  * Return: the descriptor, or
  *
@@ -350,7 +348,7 @@ struct epoll_cr_describe {
  *	nobody can receive.
  * ESTALE: the identity of the file is not @file, or @efd has been closed
  *	meanwhile, or refers to another instance.
- * EPERM: also: the process has not opened the file, see above.
+ * EPERM: also: the process does not have the file open, see above.
  * EMFILE: the caller has reached the limit on open descriptors.
  *
  * or the error of a security module that denies receiving the file.
@@ -370,7 +368,8 @@ struct epoll_cr_fetch {
 /**
  * struct epoll_cr_add - a target to add, for EPOLL_CR_RESTORE
  * @fd: descriptor of the caller for the file
- * @tfd: descriptor to add the file under, 0..INT_MAX. It need not be open.
+ * @tfd: descriptor to add the file under, below /proc/sys/fs/nr_open. It need
+ *	not be open.
  * @events: as in struct epoll_cr_item
  * @flags: EPOLL_CR_ITEM_*, as in struct epoll_cr_item
  * @data: as in struct epoll_cr_item
@@ -416,7 +415,8 @@ struct epoll_cr_add {
  * duplicate in @items (EEXIST, @bad is the second), ELOOP, EINVAL for too many
  * paths, ENOMEM and EINTR. In this case, the targets added so far are removed
  * again; a program that waits for the instance may notice that they existed for
- * a moment. Changes that other programs make to the instance meanwhile are kept,
+ * a moment. If the caller is killed, and another program holds the instance,
+ * those that are left stay. Changes that other programs make to the instance meanwhile are kept,
  * except those to targets that are removed again.
  *
  * Return: 0, or
@@ -424,11 +424,12 @@ struct epoll_cr_add {
  * E2BIG: also: the unknown rest of an element is not zero.
  * EBADF: @efd or @fd is not open, or was opened with O_PATH.
  * EOPNOTSUPP: @efd does not refer to an epoll instance.
- * EINVAL: an unknown flag of a target is set; @tfd is negative; no target can
- *	have @events: they lack EPOLLERR or EPOLLHUP without being those of a
- *	target that has fired, or contain EPOLLEXCLUSIVE and an event that
- *	epoll_ctl(2) does not allow with it; @fd refers to the instance itself;
- *	or adding @fd would create too many paths.
+ * EINVAL: an unknown flag of a target is set; @tfd is negative, or not below
+ *	/proc/sys/fs/nr_open; no target can have @events: they lack EPOLLERR or
+ *	EPOLLHUP without being those of a target that has fired, or contain
+ *	EPOLLEXCLUSIVE and an event that epoll_ctl(2) does not allow with it;
+ *	@fd refers to the instance itself; or adding @fd would create too many
+ *	paths.
  * EPERM: the file cannot be polled; or EPOLLWAKEUP is set without
  *	CAP_BLOCK_SUSPEND, or on a system that does not suspend.
  * EEXIST: the instance has a target for this file and descriptor.

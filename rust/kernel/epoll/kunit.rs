@@ -3,8 +3,9 @@
 //! Epoll instances in plain memory, for KUnit tests.
 //!
 //! Epoll's own operations take descriptors, which a KUnit test does not have. A [`TestInstance`]
-//! has only what [`Eventpoll`] looks at: a mutex, a tree, epitems, and files that cannot be opened,
-//! read or closed.
+//! has only what [`Eventpoll`] looks at: a mutex, a tree and epitems. The files are real ones, with
+//! everything that a [`RemoteFile`](crate::fs::RemoteFile) may be asked for, but do not support any
+//! operation.
 
 use super::{
     EpollFile,
@@ -15,9 +16,16 @@ use crate::{
     alloc::AllocError,
     bindings,
     container_of,
+    error::from_err_ptr,
     fs::FileIdentity,
     prelude::*,
-    sync::static_lock_class,
+    sync::{
+        atomic::{
+            atomic_load,
+            Relaxed, //
+        },
+        static_lock_class, //
+    },
     types::{
         NotThreadSafe,
         Opaque, //
@@ -35,6 +43,73 @@ use core::{
     },
 };
 
+/// A file that belongs to a test.
+///
+/// # Invariants
+///
+/// The file is valid, and this owns a reference to it. If the file has been
+/// [released](TestInstance::release_file), its count says that there is none.
+struct TestFile(NonNull<bindings::file>);
+
+impl TestFile {
+    const FOPS: &bindings::file_operations = &pin_init::zeroed();
+
+    fn new() -> Result<Self, AllocError> {
+        // SAFETY: The name and the operations are static.
+        let file = from_err_ptr(unsafe {
+            bindings::anon_inode_getfile(
+                c"[test]".as_char_ptr(),
+                Self::FOPS,
+                ptr::null_mut(),
+                bindings::O_RDWR as c_int,
+            )
+        });
+
+        // INVARIANT: The file is new, and its first reference is ours.
+        file.ok().and_then(NonNull::new).map(Self).ok_or(AllocError)
+    }
+
+    /// Returns whether there are other references.
+    fn is_shared(&self) -> bool {
+        // The count excludes the first reference and is negative if there is none.
+        //
+        // SAFETY: By the type invariants, the file is valid. Others may drop their references
+        // meanwhile, which is atomic.
+        unsafe { atomic_load(&raw mut (*self.0.as_ptr()).f_ref.refcnt.counter, Relaxed) > 0 }
+    }
+
+    /// Sets the count of references. Returns false, and does nothing, if there are others than ours.
+    ///
+    /// New ones can only be taken from epitems, which needs the mutex of their instance: the caller
+    /// has to hold it, or to be the only user of the instance.
+    fn set_count(&self, count: c_ulong) -> bool {
+        if self.is_shared() {
+            return false;
+        }
+
+        // 32-bit architectures have other types there.
+        #[expect(clippy::as_underscore)]
+        let count = count as _;
+
+        // INVARIANT: The count is that of a file with our reference, or of a released one.
+        //
+        // SAFETY: By the type invariants, the file is valid. Nobody else has a reference, so nobody
+        // else uses the count.
+        unsafe { (*self.0.as_ptr()).f_ref.refcnt.counter = count };
+
+        true
+    }
+}
+
+impl Drop for TestFile {
+    fn drop(&mut self) {
+        self.set_count(bindings::FILE_REF_ONEREF as c_ulong);
+
+        // SAFETY: By the type invariants, we own a reference, which is not used afterwards.
+        unsafe { bindings::fput(self.0.as_ptr()) };
+    }
+}
+
 /// An epoll instance for tests, together with the files that it watches.
 ///
 /// Files are referred to by index. Epitems of one descriptor are in the order of the indices.
@@ -43,13 +118,13 @@ use core::{
 ///
 /// - The mutex, the tree and the ready list of `ep` are initialized.
 /// - All epitems in the tree are in `items` and watch a file in `files`.
-/// - Each file either has one reference that is never dropped, or has none and never gets one.
-/// - `epoll_file` is an epoll file of `ep`, with one reference that is never dropped.
+/// - `files` are in the order of their addresses.
+/// - `epoll_file` is an epoll file of `ep`.
 pub struct TestInstance {
     ep: ManuallyDrop<KBox<Opaque<bindings::eventpoll>>>,
-    epoll_file: ManuallyDrop<KBox<Opaque<bindings::file>>>,
+    epoll_file: ManuallyDrop<TestFile>,
     items: KVec<KBox<Opaque<bindings::epitem>>>,
-    files: KVec<Opaque<bindings::file>>,
+    files: KVec<TestFile>,
 }
 
 impl TestInstance {
@@ -57,9 +132,15 @@ impl TestInstance {
     pub fn new(epitems: &[(i32, usize)]) -> Result<Self, AllocError> {
         let count = epitems.iter().map(|&(_, file)| file + 1).max().unwrap_or(0);
         let mut files = KVec::with_capacity(count, GFP_KERNEL)?;
-        for _ in 0..count {
-            // All zeroes is a file with one reference, which `files` holds.
-            files.push(Opaque::zeroed(), GFP_KERNEL)?;
+        for i in 0..count {
+            files.push(TestFile::new()?, GFP_KERNEL)?;
+
+            // objtool does not understand the sorting functions of `core`.
+            let mut at = i;
+            while at > 0 && files[at - 1].0 > files[at].0 {
+                files.swap(at - 1, at);
+                at -= 1;
+            }
         }
 
         let ep = KBox::new(Opaque::<bindings::eventpoll>::zeroed(), GFP_KERNEL)?;
@@ -74,11 +155,11 @@ impl TestInstance {
             bindings::INIT_LIST_HEAD(&raw mut (*ep.get()).rdllist);
         };
 
-        let epoll_file = KBox::new(Opaque::<bindings::file>::zeroed(), GFP_KERNEL)?;
-        // SAFETY: `epoll_file` is memory for a `struct file`, which nobody else uses yet.
+        let epoll_file = TestFile::new()?;
+        // SAFETY: The file is valid, and nobody else uses it yet.
         unsafe {
-            (*epoll_file.get()).f_op = &raw const bindings::eventpoll_fops;
-            (*epoll_file.get()).private_data = ep.get().cast();
+            (*epoll_file.0.as_ptr()).f_op = &raw const bindings::eventpoll_fops;
+            (*epoll_file.0.as_ptr()).private_data = ep.get().cast();
         };
 
         // INVARIANT: The mutex and the list are initialized, and all zeroes is an empty tree. The
@@ -119,7 +200,7 @@ impl TestInstance {
     pub fn epoll_file(&self) -> &EpollFile {
         // SAFETY: By the type invariants, this is an epoll file with a reference. The cast is okay
         // because `EpollFile` is `repr(transparent)`.
-        unsafe { &*self.epoll_file.get().cast() }
+        unsafe { self.epoll_file.0.cast().as_ref() }
     }
 
     /// Returns the identity of a watched file.
@@ -128,8 +209,8 @@ impl TestInstance {
     ///
     /// If there is no such file.
     pub fn file(&self, file: usize) -> FileIdentity<'_> {
-        // SAFETY: The file is freed together with `self`.
-        unsafe { FileIdentity::from_raw(NonNull::from(&self.files[file]).cast()) }
+        // SAFETY: `self` has a reference to the file.
+        unsafe { FileIdentity::from_raw(self.files[file].0) }
     }
 
     /// Adds an epitem.
@@ -138,7 +219,7 @@ impl TestInstance {
     ///
     /// If there is no such file.
     pub fn insert(&mut self, fd: i32, file: usize) -> Result<(), AllocError> {
-        let file = self.files[file].get();
+        let file = self.files[file].0.as_ptr();
         let epi = KBox::new(Opaque::<bindings::epitem>::zeroed(), GFP_KERNEL)?;
         let item = epi.get();
         self.items.push(epi, GFP_KERNEL)?;
@@ -238,44 +319,16 @@ impl TestInstance {
         true
     }
 
-    /// Drops the last reference to a file, as if it was about to be closed. Returns false, and does
-    /// nothing, if there are other references.
+    /// Makes a file look as if its last reference had been dropped and it was about to be closed.
+    /// Returns false, and does nothing, if there are other references.
     ///
     /// # Panics
     ///
     /// If there is no such file.
     pub fn release_file(&mut self, file: usize) -> bool {
         let _guard = self.lock();
-        if self.is_pinned(file) {
-            return false;
-        }
 
-        // 32-bit architectures have other types there.
-        #[expect(clippy::as_underscore)]
-        let dead = bindings::FILE_REF_DEAD as _;
-
-        // INVARIANT: Ours was the only reference, and `file_ref_get` fails from here on.
-        //
-        // SAFETY: The file is valid memory, which nobody else uses: there are no references, and
-        // new ones cannot be taken without the mutex.
-        unsafe { (*self.files[file].get()).f_ref.refcnt.counter = dead };
-
-        true
-    }
-
-    /// Returns whether a file has references besides the one that is never dropped.
-    fn is_pinned(&self, file: usize) -> bool {
-        Self::has_more_references(&self.files[file])
-    }
-
-    fn has_more_references(file: &Opaque<bindings::file>) -> bool {
-        // The count excludes the first reference and is negative if there is none.
-        //
-        // This `read_volatile` is intended to correspond to an atomic_read.
-        //
-        // SAFETY: The file is valid memory. Others may drop their references meanwhile, which is
-        // atomic.
-        unsafe { (&raw const (*file.get()).f_ref.refcnt.counter).read_volatile() > 0 }
+        self.files[file].set_count(bindings::FILE_REF_DEAD as c_ulong)
     }
 
     /// Locks the mutex, which others may contend for if they have a reference to the epoll file.
@@ -300,17 +353,16 @@ impl TestInstance {
 impl Drop for TestInstance {
     fn drop(&mut self) {
         // What a test still has a reference to may be used at any time: leak it.
-        if Self::has_more_references(&self.epoll_file) {
+        if self.epoll_file.is_shared() {
             forget(take(&mut self.items));
             forget(take(&mut self.files));
             return;
         }
-        if (0..self.files.len()).any(|file| self.is_pinned(file)) {
-            forget(take(&mut self.files));
-        }
 
-        // SAFETY: These fields are dropped here only, and not used afterwards.
+        // SAFETY: The file is valid, and nobody else uses it. Closing it must not release the
+        // instance as epoll does. The fields are dropped here only, and not used afterwards.
         unsafe {
+            (*self.epoll_file.0.as_ptr()).f_op = TestFile::FOPS;
             ManuallyDrop::drop(&mut self.epoll_file);
             ManuallyDrop::drop(&mut self.ep);
         }
@@ -322,6 +374,7 @@ mod tests {
     use super::*;
     use crate::epoll::{
         Cursor,
+        Epitem,
         Wait,
         WALK_BATCH, //
     };
@@ -409,6 +462,29 @@ mod tests {
             assert!(stopped.is_none());
             assert!(visited == count);
         }
+
+        Ok(())
+    }
+
+    /// Whatever a module may ask a file for, it can ask these for.
+    #[test]
+    fn files_are_complete() -> Result {
+        let instance = TestInstance::new(&[(3, 0)])?;
+        let guard = instance.eventpoll().lock_killable()?;
+        let file = guard.items().next().and_then(Epitem::pin).ok_or(ENOENT)?;
+        drop(guard);
+        let mut buf = [0; 64];
+
+        for file in [&*file, &**instance.epoll_file()] {
+            assert!(file.owner().is_none());
+            assert!(file.has_credentials_of(file));
+            assert!(file.opened_by().uid == 0);
+            assert!(file.mode() == file.stat()?.mode);
+            assert!(file.path(&mut buf)?.path == Some(&b"anon_inode:[test]"[..]));
+            assert!(file.position() == 0);
+            assert!(file.flags() & bindings::O_RDWR != 0);
+        }
+        assert!(!file.can_poll());
 
         Ok(())
     }

@@ -11,7 +11,6 @@ use super::{
     Cursor,
     Epitem,
     Eventpoll,
-    Guard,
     WALK_BATCH, //
 };
 use crate::{
@@ -22,6 +21,10 @@ use crate::{
         Result, //
     },
     fs::RemoteFile,
+    sync::atomic::{
+        atomic_load,
+        Relaxed, //
+    },
     types::NotThreadSafe, //
 };
 use core::num::NonZeroU32;
@@ -55,6 +58,18 @@ pub const fn are_valid_events(events: u32) -> bool {
     events & ALWAYS == ALWAYS
 }
 
+/// Returns whether a task can have a descriptor of this number.
+///
+/// Each number is one more epitem that a file can have, and each of these is visited when the file
+/// becomes ready, so more of them must not be possible than by `epoll_ctl(2)`.
+#[doc(alias = "sysctl_nr_open")]
+fn is_possible_fd(fd: i32) -> bool {
+    // SAFETY: The variable is valid, and always written as a whole.
+    let nr_open = unsafe { atomic_load(&raw mut bindings::sysctl_nr_open, Relaxed) };
+
+    u32::try_from(fd).is_ok_and(|fd| fd < nr_open)
+}
+
 /// The state of an epitem.
 #[derive(Clone, Copy)]
 pub struct EpitemState {
@@ -81,7 +96,8 @@ impl EpitemState {
 
 /// A transaction that adds epitems to an epoll instance.
 ///
-/// Unless it is [committed](Restore::commit), dropping it removes the epitems that it has added.
+/// Unless it is [committed](Restore::commit), dropping it removes the epitems that it has added. If
+/// the current task has been killed, and another one holds the mutex of the instance, some stay.
 /// They are found by a mark, so no list of them is kept.
 ///
 /// # Invariants
@@ -144,13 +160,14 @@ impl<'a> Restore<'a> {
     ///
     /// Fails with
     ///
-    /// - [`EINVAL`] if no epitem can be in this state, and
+    /// - [`EINVAL`] if no epitem can be in this state, or its descriptor is one that no task can have,
+    ///   and
     /// - [`EPERM`] if `target` cannot be polled, or the epitem would block suspend and the current
     ///   task may not do that.
     pub fn check(&self, target: &RemoteFile, state: &EpitemState) -> Result {
         let is_exclusive = state.events & bindings::EPOLLEXCLUSIVE != 0;
 
-        if state.fd < 0
+        if !is_possible_fd(state.fd)
             || !are_valid_events(state.events)
             || target.identity() == self.file.identity()
             || (is_exclusive && Eventpoll::from_file(target).is_ok())
@@ -181,10 +198,7 @@ impl<'a> Restore<'a> {
     ///   too deep or too many nested paths,
     /// - [`ENOSPC`] as [`Restore::new`] does,
     /// - [`ENOMEM`], and
-    /// - [`EINTR`] if the current task has already been killed.
-    ///
-    /// Once it waits for the mutex of the instance, it does so uninterruptibly, as `epoll_ctl(2)`
-    /// does.
+    /// - [`EINTR`] if the current task is killed.
     #[doc(alias = "eventpoll_restore")]
     pub fn add(&mut self, target: &RemoteFile, state: &EpitemState) -> Result {
         self.check(target, state)?;
@@ -223,13 +237,17 @@ impl<'a> Restore<'a> {
 
     /// Removes the added epitems.
     ///
-    /// This waits for the mutex even if the current task has been killed, as closing a file does.
+    /// If the current task is killed while another one holds the mutex, those that are left stay. The
+    /// other one could hold it as long as it likes, and a task that has been killed must end.
     #[cold]
     fn undo(&self) {
         let mut cursor = Some(Cursor::START);
 
         while let Some(from) = cursor {
-            cursor = self.undo_batch(from);
+            let Ok(next) = self.undo_batch(from) else {
+                break;
+            };
+            cursor = next;
 
             // SAFETY: This may sleep, as documented at `new`.
             unsafe { bindings::cond_resched() };
@@ -238,20 +256,17 @@ impl<'a> Restore<'a> {
 
     /// Removes the added epitems among the next [`WALK_BATCH`] after `cursor`.
     ///
-    /// Returns the position to continue from, or `None` at the end of the interest list.
+    /// Returns the position to continue from, or `None` at the end of the interest list. Fails with
+    /// [`EINTR`] if the current task is killed while it waits for the mutex.
     #[doc(alias = "eventpoll_unrestore")]
-    fn undo_batch(&self, mut cursor: Cursor) -> Option<Cursor> {
-        // SAFETY: By the type invariants, the mutex is initialized.
-        unsafe { bindings::mutex_lock(&raw mut (*self.ep.0.get()).mtx) };
-        // INVARIANT: We have just locked the mutex, and leave it to the guard to unlock it.
-        let guard = Guard {
-            ep: self.ep,
-            _not_send: NotThreadSafe,
-        };
+    fn undo_batch(&self, mut cursor: Cursor) -> Result<Option<Cursor>> {
+        let guard = self.ep.lock_killable()?;
 
         for _ in 0..WALK_BATCH {
             // Removing an epitem modifies the tree, so look up the next one by its position.
-            let epi = guard.items_after(cursor).next()?;
+            let Some(epi) = guard.items_after(cursor).next() else {
+                return Ok(None);
+            };
             cursor = epi.cursor();
             if epi.restored_by() != self.mark.get() {
                 continue;
@@ -268,7 +283,7 @@ impl<'a> Restore<'a> {
             unsafe { bindings::eventpoll_unrestore(self.ep.0.get(), epi) };
         }
 
-        Some(cursor)
+        Ok(Some(cursor))
     }
 }
 
@@ -303,6 +318,15 @@ mod tests {
     };
 
     const EPOLLPRI: u32 = 2;
+
+    #[test]
+    fn descriptors() {
+        assert!(is_possible_fd(0));
+        assert!(is_possible_fd(63));
+        for fd in [-1, i32::MIN, i32::MAX] {
+            assert!(!is_possible_fd(fd));
+        }
+    }
 
     #[test]
     fn events_of_entries() {

@@ -3,28 +3,17 @@
 //! Visiting epitems one C call at a time.
 
 use super::{
-    check_killed,
     Cursor,
     Epitem,
     EpollFile,
     Guard,
     Items,
-    Wait,
     WALK_BATCH, //
 };
 use crate::{
-    error::{
-        code::*,
-        Result, //
-    },
+    error::Result,
     fs::RemoteFile,
-    processor::cpu_relax,
-    sync::aref::ARef,
-    time::{
-        Delta,
-        Instant,
-        Monotonic, //
-    }, //
+    sync::aref::ARef, //
 };
 use core::{
     mem::transmute,
@@ -41,14 +30,13 @@ struct Locked {
     items: Items<'static>,
     guard: Guard<'static>,
     file: ARef<EpollFile>,
-    wait: Wait,
 }
 
 impl Locked {
     /// Locks the instance of `file` and positions the iterator after `cursor`.
     #[inline]
-    fn new(file: ARef<EpollFile>, cursor: Cursor, wait: Wait) -> Result<Self> {
-        let guard = file.eventpoll().lock(wait)?;
+    fn new(file: ARef<EpollFile>, cursor: Cursor) -> Result<Self> {
+        let guard = file.eventpoll().lock_killable()?;
 
         // SAFETY: By the type invariants, `items` is used only while the mutex is held. The tree
         // is part of the instance, not of `guard`, which may be moved.
@@ -58,31 +46,19 @@ impl Locked {
         let guard = unsafe { transmute::<Guard<'_>, Guard<'static>>(guard) };
 
         // INVARIANT: Both are for the instance of `file`.
-        Ok(Self {
-            items,
-            guard,
-            file,
-            wait,
-        })
+        Ok(Self { items, guard, file })
     }
 
     /// Drops the mutex, lets waiters take it, and locks the instance again after `cursor`.
     #[cold]
     fn relock(self, cursor: Cursor) -> Result<Self> {
-        let Self {
-            items,
-            guard,
-            file,
-            wait,
-        } = self;
+        let Self { items, guard, file } = self;
 
         let _ = items;
         drop(guard);
-        if wait == Wait::Killable {
-            file.eventpoll().yield_to_waiters()?;
-        }
+        file.eventpoll().yield_to_waiters()?;
 
-        Self::new(file, cursor, wait)
+        Self::new(file, cursor)
     }
 }
 
@@ -138,36 +114,11 @@ impl Visit {
     /// task is killed.
     ///
     /// Context: may sleep. See the [module documentation](super#locking) for the locking rules.
+    ///
+    /// [`EINTR`]: crate::error::code::EINTR
     #[inline]
     pub fn first(file: ARef<EpollFile>, after: Cursor) -> Result<Option<Self>> {
-        Self::find(Locked::new(file, after, Wait::Killable)?, after, WALK_BATCH)
-    }
-
-    /// Like [`Visit::first`], for callers that must not wait for another program indefinitely.
-    ///
-    /// Fails with [`EBUSY`] if the mutex is not free within a millisecond. Epoll system calls hold
-    /// it longer only when they have to wait for memory. [`Visit::next`] on the result never waits
-    /// for the mutex and fails with [`EAGAIN`] instead.
-    ///
-    /// Context: does not sleep, but requires task context.
-    pub fn try_first(file: ARef<EpollFile>, after: Cursor) -> Result<Option<Self>> {
-        let start = Instant::<Monotonic>::now();
-
-        check_killed()?;
-
-        loop {
-            let found = Locked::new(file.clone(), after, Wait::Never)
-                .and_then(|locked| Self::find(locked, after, WALK_BATCH));
-
-            match found {
-                Err(e) if e == EAGAIN => (),
-                _ => return found,
-            }
-            if start.elapsed() > Delta::from_millis(1) {
-                return Err(EBUSY);
-            }
-            cpu_relax();
-        }
+        Self::find(Locked::new(file, after)?, after, WALK_BATCH)
     }
 
     /// Advances to the next epitem whose file can be pinned.

@@ -8,6 +8,10 @@ use super::RemoteFile;
 use crate::{
     bindings,
     ptrace::Attach,
+    sync::atomic::{
+        atomic_load,
+        Relaxed, //
+    },
     types::NotThreadSafe, //
 };
 use core::{
@@ -109,16 +113,15 @@ impl<'a> FdTable<'a> {
             next = fd + 1;
 
             // SAFETY: `fd` is less than `max_fds`. The pointer is `NULL` if the descriptor has only
-            // been reserved so far. Installing the file does not take the lock, hence the volatile
-            // read.
-            let file = unsafe { fdt.fd.add(fd as usize).read_volatile() };
+            // been reserved so far. Installing the file does not take the lock.
+            let file = unsafe { atomic_load(fdt.fd.add(fd as usize), Relaxed) };
             let Some(file) = NonNull::new(file) else {
                 continue;
             };
 
             let bits = usize::BITS;
             // SAFETY: As for `open_fds`.
-            let word = unsafe { fdt.close_on_exec.add((fd / bits) as usize).read_volatile() };
+            let word = unsafe { *fdt.close_on_exec.add((fd / bits) as usize) };
             let open = OpenFd {
                 fd,
                 cloexec: word >> (fd % bits) & 1 == 1,

@@ -19,8 +19,13 @@ use crate::{
         Error,
         Result, //
     },
-    ptrace::Attach,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        atomic::{
+            atomic_load,
+            Relaxed, //
+        }, //
+    },
     task::Task, //
 };
 use core::{
@@ -129,18 +134,26 @@ impl RemoteFile {
     /// Returns the file position without taking a lock. It may be changing concurrently.
     #[inline]
     pub fn position(&self) -> i64 {
-        // This `read_volatile` is intended to correspond to the read in `seq_show` of
-        // `fs/proc/fd.c`. Reading does not disturb a task that uses the position without a lock.
+        // As in `seq_show` of `fs/proc/fd.c`. Reading does not disturb a task that uses the position
+        // without a lock.
         //
         // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount.
-        unsafe { (&raw const (*self.as_ptr()).f_pos).read_volatile() }
+        unsafe { atomic_load(&raw mut (*self.as_ptr()).f_pos, Relaxed) }
     }
 
     /// Returns the file type and permissions of the inode.
     #[inline]
     pub fn mode(&self) -> u16 {
-        // SAFETY: As above. An open file has an inode, which does not change.
-        unsafe { (&raw const (*(*self.as_ptr()).f_inode).i_mode).read_volatile() }
+        // SAFETY: As above. An open file has an inode, which does not change. `i16` has the size and
+        // the alignment of the mode.
+        let mode: i16 = unsafe {
+            atomic_load(
+                (&raw mut (*(*self.as_ptr()).f_inode).i_mode).cast(),
+                Relaxed,
+            )
+        };
+
+        mode as u16
     }
 
     /// Returns whether the file can be polled.
@@ -149,7 +162,7 @@ impl RemoteFile {
         // SAFETY: As above. The `f_op` of an open file is never `NULL` and points to operations that
         // do not change.
         unsafe {
-            (*(&raw const (*self.as_ptr()).f_op).read_volatile())
+            (*atomic_load(&raw mut (*self.as_ptr()).f_op, Relaxed))
                 .poll
                 .is_some()
         }
@@ -185,10 +198,8 @@ impl RemoteFile {
     /// Returns the recipient of signals for the file, if one has ever been set.
     #[doc(alias = "f_getown")]
     pub fn owner(&self) -> Option<FileOwner> {
-        // This `read_volatile` is intended to correspond to the READ_ONCE in `file_f_owner`.
-        //
         // SAFETY: As above.
-        let owner = unsafe { (&raw const (*self.as_ptr()).f_owner).read_volatile() };
+        let owner = unsafe { atomic_load(&raw mut (*self.as_ptr()).f_owner, Relaxed) };
         if owner.is_null() {
             return None;
         }
@@ -259,32 +270,28 @@ impl RemoteFile {
         })
     }
 
-    /// Returns the path shown in `/proc/PID/fd`, without ' (deleted)' if the file is unlinked.
+    /// Returns the path shown in `/proc/PID/fd`, without ' (deleted)'.
     ///
     /// The result has no path if `buf` is too small for it, including ' (deleted)'.
     ///
     /// Context: may sleep.
     #[doc(alias = "d_path")]
     pub fn path<'a>(&self, buf: &'a mut [u8]) -> Result<FilePath<'a>> {
-        // SAFETY: The file is valid as above, and so are its path and both parts of it.
-        let (path, dentry, mnt) = unsafe {
+        let is_under_root = self.is_under_root();
+
+        // SAFETY: The file is valid as above, and so are its path and its dentry. The operations of
+        // a dentry do not change.
+        let (path, dentry, has_dname) = unsafe {
             let path = &raw const (*self.as_ptr()).__bindgen_anon_1.f_path;
-
-            (path, (*path).dentry, (*path).mnt)
-        };
-
-        // The condition under which `d_path` calls `d_dname`.
-        //
-        // SAFETY: `dentry` and `mnt` are valid. The fields that are read do not change, except for
-        // `d_parent`, which is not dereferenced.
-        let is_name = unsafe {
+            let dentry = (*path).dentry;
             let d_op = (*dentry).d_op;
 
-            !d_op.is_null()
-                && (*d_op).d_dname.is_some()
-                && ((&raw const (*dentry).d_parent).read_volatile() != dentry
-                    || dentry != (*mnt).mnt_root)
+            (path, dentry, !d_op.is_null() && (*d_op).d_dname.is_some())
         };
+
+        // Files that have a name instead of a path are in file systems that make up names. Some of
+        // these files can be mounted, as namespaces can, and then have a path, too.
+        let is_name = has_dname && !is_under_root;
         // SAFETY: `dentry` is valid.
         let unlinked = || !is_name && unsafe { bindings::d_unlinked(dentry) } != 0;
 
@@ -314,7 +321,8 @@ impl RemoteFile {
 
         let name = start.and_then(|start| CStr::from_bytes_until_nul(&buf[start..]).ok());
         let path = name.map(|name| match name.to_bytes() {
-            name if is_unlinked => name.strip_suffix(DELETED).unwrap_or(name),
+            // Memory files and the like have the suffix from the start.
+            name if is_unlinked || is_name => name.strip_suffix(DELETED).unwrap_or(name),
             name => name,
         });
 
@@ -322,40 +330,8 @@ impl RemoteFile {
             path,
             is_name,
             is_unlinked,
-            is_unreachable: !is_name && !self.is_under_root(),
+            is_unreachable: !is_name && !is_under_root,
         })
-    }
-
-    /// Returns whether the current task may receive the file, which is watched by an epoll instance
-    /// of a task that it may attach to.
-    ///
-    /// Permission to attach covers files that the task has opened itself with its current
-    /// credentials. Other files may be watched by an instance that the task has received from
-    /// another program. Receiving an instance does not give access to the files it watches, so these
-    /// require `CAP_SYS_PTRACE` in the user namespace of the opener.
-    pub fn may_be_taken(&self, attach: &Attach<'_>) -> bool {
-        // This `read_volatile` is intended to correspond to the `rcu_dereference` in `__task_cred`.
-        // The pointer is only compared, since the credentials may be replaced at any time.
-        //
-        // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount, and
-        // has credentials, which do not change. The task is valid as long as `attach` is borrowed.
-        let (opener, cred) = unsafe {
-            let opener = (*self.as_ptr()).f_cred;
-            let cred = (&raw const (*attach.task().as_ptr()).real_cred).read_volatile();
-
-            (opener, cred)
-        };
-
-        // A new process gets its own `struct cred`, which its threads share until they change their
-        // credentials. The file holds a reference to the one that it was opened with, so that one
-        // cannot have been freed and reused.
-        if ptr::eq(opener, cred) {
-            return true;
-        }
-
-        // SAFETY: The credentials of the file are valid as above, and hold a reference to their user
-        // namespace. `ns_capable` can be called for any capability.
-        unsafe { bindings::ns_capable((*opener).user_ns, bindings::CAP_SYS_PTRACE as i32) }
     }
 
     /// Installs the file under a new descriptor of the current task, as if it had been received over

@@ -8,9 +8,15 @@
 use crate::{
     bindings,
     fs::file::BadFdError,
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        atomic::{
+            atomic_load,
+            Relaxed, //
+        }, //
     },
     task::Task,
     types::Opaque, //
@@ -85,9 +91,10 @@ impl RemoteFile {
         Ok(unsafe { ARef::from_raw(file.cast()) })
     }
 
-    /// Returns a raw pointer to the inner C struct.
+    /// Returns a raw pointer to the inner C struct, for the abstractions. Modules have no use for it
+    /// that is safe, and must not show it to anybody.
     #[inline]
-    pub fn as_ptr(&self) -> *mut bindings::file {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::file {
         self.inner.get()
     }
 
@@ -105,10 +112,8 @@ impl RemoteFile {
     /// [`flags`]: crate::fs::file::flags
     #[inline]
     pub fn flags(&self) -> u32 {
-        // This `read_volatile` is intended to correspond to a READ_ONCE call.
-        //
         // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount.
-        unsafe { (&raw const (*self.as_ptr()).f_flags).read_volatile() }
+        unsafe { atomic_load(&raw mut (*self.as_ptr()).f_flags, Relaxed) }
     }
 }
 

@@ -7,31 +7,37 @@
 fragments() {
 	[ "$ARCH" != x86 ] || echo configs/lean.config
 	[ "$ARCH" != x86 ] || lean || echo configs/base.config
-	[ "$KERNEL" = base ] || echo "configs/$KERNEL.config"
+	[ "$KERNEL" = base ] || [ "$KERNEL" = lean ] || echo "configs/$KERNEL.config"
 	[ ! -e "configs/linux-$LINUX.config" ] || echo "configs/linux-$LINUX.config"
 }
 
 lean() {
-	[ "$goal $KERNEL" = "run base" ] && [ ! -e "$T/stamp/full" ]
+	[ "$KERNEL" = lean ] || { [ "$goal $KERNEL" = "run base" ] && [ ! -e "$T/stamp/full" ]; }
 }
 
 # The last word on each option counts.
-merged_fragments() {
-	# shellcheck disable=SC2046 # one name a word
-	sed -n '/^CONFIG_/p' $(fragments) | tac | awk -F= '!said[$1]++' | tac
+merged() {
+	sed -n '/^CONFIG_/p' "$@" | tac | awk -F= '!said[$1]++' | tac
+}
+
+# refused ASKED CONFIG: the lines of ASKED that kconfig did not take over.
+refused() {
+	local line
+	while read -r line; do
+		case $line in
+		CONFIG_*=n) ! grep -q "^${line%=n}=" "$2" ;;
+		CONFIG_*) grep -qxF "$line" "$2" ;;
+		esac || printf ' %s' "$line"
+	done <"$1"
 }
 
 make_config() {
-	local line missing=
-	merged_fragments >"$TREE/.config.fragment"
+	local missing
+	# shellcheck disable=SC2046 # one name a word
+	merged $(fragments) >"$TREE/.config.fragment"
 	progress "config" "$T/log/config.log" 0 "$log_fix" \
 		"${kernel_make[@]}" KCONFIG_ALLCONFIG=.config.fragment KCONFIG_CONFIG=.config.new allnoconfig
-	while read -r line; do
-		case $line in
-		CONFIG_*=n) ! grep -q "^${line%=n}=" "$TREE/.config.new" ;;
-		CONFIG_*) grep -qxF "$line" "$TREE/.config.new" ;;
-		esac || missing="$missing $line"
-	done <"$TREE/.config.fragment"
+	missing=$(refused "$TREE/.config.fragment" "$TREE/.config.new")
 	[ -z "$missing" ] ||
 		die "kconfig refused what configs/ asks for:$missing" \
 		    "a dependency is missing there, or the option is gone from Linux $VERSION"

@@ -46,8 +46,8 @@ kselftests() {
 }
 
 make_userspace() {
-	if [ "$ARCH" = um ]; then
-		# kselftest does not know it.
+	if [ "$ARCH" = um ] || [ "$KERNEL" = lean ]; then
+		# kselftest does not know the one; the other is for the demo.
 		mkdir "$T/kselftest.tmp"
 	else
 		"${kernel_make[@]}" kselftest-install INSTALL_PATH="$T/kselftest.tmp" \

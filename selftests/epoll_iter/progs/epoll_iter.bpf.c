@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Programs for each target of an epoll set. */
+/* Programs for each target of an epoll instance. */
 #include "epoll_iter.bpf.h"
 #include "../epoll_iter_record.h"
 
 char _license[] SEC("license") = "GPL";
 
-/* Where to wait, until userspace provides the page of that address. */
+/* The address to wait at, until userspace provides its page. */
 __u64 hold_seq_num;
 __u64 hold_address;
-/* Which one to ask for twice. */
+/* The target to ask for twice. */
 __u64 again_seq_num;
 __u32 again_left;
 
@@ -84,7 +84,7 @@ static __always_inline void hold_at(__u64 seq_num)
 				   (const void *)(unsigned long)hold_address);
 }
 
-/* With the set's mutex held all the while. */
+/* Waits with the mutex held. */
 SEC("iter.s/epoll")
 int hold(struct bpf_iter__epoll *ctx)
 {
@@ -118,7 +118,7 @@ int big_records(struct bpf_iter__epoll *ctx)
 	return 0;
 }
 
-/* 1: nothing was shown, show this one again. */
+/* 1: show this one again, nothing was written. */
 SEC("iter/epoll")
 int again(struct bpf_iter__epoll *ctx)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Programs that go through a set by themselves. */
+/* Programs that walk an epoll instance themselves. */
 #include "epoll_iter.bpf.h"
 #include "../epoll_iter_record.h"
 
@@ -29,7 +29,9 @@ union bpf_epoll_item *bpf_iter_epoll_next(struct bpf_iter_epoll *it) __ksym;
 int bpf_iter_epoll_status(struct bpf_iter_epoll *it) __ksym;
 void bpf_iter_epoll_destroy(struct bpf_iter_epoll *it) __ksym;
 
-/* Whose set, and what another one that is gone through within. */
+/*
+ * The task whose epoll instance is walked, and the instance of a nested walk.
+ */
 int pid;
 int efd;
 int inner_pid;
@@ -99,7 +101,7 @@ int walk(void *ctx)
 	return 0;
 }
 
-/* All of one set for each of the other. */
+/* All targets of one instance for each of the other. */
 SEC("syscall")
 int walk_within(void *ctx)
 {
@@ -138,7 +140,7 @@ int walk_within(void *ctx)
 	return 0;
 }
 
-/* Where an iterator for something else runs. */
+/* A walk within an iterator over something else. */
 SEC("iter.s/task")
 int in_task_iter(struct bpf_iter__task *ctx)
 {
@@ -150,7 +152,7 @@ int in_task_iter(struct bpf_iter__task *ctx)
 	return go_through(task);
 }
 
-/* And of files. */
+/* And over files. */
 SEC("?iter.s/task_file")
 int in_file_iter(struct bpf_iter__task *ctx)
 {
@@ -163,7 +165,7 @@ int in_file_iter(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* What the target's own programs may do with what they get. */
+/* What programs for the target itself may do with their arguments. */
 SEC("?iter/epoll")
 int reads_both(struct bpf_iter__epoll *ctx)
 {
@@ -176,7 +178,7 @@ int reads_both(struct bpf_iter__epoll *ctx)
 	return 0;
 }
 
-/* To be refused: there is no entry at the end; and nothing is to be changed. */
+/* To be refused: the epitem may be NULL; and nothing may be written. */
 
 SEC("?iter/epoll")
 int no_null_check(struct bpf_iter__epoll *ctx)
@@ -197,7 +199,7 @@ int writes(struct bpf_iter__epoll *ctx)
 	return 0;
 }
 
-/* To be refused: the set's mutex is held already, or may not be waited for. */
+/* To be refused: the mutex is held already, or may not be waited for. */
 
 SEC("?iter.s/epoll")
 int in_epoll_iter(struct bpf_iter__epoll *ctx)
@@ -211,7 +213,7 @@ int in_epoll_iter(struct bpf_iter__epoll *ctx)
 	return 0;
 }
 
-/* That one runs with the mmap_lock of a task held. */
+/* It runs with the mmap_lock of a task held. */
 SEC("?iter.s/task_vma")
 int in_vma_iter(void *ctx)
 {
@@ -236,7 +238,10 @@ int in_tracepoint(void *ctx)
 	return 0;
 }
 
-/* To be refused: what was not made by _new(), and what is not given back. */
+/*
+ * To be refused: an iterator that _new() did not make, and one that is not
+ * destroyed.
+ */
 
 SEC("?syscall")
 int not_begun(void *ctx)
@@ -262,7 +267,7 @@ int not_destroyed(void *ctx)
 	return 0;
 }
 
-/* To be refused: what is gone with the iterator. */
+/* To be refused: using an item after its iterator was destroyed. */
 SEC("?syscall")
 int used_afterwards(void *ctx)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Programs for two targets of one name, each of another module. */
+/* Programs for two targets with one name, each of another module. */
 #include "epoll_iter.bpf.h"
 
 char _license[] SEC("license") = "GPL";

@@ -16,7 +16,7 @@
 //! - [`ready`] asks which targets are ready;
 //! - `trace`, with the feature `bpf`, watches which closing leaves targets behind, and
 //!   finds who holds a file without a descriptor;
-//! - [`pidfd`] holds a process while it is inspected.
+//! - [`pidfd`] holds a process while it is inspected, [`stop`] stops it.
 //!
 //! Process ids are those of the caller's PID namespace.
 //!
@@ -61,8 +61,10 @@ pub mod pidfd;
 pub mod proc;
 pub mod ready;
 pub mod resolve;
+pub mod stop;
 #[cfg(feature = "bpf")]
 pub mod trace;
 
 mod descriptor;
 mod order;
+mod reader;

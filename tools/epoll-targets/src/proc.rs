@@ -41,6 +41,41 @@ pub fn fds(pid: i32) -> io::Result<Vec<RawFd>> {
     numbers(Path::new(&format!("/proc/{pid}/fd")))
 }
 
+/// The threads of a process, ascending.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such process.
+pub fn tasks(pid: i32) -> io::Result<Vec<i32>> {
+    numbers(Path::new(&format!("/proc/{pid}/task")))
+}
+
+/// The process that a thread belongs to.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such thread.
+pub fn tgid(tid: i32) -> io::Result<i32> {
+    let status = fs::read(format!("/proc/{tid}/status"))?;
+    let status = String::from_utf8_lossy(&status);
+    let mut lines = status.lines();
+    let tgid = lines.find_map(|line| line.strip_prefix("Tgid:"));
+    let tgid = tgid.and_then(|tgid| tgid.trim().parse().ok());
+    tgid.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// A thread of the process that has descriptors: the first thread may have ended by
+/// itself, and others go on with its table.
+pub(crate) fn heir(pid: i32) -> Option<i32> {
+    let state = Stat::of(pid).ok()?.state;
+    if !matches!(state, State::Zombie | State::Dead) {
+        return None;
+    }
+    let tasks = tasks(pid).ok()?.into_iter();
+    let mut others = tasks.filter(|&tid| tid != pid);
+    others.find(|&tid| fds(tid).is_ok_and(|fds| !fds.is_empty()))
+}
+
 /// The names in a directory that are numbers, ascending.
 fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
     let mut numbers = Vec::new();
@@ -52,14 +87,20 @@ fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
     Ok(numbers)
 }
 
-/// What a descriptor refers to: a path, or something like `socket:[1234]`.
+/// What a descriptor refers to: a path, or something like `socket:[1234]`. If the
+/// first thread of a process has ended, that of the other threads.
 ///
 /// # Errors
 ///
 /// `NotFound` if it is not open, or there is no such process; `PermissionDenied`
 /// if the caller lacks ptrace(2) access to the process.
 pub fn link(pid: i32, fd: RawFd) -> io::Result<OsString> {
-    Ok(fs::read_link(format!("/proc/{pid}/fd/{fd}"))?.into())
+    let read = |pid| fs::read_link(format!("/proc/{pid}/fd/{fd}"));
+    let link = read(pid).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => heir(pid).map_or(Err(error), read),
+        _ => Err(error),
+    });
+    Ok(link?.into())
 }
 
 /// The descriptors of a process that refer to epoll instances, ascending.

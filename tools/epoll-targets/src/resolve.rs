@@ -70,11 +70,17 @@
 
 #[cfg(feature = "bpf")]
 mod by_bpf;
+mod by_fdinfo;
 mod by_kcmp;
+#[cfg(feature = "bpf")]
+mod by_walk;
 mod kernel;
+#[cfg(feature = "bpf")]
+pub(crate) mod libbpf;
 mod report;
 mod tables;
 mod task;
+mod visible;
 
 pub use crate::descriptor::Descriptor;
 pub use report::{Calls, Instance, Owner, Report, Resolved, Skipped, TfdState};
@@ -83,6 +89,10 @@ use crate::kcmp::{self, Support};
 use by_kcmp::ByKcmp;
 use std::fmt;
 use std::io;
+use std::time::Duration;
+
+/// Whether BPF was built in: the feature `bpf`.
+pub const HAS_BPF: bool = cfg!(feature = "bpf");
 
 /// How many descriptors are compared because of their inode.
 const HINTS: usize = 4;
@@ -100,9 +110,15 @@ const OWNERS: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method {
-    /// With BPF if that works for all instances, otherwise with kcmp(2).
+    /// With BPF if that works, otherwise with kcmp(2): [`Walk`](Self::Walk) where it
+    /// can be had, then [`Bpf`](Self::Bpf), then [`Kcmp`](Self::Kcmp).
     #[default]
     Auto,
+    /// With BPF programs that walk the interest lists, on a kernel as it comes: this
+    /// needs Linux 5.17 with type information (`CONFIG_DEBUG_INFO_BTF`), `CAP_BPF`,
+    /// `CAP_PERFMON` and `CAP_SYS_PTRACE`, which root has, and the feature `bpf` of this
+    /// crate.
+    Walk,
     /// With kcmp(2), one query at a time.
     Kcmp,
     /// With BPF iterators over descriptors and over epoll instances, in a few passes
@@ -110,6 +126,9 @@ pub enum Method {
     /// which root has, the kernel module `epoll_iter`, and the feature `bpf` of this
     /// crate.
     Bpf,
+    /// By what fdinfo shows alone, where nothing else can be used: by the numbers of
+    /// descriptors and inodes. Owners are guessed, see [`Resolved::guessed`].
+    Fdinfo,
 }
 
 /// How far a resolver is.
@@ -130,6 +149,9 @@ pub enum Progress {
         /// The number of calls that it takes at most.
         total: u64,
     },
+    /// Searching for owners with kcmp(2) begins, and takes about this long. Each query
+    /// holds the mutex of the epoll instance, which its process needs.
+    Long(Duration),
 }
 
 /// The processes whose epoll instances are resolved.
@@ -237,36 +259,57 @@ impl<'a> Resolver<'a> {
     /// The message of an error does not include its cause, which is the
     /// [`source`](std::error::Error::source).
     pub fn resolve(mut self) -> io::Result<Report> {
-        let kind = match kcmp::support() {
-            Support::Epoll => return self.resolve_by_method(),
-            Support::NoEpoll | Support::Missing => io::ErrorKind::Unsupported,
-            Support::Forbidden => io::ErrorKind::PermissionDenied,
+        match self.method {
+            Method::Walk => return self.by_walk(),
+            Method::Bpf => {
+                supported()?;
+                return self.by_bpf();
+            }
+            Method::Kcmp => {
+                supported()?;
+                return ByKcmp::new(&mut self)?.run();
+            }
+            Method::Fdinfo => return by_fdinfo::resolve(&self),
+            Method::Auto => {}
+        }
+        let mut no_bpf = match self.by_walk() {
+            Ok(report) => return Ok(report),
+            Err(error) => error,
         };
-        Err(io::Error::new(kind, kcmp::support().to_string()))
+        if let Err(no_kcmp) = supported() {
+            let report = by_fdinfo::resolve(&self)?;
+            let (no_bpf, no_kcmp) = (Some(no_bpf), Some(no_kcmp));
+            return Ok(Report {
+                no_bpf,
+                no_kcmp,
+                ..report
+            });
+        }
+        if let Ok(mut report) = self.by_bpf() {
+            match report.skipped.iter().position(Skipped::is_refused_instance) {
+                // kcmp(2) asks for less.
+                Some(refused) => no_bpf = report.skipped.swap_remove(refused).error,
+                None => return Ok(report),
+            }
+        }
+        let no_bpf = Some(no_bpf);
+        let report = ByKcmp::new(&mut self)?.run()?;
+        Ok(Report { no_bpf, ..report })
     }
 
-    fn resolve_by_method(&mut self) -> io::Result<Report> {
-        let no_bpf = match self.method {
-            Method::Kcmp => None,
-            Method::Bpf => return self.by_bpf(),
-            Method::Auto => match self.by_bpf() {
-                Ok(mut report) => {
-                    match report.skipped.iter().position(Skipped::is_refused_instance) {
-                        // kcmp(2) asks for less.
-                        Some(refused) => Some(report.skipped.swap_remove(refused).error),
-                        None => return Ok(report),
-                    }
-                }
-                Err(error) => Some(error),
-            },
-        };
-        let report = ByKcmp::new(self).run()?;
-        Ok(Report { no_bpf, ..report })
+    #[cfg(feature = "bpf")]
+    fn by_walk(&mut self) -> io::Result<Report> {
+        by_walk::ByWalk::new(self)?.run()
     }
 
     #[cfg(feature = "bpf")]
     fn by_bpf(&mut self) -> io::Result<Report> {
         by_bpf::ByBpf::new(self)?.run()
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    fn by_walk(&mut self) -> io::Result<Report> {
+        self.by_bpf()
     }
 
     #[cfg(not(feature = "bpf"))]
@@ -277,4 +320,15 @@ impl<'a> Resolver<'a> {
             "this was built without the feature bpf",
         ))
     }
+}
+
+/// Whether kcmp(2) can do what is needed.
+fn supported() -> io::Result<()> {
+    let support = kcmp::support();
+    let kind = match support {
+        Support::Epoll => return Ok(()),
+        Support::NoEpoll | Support::Missing => io::ErrorKind::Unsupported,
+        Support::Forbidden => io::ErrorKind::PermissionDenied,
+    };
+    Err(io::Error::new(kind, support.to_string()))
 }

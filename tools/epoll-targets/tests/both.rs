@@ -104,11 +104,16 @@ fn same(resolver: impl Fn() -> Resolver<'static>) -> Report {
     // The first difference: all there is could be much.
     for (a, b) in by_kcmp.iter().zip(&by_bpf) {
         for (a, b) in a.targets.iter().zip(&b.targets) {
-            assert_eq!(a, b);
+            // How many more there are, and where else tfd is stale, BPF does not say.
+            assert_eq!(
+                (a.target, &a.owner, &a.tfd_state),
+                (b.target, &b.owner, &b.tfd_state)
+            );
         }
+        assert_eq!((a.pid, a.efd, a.id), (b.pid, b.efd, b.id));
         assert_eq!(a.targets.len(), b.targets.len());
     }
-    assert!(by_kcmp == by_bpf);
+    assert_eq!(by_kcmp.len(), by_bpf.len());
     assert_eq!(skipped(&kcmp), skipped(&bpf));
     bpf
 }
@@ -184,9 +189,9 @@ fn targets_in_all_states() {
     assert!(found(&named, &set).targets.iter().any(|t| t.is_stale()));
     assert!(found(&named, &empty).targets.is_empty());
     let of_400 = |report: &Report| owner_of(report, 400);
-    assert_eq!(of_400(&named), Owner::Orphaned);
     let owner = Owner::Others(vec![Descriptor { pid: there, fd: 1 }]);
     for all in [
+        named,
         same(|| Resolver::new([own, there])),
         same(|| Resolver::new([own]).search_all_processes()),
         same(|| Resolver::new([there]).search_all_processes()),

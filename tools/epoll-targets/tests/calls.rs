@@ -29,7 +29,9 @@ fn a_thousand_targets() {
     setrlimit(Resource::Nofile, raised).unwrap();
 
     let set = new_set();
-    let mut files: Vec<OwnedFd> = (0..N).map(|_| file()).collect();
+    // By numbers that nothing else gets, as the resolver opens descriptors, too.
+    let far_away = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 4000).unwrap();
+    let mut files: Vec<OwnedFd> = (0..N).map(|_| far_away(file())).collect();
     for (data, file) in (0..).zip(&files) {
         add(&set, file, data);
     }
@@ -48,8 +50,10 @@ fn a_thousand_targets() {
         assert_eq!(target.target.tfd, fd as u32);
     }
     assert_eq!(report.calls.epoll_tfd, N as u64);
-    assert_eq!(report.calls.file, 0);
-    assert_eq!(report.calls.tables, 1);
+    // Whether other processes have the instance, too.
+    assert!(report.calls.file < N as u64);
+    let threads = epoll_targets::proc::tasks(pid()).unwrap().len();
+    assert!(report.calls.tables <= threads as u64);
     assert_eq!(report.tables, 1);
 
     // Each has another number, and each second number means another file.

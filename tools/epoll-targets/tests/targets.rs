@@ -195,8 +195,9 @@ fn another_process_has_it() {
             let report = resolver.resolve().unwrap();
             only(found(&report, &set)).owner.clone()
         };
-        assert_eq!(set_of(resolver([pid()])), Owner::Orphaned);
         let expected = Owner::Others(vec![holder]);
+        // Not to be named does not make it nobody's.
+        assert_eq!(set_of(resolver([pid()])), expected);
         assert_eq!(set_of(resolver([pid(), holder.pid])), expected);
         assert_eq!(set_of(resolver([pid()]).search_all_processes()), expected);
         assert_eq!(set_of(everyone()), expected);
@@ -375,7 +376,10 @@ fn a_process_that_does_not_hold_still() {
             for (data, expected) in (1..).zip(owners) {
                 assert_eq!(owner(data), Owner::Others(vec![expected]));
             }
-            assert_eq!(owner(3), Owner::Orphaned);
+            // One of those that move could be it, as far as kcmp(2) tells.
+            let of_third = owner(3);
+            let unknown = of_third == Owner::Unknown && !common::walks();
+            assert!(unknown || of_third == Owner::Orphaned, "{of_third:?}");
         }
     });
     drop(receiver);

@@ -2,11 +2,11 @@
 
 //! `epollcr dump`
 
-use crate::{TOOL, cli, limit};
+use crate::{TOOL, advance, cli, limit};
 use anyhow::{Context, Result};
 use epoll_cli::progress::Progress;
 use libepollcr::device::{self, Device};
-use libepollcr::dump::{self, Dump, Error};
+use libepollcr::dump::{Dump, Error};
 use libepollcr::image::Image;
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -41,13 +41,7 @@ pub fn open_device() -> Result<Device> {
 
 fn make(args: &cli::Dump, device: &Device) -> Result<Image> {
     let mut progress = Progress::stderr();
-    let mut dump = Dump::new(args.pid).on_progress(|now| match now {
-        dump::Progress::Files { done, total } => progress.show("files", done as u64, total as u64),
-        dump::Progress::Items { done, total } => {
-            progress.show("targets", done as u64, total as u64);
-        }
-        _ => {}
-    });
+    let mut dump = Dump::new(args.pid).on_progress(|now| advance(&mut progress, now));
     if args.running {
         dump = dump.even_if_running();
     }

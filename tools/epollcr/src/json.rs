@@ -22,7 +22,7 @@ struct Output<'a> {
 
 #[derive(Serialize)]
 struct Process<'a> {
-    pid: u32,
+    pid: i32,
     command: &'a str,
     kernel: &'a str,
     time: u64,
@@ -56,7 +56,7 @@ struct File<'a> {
 #[derive(Serialize)]
 struct Owner {
     kind: u32,
-    id: u32,
+    id: i32,
     signal: u32,
 }
 

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use cli::{Args, Command};
 use libepollcr::image::Image;
+use libepollcr::types::Progress;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::Path;
@@ -51,6 +52,16 @@ fn complete(shell: clap_complete::Shell) -> Result<()> {
 
 fn report(to: &mut impl Write, error: &anyhow::Error) {
     epoll_cli::report(to, TOOL, error);
+}
+
+/// Shows how far the library is.
+fn advance(bar: &mut epoll_cli::progress::Progress, now: Progress) {
+    let (what, done, total) = match now {
+        Progress::Files { done, total } => ("files", done, total),
+        Progress::Items { done, total } => ("targets", done, total),
+        _ => return,
+    };
+    bar.show(what, done as u64, total as u64);
 }
 
 fn read(path: &Path) -> Result<Image> {

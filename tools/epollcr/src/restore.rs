@@ -3,7 +3,7 @@
 //! `epollcr restore`
 
 use crate::cli::{self, Given, Which};
-use crate::{TOOL, dump, limit, read, report};
+use crate::{TOOL, advance, dump, limit, read, report};
 use anyhow::{Context, Result, bail};
 use epoll_cli::progress::Progress;
 use epoll_cli::text::printable;
@@ -32,13 +32,8 @@ pub fn inherited() -> Vec<RawFd> {
     let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let mut numbers: Vec<RawFd> = numbers.collect();
     // Without that of the directory, which is closed by now.
-    numbers.retain(|&number| is_open(number));
+    numbers.retain(|number| fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok());
     numbers
-}
-
-fn is_open(number: RawFd) -> bool {
-    // SAFETY: `F_GETFD` changes nothing, whatever the number stands for.
-    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
 /// What is needed during the restore, at descriptors that the image does not have.
@@ -204,9 +199,9 @@ fn prepare<'a>(
 ) -> Result<Ready<'a>> {
     let mut parking = Parking::new(image);
     let mut park = |fd: RawFd| -> Result<OwnedFd> {
-        anyhow::ensure!(is_open(fd), "descriptor {fd} is not open");
-        // SAFETY: the descriptor is open, and nothing closes it during the call: what
-        // we were started with is closed below.
+        anyhow::ensure!(inherited.contains(&fd), "descriptor {fd} is not open");
+        // SAFETY: we were started with this descriptor, and nothing closes it before the
+        // loop below.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         parking
             .park(fd)
@@ -242,15 +237,7 @@ fn make(image: &Image, restore: Restore<'_>, stderr: &Arc<File>) -> Result<Resto
         }
     };
     let mut progress = Progress::new(stderr.clone());
-    let restore = restore.on_progress(|now| match now {
-        restore::Progress::Files { done, total } => {
-            progress.show("files", done as u64, total as u64);
-        }
-        restore::Progress::Items { done, total } => {
-            progress.show("targets", done as u64, total as u64);
-        }
-        _ => {}
-    });
+    let restore = restore.on_progress(|now| advance(&mut progress, now));
     Ok(restore.run(device.as_ref())?)
 }
 

@@ -75,6 +75,16 @@ fn a_cause_is_printed_once() {
 }
 
 #[test]
+fn only_an_inherited_descriptor_can_be_given() {
+    let scratch = Scratch::new();
+    let image = scratch.file("image", IMAGE);
+    assert_eq!(
+        error(&["restore", &image, "--dry-run", "--fd", "600=77"]),
+        "epollcr: descriptor 77 is not open"
+    );
+}
+
+#[test]
 fn all_that_cannot_be_restored_is_listed() {
     let scratch = Scratch::new();
     let image = scratch.file("image", IMAGE);

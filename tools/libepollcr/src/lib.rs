@@ -9,6 +9,9 @@
 //!   that they had;
 //! - [`types`] has values that all of them use.
 //!
+//! The id of a process or a thread is an `i32`, as pid_t. The number of a descriptor is a
+//! `u32`: it can be a target's, or that of another process, and is never negative.
+//!
 //! `Display` of an error type says only what this library has to add; `source()` returns
 //! the cause. Print the chain to see both.
 //!

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Values that the kernel, the device and an image have in common.
+//! Values that the kernel, the device and an image have in common, and [`Progress`].
 //!
-//! Each has the kernel's numeric value, which is also what an image stores: see
+//! Each value has the kernel's number, which is also what an image stores: see
 //! `from_raw` and `raw` of the enums, and `from_bits` and `bits` of the flags.
 
 use minicbor::encode::{self, Write};
@@ -177,9 +177,9 @@ pub struct Owner {
     /// What `id` is the id of.
     #[n(0)]
     pub kind: OwnerKind,
-    /// The thread, process or process group; 0 for none.
+    /// The thread, process or process group; 0 for none, and never negative.
     #[n(1)]
-    pub id: u32,
+    pub id: i32,
     /// The signal; 0 for SIGIO.
     #[n(2)]
     pub signal: u32,
@@ -194,6 +194,26 @@ pub struct Opener {
     /// The group.
     #[n(1)]
     pub gid: u32,
+}
+
+/// The progress of a dump or a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// Open files are inspected, or made.
+    Files {
+        /// How many are done.
+        done: usize,
+        /// How many there are.
+        total: usize,
+    },
+    /// Targets of epoll instances are looked up, or added.
+    Items {
+        /// How many are done.
+        done: usize,
+        /// How many there are.
+        total: usize,
+    },
 }
 
 /// A duration on disk: seconds and nanoseconds.

@@ -78,113 +78,126 @@ fn each_error_is_a_sentence() {
     );
 }
 
-/// Nothing that lies is read.
+type Edit = fn(&mut Image);
+
+/// What is wrong after each edit of the image.
+const CONTRADICTIONS: &[(&str, Edit)] = &[
+    ("-1 is not the id of a process", |image| {
+        image.origin.pid = -1;
+    }),
+    ("file 5: -7 is not an id", |image| {
+        image.files[5].owner.as_mut().unwrap().id = -7;
+    }),
+    ("descriptor 600: there is no file 99", |image| {
+        image.descriptors[0].file = 99;
+    }),
+    ("descriptor 600 is not in ascending order", |image| {
+        image.descriptors[1].number = 600;
+    }),
+    ("2147483648 is too large for a descriptor", |image| {
+        let number = 1 << 31;
+        let last = image.descriptors.last_mut().unwrap();
+        *last = Descriptor { number, ..*last };
+    }),
+    ("file 0: there is no pipe 7", |image| {
+        image.files[0].kind = Kind::Pipe { pipe: 7 };
+    }),
+    ("pipe 0: its 11 bytes exceed its capacity", |image| {
+        image.pipes[0].capacity = 10;
+    }),
+    (
+        "pipe 0: its capacity of 2147483648 bytes is too large",
+        |image| {
+            image.pipes[0].capacity = 1 << 31;
+        },
+    ),
+    ("pipe 0: its path does not name a FIFO", |image| {
+        image.pipes[0].place = Some(place("/etc/passwd"));
+    }),
+    ("file 2: the value of an eventfd is too large", |image| {
+        image.files[2].kind = Kind::EventFd {
+            count: u64::MAX,
+            semaphore: false,
+        };
+    }),
+    (
+        "file 3: 2305843009213693952 s is too long for a timer",
+        |image| {
+            if let Kind::TimerFd(timer) = &mut image.files[3].kind {
+                timer.value = Duration::from_secs(1 << 61);
+            }
+        },
+    ),
+    ("file 5: file 7 is not its peer", |image| {
+        if let Kind::Socket(socket) = &mut image.files[5].kind {
+            socket.peer = Peer::File(7);
+        }
+    }),
+    ("file 12: file 12 is not its peer", |image| {
+        image.files[12].kind = Kind::Socket(socket(Peer::File(12)));
+    }),
+    ("file 5: there is no file 4000", |image| {
+        if let Kind::Socket(socket) = &mut image.files[5].kind {
+            socket.queue[0].files.push(4000);
+        }
+    }),
+    (
+        "file 8: a path is not absolute, too long, or contains NUL",
+        |image| {
+            if let Kind::Path { place, .. } = &mut image.files[8].kind {
+                place.path = b"etc/passwd".to_vec();
+            }
+        },
+    ),
+    ("file 2: it has unknown flags 0o100", |image| {
+        image.files[2].flags |= libc::O_CREAT as u32;
+    }),
+    ("file 2: O_PATH does not open eventfd files", |image| {
+        image.files[2].flags |= libc::O_PATH as u32;
+    }),
+    (
+        "file 10: file 0 is a target twice by descriptor 700",
+        |image| {
+            if let Kind::Epoll { items } = &mut image.files[10].kind {
+                items.push(items[0]);
+            }
+        },
+    ),
+    (
+        "file 10: the target of descriptor 700: there is no file 40",
+        |image| {
+            if let Kind::Epoll { items } = &mut image.files[10].kind {
+                items[0].file = 40;
+            }
+        },
+    ),
+    ("epoll instance 9 is its own target", |image| {
+        let Kind::Epoll { items } = &image.files[10].kind else {
+            unreachable!();
+        };
+        let item = Item {
+            file: 10,
+            ..items[0]
+        };
+        image.files[9].kind = Kind::Epoll { items: vec![item] };
+    }),
+];
+
 #[test]
 fn what_contradicts_itself_is_refused() {
-    type Edit = fn(&mut Image);
-    let edits: &[(&str, Edit)] = &[
-        ("descriptor 600: there is no file 99", |image| {
-            image.descriptors[0].file = 99;
-        }),
-        ("descriptor 600 is not in ascending order", |image| {
-            image.descriptors[1].number = 600;
-        }),
-        ("2147483648 is too large for a descriptor", |image| {
-            let number = 1 << 31;
-            let last = image.descriptors.last_mut().unwrap();
-            *last = Descriptor { number, ..*last };
-        }),
-        ("file 0: there is no pipe 7", |image| {
-            image.files[0].kind = Kind::Pipe { pipe: 7 };
-        }),
-        ("pipe 0: its 11 bytes exceed its capacity", |image| {
-            image.pipes[0].capacity = 10;
-        }),
-        (
-            "pipe 0: its capacity of 2147483648 bytes is too large",
-            |image| {
-                image.pipes[0].capacity = 1 << 31;
-            },
-        ),
-        ("pipe 0: its path does not name a FIFO", |image| {
-            image.pipes[0].place = Some(place("/etc/passwd"));
-        }),
-        ("file 2: the value of an eventfd is too large", |image| {
-            image.files[2].kind = Kind::EventFd {
-                count: u64::MAX,
-                semaphore: false,
-            };
-        }),
-        (
-            "file 3: 2305843009213693952 s is too long for a timer",
-            |image| {
-                if let Kind::TimerFd(timer) = &mut image.files[3].kind {
-                    timer.value = Duration::from_secs(1 << 61);
-                }
-            },
-        ),
-        ("file 5: file 7 is not its peer", |image| {
-            if let Kind::Socket(socket) = &mut image.files[5].kind {
-                socket.peer = Peer::File(7);
-            }
-        }),
-        ("file 12: file 12 is not its peer", |image| {
-            image.files[12].kind = Kind::Socket(socket(Peer::File(12)));
-        }),
-        ("file 5: there is no file 4000", |image| {
-            if let Kind::Socket(socket) = &mut image.files[5].kind {
-                socket.queue[0].files.push(4000);
-            }
-        }),
-        (
-            "file 8: a path is not absolute, too long, or contains NUL",
-            |image| {
-                if let Kind::Path { place, .. } = &mut image.files[8].kind {
-                    place.path = b"etc/passwd".to_vec();
-                }
-            },
-        ),
-        ("file 2: it has unknown flags 0o100", |image| {
-            image.files[2].flags |= libc::O_CREAT as u32;
-        }),
-        ("file 2: O_PATH does not open eventfd files", |image| {
-            image.files[2].flags |= libc::O_PATH as u32;
-        }),
-        (
-            "file 10: file 0 is a target twice by descriptor 700",
-            |image| {
-                if let Kind::Epoll { items } = &mut image.files[10].kind {
-                    items.push(items[0]);
-                }
-            },
-        ),
-        (
-            "file 10: the target of descriptor 700: there is no file 40",
-            |image| {
-                if let Kind::Epoll { items } = &mut image.files[10].kind {
-                    items[0].file = 40;
-                }
-            },
-        ),
-        ("epoll instance 9 is its own target", |image| {
-            let Kind::Epoll { items } = &image.files[10].kind else {
-                unreachable!();
-            };
-            let item = Item {
-                file: 10,
-                ..items[0]
-            };
-            image.files[9].kind = Kind::Epoll { items: vec![item] };
-        }),
-    ];
-    for (why, edit) in edits {
+    for (why, edit) in CONTRADICTIONS {
         let mut image = image();
         edit(&mut image);
         let error = image.write(Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), *why);
     }
-    // What the types do not let be written. A timer is an array of its clock, ticks,
-    // flags, and two arrays of seconds and nanoseconds.
+}
+
+/// Invalid values that the types exclude.
+#[test]
+fn what_no_type_can_hold_is_refused() {
+    // A timer is an array of its clock, ticks, flags, and two arrays of seconds and
+    // nanoseconds.
     let timer = b"\x85\x01\x00\x00\x82\x19\x0e\x10\x05\x82\x18\x3c\x00";
     let clock = b"\x85\x18\x4d\x00\x00\x82\x19\x0e\x10\x05\x82\x18\x3c\x00";
     let nanoseconds = b"\x85\x01\x00\x00\x82\x19\x0e\x10\x1a\x3b\x9a\xca\x00\x82\x18\x3c\x00";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be restored without the device: all but the items of epoll sets.
+//! What can be restored without the device: all but the targets of epoll instances.
 
 mod common;
 

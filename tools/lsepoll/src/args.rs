@@ -16,6 +16,9 @@ the file of each target, and marks in the column STATE:
 
   moved     tfd is closed or means another file; a descriptor with another number, or
             of another process, has the file (OWNER)
+  stuck     epoll_ctl(2) cannot remove it any more: it takes tfd and the file, and no
+            process that has the instance has the file at tfd; orphaned ones are stuck
+            as well
   stale     tfd means another file now
   orphaned  no process has the file open, but it is still watched: its events seem to
             be for a descriptor that was closed
@@ -26,7 +29,7 @@ Inspecting processes of other users needs ptrace access, which root has.";
 
 const AFTER: &str = "\
 Exit status:
-  0  no target is orphaned or stale
+  0  no target is orphaned, stuck or stale
   1  at least one target is
   2  an error, or a process given with -p could not be inspected
 
@@ -34,6 +37,7 @@ Examples:
   lsepoll 1234                the epoll instances of process 1234
   lsepoll nginx --ready       those of all nginx, and what makes them spin
   lsepoll --orphaned          orphaned targets of all processes
+  lsepoll --stuck             targets that their processes cannot remove any more
   lsepoll -p 1234 --owners given
                               search no other process for owners
   lsepoll --summary           how many targets each process has, by state
@@ -45,30 +49,39 @@ Examples:
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Owners {
-    /// In all processes, if those given with -p do not have the file
+    /// In all processes
     All,
-    /// Only in the processes given with -p
+    /// In others only if those given with -p do not have the file
     Given,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ResolverName {
-    /// With BPF if that works, otherwise with kcmp(2)
+    /// With walk if that works, then bpf, then kcmp
     Auto,
+    /// With BPF programs that walk the interest lists, on the kernel as it comes, from
+    /// Linux 5.17 on: in a fraction of a second. This needs root, and lsepoll built with
+    /// the feature bpf
+    Walk,
     /// With kcmp(2), at least one query for each target
     Kcmp,
     /// With BPF iterators, in a few passes over all descriptors and targets: faster if
     /// there are many. This needs root, a kernel with the module epoll_iter, and
     /// lsepoll built with the feature bpf
     Bpf,
+    /// By what fdinfo shows alone: numbers of descriptors and inodes. Owners are guessed,
+    /// and marked so
+    Fdinfo,
 }
 
 impl From<ResolverName> for Method {
     fn from(name: ResolverName) -> Self {
         match name {
             ResolverName::Auto => Self::Auto,
+            ResolverName::Walk => Self::Walk,
             ResolverName::Kcmp => Self::Kcmp,
             ResolverName::Bpf => Self::Bpf,
+            ResolverName::Fdinfo => Self::Fdinfo,
         }
     }
 }
@@ -157,7 +170,7 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Owners::All)]
     pub owners: Owners,
 
-    /// How to find owners: the results are the same
+    /// How to find owners
     #[arg(long, value_enum, value_name = "HOW", default_value_t = ResolverName::Auto)]
     pub resolver: ResolverName,
 
@@ -172,6 +185,22 @@ pub struct Args {
     /// With --orphaned, targets that are either are shown.
     #[arg(long)]
     pub stale: bool,
+
+    /// Show only stuck targets: they cannot be removed any more
+    ///
+    /// No process that has the epoll instance has the target's file at tfd, and
+    /// epoll_ctl(2) takes both to find a target. It stays as long as anything has the file
+    /// open: a copy of the descriptor, or a child. Orphaned targets are stuck as well. With
+    /// other filters, targets that are any of them are shown.
+    #[arg(long)]
+    pub stuck: bool,
+
+    /// Stop the processes that were named while they are inspected
+    ///
+    /// They get SIGSTOP, and SIGCONT in the end, even if lsepoll is killed. What they have
+    /// open does not change then.
+    #[arg(long)]
+    pub stop: bool,
 
     /// Show for which events each target is ready
     ///
@@ -228,13 +257,14 @@ pub struct Args {
 impl Args {
     /// Whether only some targets are asked for.
     pub fn is_filtered(&self) -> bool {
-        self.orphaned || self.stale
+        self.orphaned || self.stale || self.stuck
     }
 
     pub fn shows(&self, target: &Resolved) -> bool {
         !self.is_filtered()
             || self.orphaned && target.is_orphaned()
             || self.stale && target.is_stale()
+            || self.stuck && target.is_stuck()
     }
 }
 

@@ -14,6 +14,8 @@ use std::io::{self, Write};
 struct Output<'a> {
     version: u32,
     complete: bool,
+    /// Why not all processes could be seen.
+    partial: Option<&'a str>,
     sets: Vec<Instance<'a>>,
     skipped: Vec<Skipped>,
     statistics: Statistics,
@@ -26,6 +28,8 @@ struct Instance<'a> {
     efd: i32,
     epoll_id: Option<u64>,
     also: Vec<Place>,
+    /// Whether fdinfo agrees.
+    confirmed: bool,
     targets: Vec<Target<'a>>,
 }
 
@@ -40,9 +44,16 @@ struct Target<'a> {
     /// What `orphaned` was called.
     zombie: bool,
     stale: bool,
+    stuck: bool,
     changed: bool,
+    guessed: bool,
     owner: &'static str,
     owners: Vec<Place>,
+    /// How many there are, named or not.
+    owners_total: Option<usize>,
+    /// Where tfd means another file, among the processes that have the instance.
+    stale_at: Vec<Place>,
+    stale_total: usize,
     number: &'static str,
     number_file: Option<std::borrow::Cow<'a, str>>,
     /// Only if it was asked for.
@@ -83,6 +94,8 @@ struct Skipped {
 #[derive(Serialize)]
 struct Statistics {
     resolver: &'static str,
+    /// Why no better one was used.
+    fallback: Option<String>,
     tables: usize,
     descriptors: usize,
     kcmp_file: u64,
@@ -143,9 +156,14 @@ impl<'a> From<&'a Resolved> for Target<'a> {
             orphaned: resolved.is_orphaned(),
             zombie: resolved.is_orphaned(),
             stale: resolved.is_stale(),
+            stuck: resolved.is_stuck(),
             changed: resolved.changed,
+            guessed: resolved.guessed,
             owner,
             owners,
+            owners_total: resolved.owners_total,
+            stale_at: resolved.stale_at.iter().map(|&p| p.into()).collect(),
+            stale_total: resolved.stale_total,
             number,
             number_file,
             ready: None,
@@ -174,6 +192,7 @@ fn instance<'a>(
         efd: instance.efd,
         epoll_id: instance.id,
         also: instance.also.iter().map(|&place| place.into()).collect(),
+        confirmed: instance.unconfirmed.is_none(),
         targets: targets.collect(),
     }
 }
@@ -189,7 +208,8 @@ pub fn print(
     let calls = report.calls;
     let output = Output {
         version: 1,
-        complete: report.skipped.is_empty(),
+        complete: report.is_complete(),
+        partial: report.partial.as_deref(),
         sets: report
             .instances
             .iter()
@@ -205,6 +225,7 @@ pub fn print(
             .collect(),
         statistics: Statistics {
             resolver: crate::method_name(report.method),
+            fallback: crate::fallback(report),
             tables: report.tables,
             descriptors: report.descriptors,
             kcmp_file: calls.file,

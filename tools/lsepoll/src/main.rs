@@ -20,7 +20,8 @@ use clap::{CommandFactory, Parser};
 use epoll_cli::progress;
 use epoll_cli::text::printable;
 use epoll_targets::proc;
-use epoll_targets::resolve::{Method, Progress, Report, Resolver, Skipped};
+use epoll_targets::resolve::{HAS_BPF, Method, Progress, Report, Resolver, Skipped};
+use epoll_targets::stop::Stopped;
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -73,10 +74,12 @@ fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
     if args.verbose {
         report_method(&report);
     }
+    report_fallback(args, &report);
     let failed = report_skipped(&pids, &report);
     let targets = || report.instances.iter().flat_map(|i| &i.targets);
     let orphaned = targets().filter(|target| target.is_orphaned()).count();
     let stale = targets().filter(|target| target.is_stale()).count();
+    let stuck = targets().filter(|target| target.is_stuck()).count();
 
     if let Some(path) = &args.metrics {
         metrics::write(path, &report)
@@ -95,10 +98,11 @@ fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
     if io::stdout().is_terminal() && !args.json && args.watch.is_none() {
         let (instances, targets) = (report.instances.len(), targets().count());
         eprintln!(
-            "epoll instances: {instances}, targets: {targets}, orphaned: {orphaned}, stale: {stale}"
+            "epoll instances: {instances}, targets: {targets}, orphaned: {orphaned}, stuck: {stuck}, \
+             stale: {stale}"
         );
     }
-    Ok(match (failed, orphaned + stale) {
+    Ok(match (failed, orphaned + stale + stuck) {
         (true, _) => ExitCode::from(2),
         // A timer that writes metrics has done its work.
         (false, _) if args.metrics.is_some() => ExitCode::SUCCESS,
@@ -177,6 +181,7 @@ fn resolve(args: &Args, pids: &[i32]) -> Result<Report> {
             args.owners == Owners::All,
             "--owners given: name the processes with -p"
         );
+        anyhow::ensure!(!args.stop, "--stop: name the processes");
         Resolver::all_processes()
     } else {
         Resolver::new(pids.iter().copied())
@@ -184,12 +189,19 @@ fn resolve(args: &Args, pids: &[i32]) -> Result<Report> {
     if args.owners == Owners::All {
         resolver = resolver.search_all_processes();
     }
+    let stopped = args.stop.then(|| Stopped::new(pids)).transpose();
+    let _stopped = stopped.context("cannot stop the processes")?;
     let mut bar = progress::Progress::stderr();
     let report = resolver
         .method(args.resolver.into())
         .on_progress(|progress| match progress {
             Progress::Targets { done, total } => bar.show("targets", done as u64, total as u64),
             Progress::Sorting { done, total } => bar.show("sorting descriptors", done, total),
+            Progress::Long(time) => eprintln!(
+                "lsepoll: searching with kcmp(2) takes about {} s; each query holds the mutex of \
+                 the epoll instance, which its process waits for meanwhile",
+                time.as_secs()
+            ),
             _ => {}
         })
         .resolve();
@@ -198,10 +210,18 @@ fn resolve(args: &Args, pids: &[i32]) -> Result<Report> {
 
 fn method_name(method: Method) -> &'static str {
     match method {
+        Method::Walk => "walk",
         Method::Kcmp => "kcmp",
         Method::Bpf => "bpf",
+        Method::Fdinfo => "fdinfo",
         _ => "auto",
     }
+}
+
+/// Why another method than the best was used.
+fn fallback(report: &Report) -> Option<String> {
+    let error = report.no_kcmp.as_ref().or(report.no_bpf.as_ref())?;
+    Some(epoll_cli::chain(error))
 }
 
 fn report_method(report: &Report) {
@@ -215,22 +235,53 @@ fn report_method(report: &Report) {
     eprintln!("lsepoll: resolved with {method} ({calls} calls of kcmp){why}");
 }
 
+/// Says that another method was used than the best, and why.
+fn report_fallback(args: &Args, report: &Report) {
+    if let Some(error) = &report.no_kcmp {
+        eprintln!(
+            "lsepoll: kcmp(2) cannot be used, so that owners are guessed: {}",
+            epoll_cli::chain(error)
+        );
+    }
+    if let Some(error) = report.no_bpf.as_ref().filter(|_| HAS_BPF && !args.verbose) {
+        eprintln!("lsepoll: BPF cannot be used: {}", epoll_cli::chain(error));
+    }
+}
+
 /// Reports what could not be inspected; returns whether -p named any of it.
 fn report_skipped(pids: &[i32], report: &Report) -> bool {
     let mut failed = false;
     let mut others = BTreeSet::new();
     for skipped in &report.skipped {
         if pids.contains(&skipped.pid) {
-            failed = true;
+            failed |= !skipped.has_ended();
             eprintln!("lsepoll: {}", reason(skipped));
-        } else if skipped.efd.is_none() {
+        } else if skipped.is_held() {
+            eprintln!("lsepoll: {}", reason(skipped));
+        } else if skipped.efd.is_none() && !skipped.has_ended() {
             others.insert(skipped.pid);
         }
     }
+    for instance in &report.instances {
+        if let Some(why) = &instance.unconfirmed {
+            let (pid, efd) = (instance.pid, instance.efd);
+            eprintln!(
+                "lsepoll: the list of epoll instance {efd} of process {pid} is not confirmed: {why}"
+            );
+        }
+    }
+    if let Some(why) = &report.partial {
+        eprintln!("lsepoll: {why}; a target without an owner is shown as unknown");
+    }
     if !others.is_empty() {
+        let advice = if rustix::process::geteuid().is_root() {
+            "a security module or a user namespace forbids it"
+        } else {
+            "run as root to include them"
+        };
         eprintln!(
             "lsepoll: {} processes were skipped for lack of ptrace access, and may own targets \
-             that are shown as orphaned; run as root to include them",
+             that are shown as unknown; {advice}",
             others.len()
         );
     }
@@ -245,6 +296,9 @@ fn reason(skipped: &Skipped) -> String {
     let name = proc::command(*pid).map(|name| format!(" ({})", printable(&name)));
     let name = name.unwrap_or_default();
     let why = match (error.kind(), efd) {
+        (io::ErrorKind::PermissionDenied, _) if rustix::process::geteuid().is_root() => {
+            "no ptrace access; a security module or a user namespace forbids it".into()
+        }
         (io::ErrorKind::PermissionDenied, _) => {
             "no ptrace access; run as its user or as root".into()
         }

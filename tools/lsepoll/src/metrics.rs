@@ -59,7 +59,8 @@ fn text(counts: &BTreeMap<String, Counts>, is_complete: bool, time: u64) -> Stri
     );
     // Those that matter are there even if they are 0.
     let states = counts.iter().flat_map(|(command, counts)| {
-        let mut states = BTreeMap::from([("moved", 0), ("orphaned", 0), ("stale", 0)]);
+        let mut states =
+            BTreeMap::from([("moved", 0), ("orphaned", 0), ("stale", 0), ("stuck", 0)]);
         states.extend(&counts.states);
         let labels = move |state| format!("{{command=\"{}\",state=\"{state}\"}}", escaped(command));
         states
@@ -91,7 +92,7 @@ pub fn write(path: &Path, report: &Report) -> io::Result<()> {
     let counts = count(report, |pid| commands.of(pid).to_owned());
     let time = SystemTime::now().duration_since(UNIX_EPOCH);
     let time = time.map_or(0, |time| time.as_secs());
-    replace(path, &text(&counts, report.skipped.is_empty(), time))
+    replace(path, &text(&counts, report.is_complete(), time))
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {

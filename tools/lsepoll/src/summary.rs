@@ -66,6 +66,7 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
         !args.is_filtered()
             || args.orphaned && counts.of("orphaned") > 0
             || args.stale && counts.of("stale") > 0
+            || args.stuck && counts.of("stuck") + counts.of("orphaned") > 0
     };
     let shown: Vec<_> = counts
         .iter()
@@ -81,7 +82,7 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
         });
         let output = Output {
             version: 1,
-            complete: report.skipped.is_empty(),
+            complete: report.is_complete(),
             processes: processes.collect(),
         };
         return epoll_cli::json::print(&output, out);
@@ -119,6 +120,8 @@ fn heading(state: &str) -> &'static str {
         "orphaned" => "ORPHANED",
         "moved" => "MOVED",
         "stale" => "STALE",
+        "stuck" => "STUCK",
+        "guessed" => "GUESSED",
         "changed" => "CHANGED",
         "unknown" => "UNKNOWN",
         _ => "OTHER",

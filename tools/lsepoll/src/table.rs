@@ -89,7 +89,7 @@ fn state(resolved: &Resolved) -> Cell {
     let style = match names[..] {
         _ if resolved.is_orphaned() => AnsiColor::Red.on_default(),
         _ if resolved.is_stale() => AnsiColor::Yellow.on_default(),
-        ["moved"] => AnsiColor::Cyan.on_default(),
+        _ if resolved.is_stuck() => AnsiColor::Cyan.on_default(),
         _ => Style::new(),
     };
     Cell::from(names.join(",")).style(style)
@@ -100,18 +100,20 @@ pub fn states(resolved: &Resolved) -> Vec<&'static str> {
     let states = [
         (resolved.is_orphaned(), "orphaned"),
         (matches!(resolved.owner, Owner::Others(_)), "moved"),
+        (resolved.is_stuck() && !resolved.is_orphaned(), "stuck"),
         (resolved.owner == Owner::Unknown, "unknown"),
         (resolved.is_stale(), "stale"),
         (resolved.changed, "changed"),
+        (resolved.guessed, "guessed"),
     ];
     let is = states.into_iter().filter(|(is, _)| *is);
     is.map(|(_, name)| name).collect()
 }
 
 fn owner(instance: &Instance, resolved: &Resolved) -> String {
-    let (first, more) = match &resolved.owner {
-        Owner::Tfd(first) => (first, 0),
-        Owner::Others(owners) => (&owners[0], owners.len() - 1),
+    let (first, named) = match &resolved.owner {
+        Owner::Tfd(first) => (first, 1),
+        Owner::Others(owners) => (&owners[0], owners.len()),
         Owner::Orphaned => return "none".into(),
         _ => return "?".into(),
     };
@@ -120,9 +122,11 @@ fn owner(instance: &Instance, resolved: &Resolved) -> String {
     } else {
         format!("pid {} fd {}", first.pid, first.fd)
     };
-    match more {
-        0 => place,
-        more => format!("{place} +{more}"),
+    match (resolved.owners_total, named - 1) {
+        (Some(..=1), _) | (None, 0) => place,
+        (Some(total), _) => format!("{place} +{}", total - 1),
+        // There may be more than these.
+        (None, more) => format!("{place} +{more} or more"),
     }
 }
 
@@ -152,6 +156,13 @@ fn file(instance: &Instance, resolved: &Resolved, extra: &mut Extra) -> String {
     let text = match &resolved.tfd_state {
         TfdState::Other(link) => format!("{file} (now {tfd} is {})", link.to_string_lossy()),
         TfdState::Closed => format!("{file} ({tfd} is closed)"),
+        TfdState::Target => match resolved.stale_at.first() {
+            Some(stale) => {
+                let other = names::link(*stale).unwrap_or_else(|| "?".into());
+                format!("{file} ({tfd} of pid {} is {other})", stale.pid)
+            }
+            None => file,
+        },
         _ => file,
     };
     printable(&text)

@@ -61,7 +61,7 @@ fn says_that_kcmp_is_missing() {
     let pid = std::process::id().to_string();
 
     for (errno, message) in [(libc::ENOSYS, "CONFIG_KCMP"), (libc::EPERM, "forbidden")] {
-        let output = match lsepoll(&["-p", &pid], errno) {
+        let output = match lsepoll(&["--resolver", "kcmp", "-p", &pid], errno) {
             Ok(output) => output,
             Err(error) => {
                 // Past the capture of the test's output.
@@ -74,5 +74,19 @@ fn says_that_kcmp_is_missing() {
         assert_eq!(stderr.matches(message).count(), 1, "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(!output.status.success());
+
+        // BPF does without, and without BPF owners are guessed.
+        let output = lsepoll(&["-p", &pid, "--json"], errno).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let output: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let resolver = &output["statistics"]["resolver"];
+        let guessed = resolver == "fdinfo";
+        assert!(guessed || resolver == "walk", "{resolver}");
+        assert_eq!(stderr.contains(message), guessed, "{stderr}");
+        let target = &output["sets"][0]["targets"][0];
+        assert_eq!(
+            (&target["owner"], &target["guessed"]),
+            (&"same".into(), &guessed.into())
+        );
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Writes what there is to know of each target of an epoll set. */
+/* Writes what there is to know of each target of an epoll instance. */
 
 typedef unsigned char __u8;
 typedef unsigned short __u16;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Files that are made again, with their contents.
+//! Files that are restored with their contents.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::IoSlice;
@@ -9,10 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use guest_tests::signal;
 use libepollcr::restore::{Parking, Restore};
-use nix::sys::stat::Mode;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_getfl, mkfifoat};
 use rustix::io::{Errno, FdFlags, dup, fcntl_getfd, read, write};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -20,6 +20,7 @@ use rustix::net::{
     sendmsg, shutdown, socketpair,
 };
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+use rustix::process::{Signal, getpgrp};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_gettime, timerfd_settime,
@@ -51,7 +52,7 @@ fn bytes(fd: impl AsFd) -> Result<Vec<u8>> {
     Ok(buffer[..len].to_vec())
 }
 
-/// Open files that several descriptors share, at their position.
+/// Open files, some shared by several descriptors, with their positions.
 fn files() -> Result<()> {
     let device = device()?;
     let path = std::env::temp_dir().join(format!("epollcr-file-{}", std::process::id()));
@@ -67,11 +68,7 @@ fn files() -> Result<()> {
     let other: OwnedFd = File::open(&path)?.into();
     let directory: OwnedFd = File::open("/proc")?.into();
     let null: OwnedFd = File::open("/dev/null")?.into();
-    let only = rustix::fs::open(
-        "/etc",
-        OFlags::PATH | OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
+    let only = rustix::fs::open("/etc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let flags = fcntl_getfl(&file)?;
 
     let had = numbers([&file, &shared, &other, &directory, &null, &only]);
@@ -79,7 +76,7 @@ fn files() -> Result<()> {
     let [file, shared, other, directory, null, only] = take(&mut restored, had)?;
     ensure!(
         restored.descriptors.is_empty(),
-        "there are more: {restored:?}"
+        "more was restored: {restored:?}"
     );
 
     ensure!(bytes(&file)? == b"456789", "not at its position");
@@ -100,7 +97,7 @@ fn files() -> Result<()> {
     ensure!(bytes(&null)?.is_empty(), "not /dev/null");
     ensure!(
         read(&only, &mut [0; 1]) == Err(Errno::BADF),
-        "O_PATH is lost"
+        "it was not opened with O_PATH"
     );
     fs::remove_file(&path)?;
     Ok(())
@@ -117,7 +114,7 @@ fn pipes() -> Result<()> {
     write(&sender, b"second")?;
     let (alone, single) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)?;
     write(&single, b"just one")?;
-    // Its last writer is gone, and it is opened once more.
+    // Its last writer is closed, and it is opened a second time.
     let (ended, last) = pipe_with(PipeFlags::CLOEXEC)?;
     write(&last, b"the end")?;
     drop(last);
@@ -148,37 +145,37 @@ fn pipes() -> Result<()> {
         single,
     ] = take(&mut restored, had)?;
 
-    ensure!(fcntl_getpipe_size(&full)? == 1 << 18, "another size");
-    ensure!(bytes(&full)? == b"one two", "something else was in it");
+    ensure!(
+        fcntl_getpipe_size(&full)? == 1 << 18,
+        "the capacity differs"
+    );
+    ensure!(bytes(&full)? == b"one two", "the contents differ");
     write(&filler, b"more")?;
-    ensure!(bytes(&full)? == b"more", "its ends are not of one pipe");
+    ensure!(
+        bytes(&full)? == b"more",
+        "the ends are not those of one pipe"
+    );
     ensure!(
         bytes(&packets)? == b"first" && bytes(&packets)? == b"second",
-        "other packets"
+        "the packets differ"
     );
     write(&sender, b"a")?;
     write(&sender, b"b")?;
-    ensure!(
-        bytes(&packets)? == b"a",
-        "packets are not kept apart any more"
-    );
-    // The part of a packet that does not fit into the reader's buffer is lost.
+    ensure!(bytes(&packets)? == b"a", "it is not in packet mode");
+    // What does not fit into the reader's buffer is lost.
     let mut buffer = [0; 4];
     ensure!(read(&alone, &mut buffer)? == 4 && &buffer == b"just");
     write(&single, b"next")?;
-    ensure!(bytes(&alone)? == b"next", "it was no packet");
+    ensure!(bytes(&alone)? == b"next", "it was not a packet");
     ensure!(bytes(&again_open)? == b"the end", "another pipe");
-    ensure!(
-        bytes(&ended)?.is_empty(),
-        "there is somebody who could write"
-    );
+    ensure!(bytes(&ended)?.is_empty(), "it still has a writer");
     Ok(())
 }
 
 fn fifo() -> Result<()> {
     let device = device()?;
     let path = std::env::temp_dir().join(format!("epollcr-fifo-{}", std::process::id()));
-    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
     let reader: OwnedFd = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -190,23 +187,23 @@ fn fifo() -> Result<()> {
     let had = numbers([&reader, &writer]);
     let mut restored = again(&device, vec![reader, writer])?;
     let [reader, writer] = take(&mut restored, had)?;
-    ensure!(bytes(&reader)? == b"through it", "something else was in it");
+    ensure!(bytes(&reader)? == b"through it", "the contents differ");
     write(&writer, b"more")?;
-    ensure!(bytes(&reader)? == b"more", "its ends are not of one FIFO");
-    drop(writer);
     ensure!(
-        bytes(&reader)?.is_empty(),
-        "there is somebody who could write"
+        bytes(&reader)? == b"more",
+        "the ends are not those of one FIFO"
     );
+    drop(writer);
+    ensure!(bytes(&reader)?.is_empty(), "it still has a writer");
     fs::remove_file(&path)?;
     Ok(())
 }
 
-/// One end of a FIFO is here, and the other end, if it is open, is another's.
+/// One end of a FIFO is in the image; the other one is closed, or another process's.
 fn fifo_alone() -> Result<()> {
     let device = device()?;
     let path = std::env::temp_dir().join(format!("epollcr-alone-{}", std::process::id()));
-    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
     let open_reader = || -> Result<OwnedFd> {
         let mut open = OpenOptions::new();
         let open = open.read(true).custom_flags(libc::O_NONBLOCK);
@@ -221,19 +218,19 @@ fn fifo_alone() -> Result<()> {
     let number = writer.as_raw_fd() as u32;
     drop(writer);
     let restored = Restore::new(&image).run(Some(&device))?;
-    ensure!(bytes(&reader)? == b"once", "something else is in it");
+    ensure!(bytes(&reader)? == b"once", "the contents differ");
     ensure!(
         read(&reader, &mut [0; 8]) == Err(Errno::AGAIN),
-        "there is more in it, or nobody who could write"
+        "there is more in it, or it has no writer"
     );
     write(&restored.descriptors[&number], b"more")?;
-    ensure!(bytes(&reader)? == b"more", "not this FIFO");
+    ensure!(bytes(&reader)? == b"more", "another FIFO");
     drop((restored, reader));
-    // Nor does it take a reader.
+    // It can be restored without a reader, too.
     drop(Restore::new(&image).run(Some(&device))?);
 
-    // Who waits for somebody at the other end goes on waiting while it is only
-    // looked whether all can be restored.
+    // Looking for problems does not open the FIFO: a process that waits for a reader
+    // keeps waiting.
     let reader = open_reader()?;
     let image = dump(&device)?;
     drop(reader);
@@ -243,12 +240,8 @@ fn fifo_alone() -> Result<()> {
         opened[0].store(1, std::sync::atomic::Ordering::SeqCst);
         i32::from(writer.is_err())
     })?;
-    let waits = || {
-        let call = fs::read_to_string(format!("/proc/{}/syscall", child.pid()));
-        let call = call.unwrap_or_default();
-        let number = call.split(' ').next().and_then(|n| n.parse::<i64>().ok());
-        number == Some(libc::SYS_openat)
-    };
+    let dir = format!("/proc/{}", child.pid());
+    let waits = || crate::process::system_call(&dir) == Some(libc::SYS_openat);
     crate::process::wait_until("a child to open a FIFO", waits)?;
     ensure!(Restore::new(&image).problems().is_empty());
     std::thread::sleep(Duration::from_millis(50));
@@ -262,12 +255,11 @@ fn fifo_alone() -> Result<()> {
     Ok(())
 }
 
-/// A file that never had a name keeps nothing else from being dumped, and can be
-/// given.
+/// A file that never had a name can be given, and does not prevent the dump of others.
 fn unlinked() -> Result<()> {
     let device = device()?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let mode = Mode::RUSR | Mode::WUSR;
     let nameless = rustix::fs::open(std::env::temp_dir(), flags, mode)?;
     let counter = eventfd(5, EventfdFlags::CLOEXEC)?;
     let [nameless_number, counter_number] = numbers([&nameless, &counter]);
@@ -292,11 +284,14 @@ fn unlinked() -> Result<()> {
     restore.give(file, Parking::new(&image).park(null)?);
     let mut restored = restore.run(Some(&device))?;
     let [_null, counter] = take(&mut restored, [nameless_number, counter_number])?;
-    ensure!(bytes(&counter)? == 5u64.to_ne_bytes(), "another counter");
+    ensure!(
+        bytes(&counter)? == 5u64.to_ne_bytes(),
+        "the counter differs"
+    );
     Ok(())
 }
 
-/// Locks are named, those on directories as well.
+/// Locks are reported, also those on directories.
 fn locks() -> Result<()> {
     let device = device()?;
     let path = std::env::temp_dir().join(format!("epollcr-locks-{}", std::process::id()));
@@ -332,18 +327,18 @@ fn locks() -> Result<()> {
                 problem.numbers == [number as u32]
                     && problem.why == "there is a lock on it, which would be lost"
             }),
-            "the lock of {number} is not named: {problems:?}"
+            "the lock of {number} is not reported: {problems:?}"
         );
     }
     ensure!(
         problems.iter().all(|problem| problem.numbers != [free]) && problems.len() == 3,
-        "more is named: {problems:?}"
+        "there are other problems: {problems:?}"
     );
     fs::remove_file(&path)?;
     Ok(())
 }
 
-/// The owner that gets signals, and which.
+/// The receiver of a file's signals, and the signal.
 fn signals() -> Result<()> {
     const F_GETSIG: i32 = 11;
 
@@ -356,18 +351,16 @@ fn signals() -> Result<()> {
         ensure!(ret == 0, "fcntl {command}");
         Ok(())
     };
-    let mut mask = nix::sys::signal::SigSet::empty();
-    mask.add(nix::sys::signal::Signal::SIGUSR1);
-    mask.thread_block()?;
+    signal::block(Signal::USR1)?;
     set(&near, libc::F_SETOWN, sys::getpid())?;
     set(&near, F_GETSIG - 1, libc::SIGUSR1)?;
     let flags = fcntl_getfl(&near)?.bits() as i32 | libc::O_ASYNC;
     set(&near, libc::F_SETFL, flags)?;
-    set(&other, libc::F_SETOWN, -nix::unistd::getpgrp().as_raw())?;
+    set(&other, libc::F_SETOWN, -getpgrp().as_raw_pid())?;
 
     let image = dump(&device)?;
     let problems = Restore::new(&image).problems();
-    let group = format!("its signals go to process group {}", nix::unistd::getpgrp());
+    let group = format!("its signals go to process group {}", getpgrp());
     ensure!(
         problems
             .iter()
@@ -381,7 +374,7 @@ fn signals() -> Result<()> {
     let mut restored = again(&device, vec![near, far])?;
     let [near, far] = take(&mut restored, had)?;
     let get = |command| {
-        // SAFETY: these tell numbers.
+        // SAFETY: these return numbers.
         unsafe { libc::fcntl(near.as_raw_fd(), command) }
     };
     ensure!(get(libc::F_GETOWN) == sys::getpid(), "another owner");
@@ -392,19 +385,19 @@ fn signals() -> Result<()> {
         let pending = u64::from_str_radix(line.context("ShdPnd")?.trim(), 16)?;
         Ok((pending >> (libc::SIGUSR1 - 1)) & 1 != 0)
     };
-    ensure!(!pending()?, "it was told before there was anything to tell");
+    ensure!(!pending()?, "the signal was sent before there was data");
     send(&far, b"x", SendFlags::empty())?;
-    ensure!(pending()?, "it is not told");
+    ensure!(pending()?, "the signal was not sent");
     Ok(())
 }
 
-/// Messages with nothing in them, which a stream cannot have.
+/// Empty messages, which a stream cannot have.
 fn empty_messages() -> Result<()> {
     let device = device()?;
     for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
         let (near, far) = pair(kind)?;
         set_size(&far, libc::SO_SNDBUFFORCE, 1 << 20)?;
-        // More than a message usually has, so that it is looked at twice.
+        // Longer than the buffer of the first attempt to read it.
         let long = vec![b'x'; 300_000];
         let all: [&[u8]; 5] = [b"", b"one", b"", &long, b""];
         for text in all {
@@ -427,12 +420,12 @@ fn empty_messages() -> Result<()> {
     Ok(())
 }
 
-/// A timer that was set to 5000 s a while ago.
+/// Checks a timer that was set to 5000 s a while ago, and returns what is left.
 fn nearly_5000_left(timer: &OwnedFd) -> Result<Itimerspec> {
     let left = timerfd_gettime(timer)?;
     ensure!(
         (4000..=5000).contains(&left.it_value.tv_sec),
-        "it waits {left:?}"
+        "it expires in {left:?}"
     );
     Ok(left)
 }
@@ -463,14 +456,9 @@ fn counters() -> Result<()> {
     set(&waits, far, far)?;
     set(&expired, soon, far)?;
     std::thread::sleep(Duration::from_millis(5));
-    let signals = {
-        let mut mask = nix::sys::signal::SigSet::empty();
-        mask.add(nix::sys::signal::Signal::SIGUSR2);
-        mask.thread_block()?;
-        let flags =
-            nix::sys::signalfd::SfdFlags::SFD_CLOEXEC | nix::sys::signalfd::SfdFlags::SFD_NONBLOCK;
-        OwnedFd::from(nix::sys::signalfd::SignalFd::with_flags(&mask, flags)?)
-    };
+    signal::block(Signal::USR2)?;
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    let signals = signal::signalfd(&[Signal::USR2], flags)?;
 
     let had = numbers([&counter, &semaphore, &waits, &expired, &off, &signals]);
     let all = vec![counter, semaphore, waits, expired, off, signals];
@@ -481,25 +469,25 @@ fn counters() -> Result<()> {
         let bytes = bytes(fd)?;
         Ok(u64::from_ne_bytes(bytes[..].try_into()?))
     };
-    ensure!(number(&counter)? == 1 << 40, "another value");
+    ensure!(number(&counter)? == 1 << 40, "the value differs");
     ensure!(
         number(&semaphore)? == 1 && number(&semaphore)? == 1,
-        "no semaphore"
+        "it is not a semaphore"
     );
     ensure!(
         read(&semaphore, &mut [0; 8]) == Err(Errno::AGAIN),
-        "another value"
+        "the value differs"
     );
     let left = nearly_5000_left(&waits)?;
     ensure!(left.it_interval.tv_sec == 5000, "it repeats after {left:?}");
-    ensure!(number(&expired)? == 1, "it has not expired once");
+    ensure!(number(&expired)? == 1, "it did not expire exactly once");
     nearly_5000_left(&expired)?;
     let left = timerfd_gettime(&off)?;
     ensure!(
         left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0,
-        "it is not off"
+        "it is armed"
     );
-    nix::sys::signal::raise(nix::sys::signal::Signal::SIGUSR2)?;
+    signal::raise(Signal::USR2)?;
     let info = bytes(&signals)?;
     ensure!(
         info.first() == Some(&(libc::SIGUSR2 as u8)),
@@ -507,7 +495,7 @@ fn counters() -> Result<()> {
     );
     ensure!(
         read(&signals, &mut [0; 128]) == Err(Errno::AGAIN),
-        "it would wait"
+        "it does not report EAGAIN"
     );
     Ok(())
 }
@@ -550,37 +538,43 @@ fn sockets() -> Result<()> {
             found.extend(receive(&near)?);
         }
         if !stream {
-            ensure!(found == long, "another message");
+            ensure!(found == long, "the message differs");
             found.extend(receive(&near)?);
         }
         ensure!(
             found == [&long[..], b"to near"].concat(),
-            "something else was sent"
+            "the data differs"
         );
-        ensure!(receive(&far)? == b"to far", "something else was sent back");
+        ensure!(
+            receive(&far)? == b"to far",
+            "the data in the other direction differs"
+        );
         send(&near, b"more", SendFlags::empty())?;
         ensure!(receive(&far)? == b"more", "they are not connected");
         let size = rustix::net::sockopt::socket_recv_buffer_size(&near)?;
-        ensure!(size == 600_000, "a buffer of {size}");
-        ensure!(receive(&orphan)? == b"a legacy", "something else was left");
+        ensure!(size == 600_000, "the size of the buffer is {size}");
+        ensure!(
+            receive(&orphan)? == b"a legacy",
+            "the data of the closed peer differs"
+        );
         if stream {
             ensure!(receive(&orphan)?.is_empty(), "its peer was not closed");
         }
         let flags = SendFlags::NOSIGNAL;
-        ensure!(
-            send(&orphan, b"x", flags).is_err(),
-            "there is somebody to send to"
-        );
+        ensure!(send(&orphan, b"x", flags).is_err(), "it still has a peer");
         if kind != SocketType::DGRAM {
             ensure!(
                 send(&half, b"x", flags) == Err(Errno::PIPE),
-                "it was shut down"
+                "it was shut down for sending, but can send"
             );
-            ensure!(receive(&other)?.is_empty(), "its peer was shut down");
+            ensure!(
+                receive(&other)?.is_empty(),
+                "its peer was shut down, but it sees no end"
+            );
             send(&other, b"back", flags)?;
             ensure!(
                 receive(&half)? == b"back",
-                "it was shut down for one way only"
+                "the other direction was shut down, too"
             );
         }
     }
@@ -588,7 +582,7 @@ fn sockets() -> Result<()> {
 }
 
 fn sys_size(socket: &OwnedFd, size: usize) -> Result<()> {
-    // Twice of it is what one gets.
+    // The kernel doubles it.
     set_size(socket, libc::SO_RCVBUFFORCE, size)
 }
 
@@ -608,8 +602,7 @@ fn set_size(socket: &OwnedFd, option: i32, size: usize) -> Result<()> {
     Ok(())
 }
 
-/// Files, and an epoll set, that are on their way from one socket to another and
-/// that nobody else has.
+/// Files and an epoll instance that are in flight, and that no process has open.
 fn passed() -> Result<()> {
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
@@ -634,14 +627,17 @@ fn passed() -> Result<()> {
         Some(&now),
     )?;
     ensure!(events.len() == 1, "{} events", events.len());
-    ensure!({ events[0].data }.u64() == 77, "another event");
+    ensure!(
+        { events[0].data }.u64() == 77,
+        "the data of the event differs"
+    );
     let mut value = [0; 8];
     read(&counter, &mut value)?;
-    ensure!(u64::from_ne_bytes(value) == 3, "another counter");
+    ensure!(u64::from_ne_bytes(value) == 3, "the counter differs");
     let [itself] = accept::<1>(&near, b"b")?;
     let me = sys::getpid();
     let same = sys::files(me, itself.as_raw_fd(), me, near.as_raw_fd())?;
-    ensure!(same == sys::EQUAL, "not the socket itself");
+    ensure!(same == sys::EQUAL, "it is not the socket itself");
     Ok(())
 }
 
@@ -667,12 +663,12 @@ fn accept<const N: usize>(socket: &OwnedFd, text: &[u8]) -> Result<[OwnedFd; N]>
     let mut buffer = [0; 16];
     let mut parts = [std::io::IoSliceMut::new(&mut buffer)];
     let got = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    ensure!(&buffer[..got.bytes] == text, "another message");
+    ensure!(&buffer[..got.bytes] == text, "the message differs");
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(files) = message {
             fds.extend(files);
         }
     }
-    fds.try_into().ok().context("another number of files")
+    fds.try_into().ok().context("the number of files differs")
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Images that somebody has edited: each is refused, or restored, and nothing is
-//! left of it: no descriptor, and no item that would count for max_user_watches.
+//! Images that were edited: each is refused or restored, and leaves nothing behind: no
+//! descriptor, and no target that counts for max_user_watches.
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,6 +14,7 @@ use libepollcr::image::Image;
 use libepollcr::restore::Restore;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -36,14 +37,14 @@ fn open_files() -> Result<usize> {
 
 const WATCHES: &str = "/proc/sys/fs/epoll/max_user_watches";
 
-/// Whether the image can be restored if a user can have so many items.
+/// Whether the image can be restored if a user can have that many targets.
 fn fits(image: &Image, device: &Device, watches: u32) -> Result<bool> {
     fs::write(WATCHES, watches.to_string())?;
     Ok(Restore::new(image).run(Some(device)).is_ok())
 }
 
-/// How many items a user has to be allowed for the image to be restored: with
-/// those that there are, here and in whatever else root runs.
+/// The lowest limit with which the image can be restored. It includes the targets that
+/// root's processes have already.
 fn needed(image: &Image, device: &Device) -> Result<u32> {
     for watches in 1..100_000 {
         if fits(image, device, watches)? {
@@ -53,7 +54,7 @@ fn needed(image: &Image, device: &Device) -> Result<u32> {
     anyhow::bail!("no limit is high enough")
 }
 
-/// An image that is mostly about epoll sets, with files of other kinds.
+/// An image with epoll instances and files of other kinds.
 fn good(fifo: &Path) -> Result<Vec<u8>> {
     let device = device()?;
     let mut fds: Vec<OwnedFd> = Vec::new();
@@ -72,7 +73,7 @@ fn good(fifo: &Path) -> Result<Vec<u8>> {
     rustix::io::write(&far, b"message")?;
     let counter = eventfd(1, EventfdFlags::CLOEXEC)?;
     let path: OwnedFd = File::open("/etc/passwd")?.into();
-    nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    mkfifoat(CWD, fifo, Mode::RWXU)?;
     let mut open = File::options();
     let through: OwnedFd = open
         .read(true)
@@ -102,7 +103,7 @@ fn good(fifo: &Path) -> Result<Vec<u8>> {
         let events = EventFlags::IN | EventFlags::ONESHOT;
         epoll::add(&inner, &number, EventData::new_u64(5), events)?;
     }
-    // At numbers that nothing else has.
+    // At descriptors that are not used otherwise.
     for fd in [
         &outer, &inner, &reader, &writer, &near, &far, &counter, &path, &through, &timer,
     ] {
@@ -154,7 +155,10 @@ fn hostile(options: &Options) -> Result<()> {
     let too_few = least > 1 && fits(&image, &device, least - 1)?;
     fs::write(WATCHES, allowed.trim())?;
     fs::remove_file(&fifo).context("the FIFO was removed")?;
-    ensure!(as_before, "items are left: {least} were enough before");
-    ensure!(!too_few, "the limit is not looked at");
+    ensure!(
+        as_before,
+        "targets are left: a limit of {least} was enough before"
+    );
+    ensure!(!too_few, "the limit has no effect");
     Ok(())
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Many of them.
+//! Many descriptors and targets.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use guest_tests::limits::allow_descriptors;
 use libepollcr::restore::Restore;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,7 +15,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::sets::shape;
 use super::{device, dump};
 use crate::scale::large;
-use crate::sys;
 use crate::tap::{Case, note};
 
 pub fn cases() -> Vec<Case> {
@@ -44,7 +44,7 @@ fn sockets(count: u32) -> Result<()> {
     })
 }
 
-/// Each under a number that was closed.
+/// Each target was added by a number that was closed.
 fn items(count: u32) -> Result<()> {
     let count = large(count);
     many(u64::from(count) + 1, |set| {
@@ -62,7 +62,7 @@ fn items(count: u32) -> Result<()> {
 
 fn many(count: u64, build: impl FnOnce(&OwnedFd) -> Result<Vec<OwnedFd>>) -> Result<()> {
     let device = device()?;
-    sys::allow_descriptors(2 * count + 1000)?;
+    allow_descriptors(2 * count + 1000)?;
     let set = epoll::create(CreateFlags::CLOEXEC)?;
     let fds = build(&set)?;
     let number = set.as_raw_fd();
@@ -76,11 +76,11 @@ fn many(count: u64, build: impl FnOnce(&OwnedFd) -> Result<Vec<OwnedFd>>) -> Res
     let restored = Restore::new(&image).run(Some(&device))?;
     let took = began.elapsed().as_secs_f64();
     note(format!(
-        "{} descriptors, {} items: dumped in {dumped:.2} s, restored in {took:.2} s",
+        "{} descriptors, {} targets: dumped in {dumped:.2} s, restored in {took:.2} s",
         restored.descriptors.len(),
         image.items()
     ));
     let after = shape(&device, &[number])?;
-    ensure!(before == after, "other items");
+    ensure!(before == after, "the targets differ");
     Ok(())
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use epoll_targets::pidfd::PidFd;
 use libepollcr::device::{Device, Item, Process};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::device;
-use crate::process::{fork, shared, wait_until};
+use crate::process::{become_user, fork, pause_forever, shared, wait_until};
 use crate::tap::Case;
 
 const NOBODY: u32 = 65_534;
@@ -34,14 +34,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn become_user(id: u32) -> nix::Result<()> {
-    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    setgroups(&[])?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)
-}
-
-/// What each call says about a process: 0 or an errno.
+/// What each call about a process returns: 0 or an errno.
 fn asked(device: &Device, pid: i32) -> [i32; 4] {
     let Ok(process) = PidFd::open(pid) else {
         return [libc::ESRCH; 4];
@@ -64,23 +57,22 @@ fn asked(device: &Device, pid: i32) -> [i32; 4] {
     ]
 }
 
-/// Descriptor 0 is not an epoll set.
+/// The answers to a caller with access: descriptor 0 is not an epoll instance.
 const ALLOWED: [i32; 4] = [0, 0, libc::EOPNOTSUPP, libc::EOPNOTSUPP];
 
-/// One user looks at another.
+/// Lets one user inspect a process of another.
 fn look(who: u32, whom: u32, dumpable: bool, allowed: bool) -> Result<()> {
     let device = device()?;
     let told = shared::<5>()?;
     let target = fork(|| {
-        let dumpable: libc::c_ulong = dumpable.into();
-        // A change of user makes one that is not.
-        let done = become_user(whom).is_ok()
-            // SAFETY: takes numbers.
-            && unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable) } == 0;
-        told[4].store(if done { 1 } else { 2 }, SeqCst);
-        loop {
-            nix::unistd::pause();
-        }
+        let dumpable = match dumpable {
+            true => DumpableBehavior::Dumpable,
+            false => DumpableBehavior::NotDumpable,
+        };
+        // A process is not dumpable after it changed its user.
+        let done = become_user(whom).and_then(|()| set_dumpable_behavior(dumpable));
+        told[4].store(if done.is_ok() { 1 } else { 2 }, SeqCst);
+        pause_forever()
     })?;
     wait_until("another user", || told[4].load(SeqCst) != 0)?;
     ensure!(told[4].load(SeqCst) == 1, "cannot become another user");
@@ -101,16 +93,16 @@ fn look(who: u32, whom: u32, dumpable: bool, allowed: bool) -> Result<()> {
         codes == expected,
         "files, describe, snapshot, fetch: {codes:?}"
     );
-    // Root may do this.
+    // Root may inspect it.
     let codes = asked(&device, pid);
     ensure!(codes == ALLOWED, "root: {codes:?}");
     Ok(())
 }
 
-/// With a scope of yama.
+/// Runs the check with a scope of Yama.
 fn with_scope(scope: &str, allowed: bool) -> Result<()> {
     if !Path::new(YAMA).exists() {
-        bail!("this kernel has no yama, which is what this is about");
+        bail!("this kernel has no Yama, which is under test here");
     }
     let before = fs::read_to_string(YAMA)?;
     fs::write(YAMA, scope)?;

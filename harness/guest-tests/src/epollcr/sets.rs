@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Epoll sets, item by item, and what the device refuses.
+//! Epoll instances, target by target, and what the device refuses.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -43,11 +43,11 @@ fn add(set: &OwnedFd, file: &OwnedFd, data: u64, events: EventFlags) -> Result<(
     Ok(epoll::add(set, file, EventData::new_u64(data), events)?)
 }
 
-/// Number, events, data, whether it is ready, and which file: the same number
-/// for the same file, whatever set it is in.
+/// Number, events, data, whether it is ready, and the index of the file, which is the same
+/// in all epoll instances.
 type Shape = (u32, u32, u64, bool, usize);
 
-/// What sets are, as far as it does not depend on where files are in memory.
+/// Describes epoll instances without what depends on addresses.
 pub fn shape(device: &Device, sets: &[RawFd]) -> Result<Vec<Vec<Shape>>> {
     let mut files = HashMap::new();
     let mut shapes = Vec::new();
@@ -65,8 +65,9 @@ pub fn shape(device: &Device, sets: &[RawFd]) -> Result<Vec<Vec<Shape>>> {
     Ok(shapes)
 }
 
-/// Nested sets, an epoll descriptor that was duplicated, a file under two numbers,
-/// a file under one number in two sets, an empty set, all kinds of events.
+/// Nested epoll instances, a duplicated descriptor of one, a file that was added by two
+/// numbers, a file that was added to two instances by one number, an empty instance, all
+/// kinds of events.
 fn shapes() -> Result<()> {
     let device = device()?;
     let (outer, inner, empty) = (set()?, set()?, set()?);
@@ -77,7 +78,7 @@ fn shapes() -> Result<()> {
     let number = fcntl_dupfd_cloexec(&one, 800)?;
     add(&outer, &number, 3, EventFlags::IN | EventFlags::ONESHOT)?;
     drop(number);
-    // The number means another file by now, which is there as well.
+    // The number refers to another file by now, which is added, too.
     let number = fcntl_dupfd_cloexec(&two, 800)?;
     add(&outer, &number, 4, EventFlags::IN | EventFlags::EXCLUSIVE)?;
     drop(number);
@@ -94,9 +95,12 @@ fn shapes() -> Result<()> {
 
     let [outer, _inner, _empty, copy, one, _two] = take(&mut restored, had)?;
     write(&one, &1u64.to_ne_bytes())?;
-    ensure!(reported(&outer)? == [1, 3, 5], "other events");
-    // What the inner set has to report is not known to have been taken.
-    ensure!(reported(&copy)? == [1, 5], "another set, or no oneshot");
+    ensure!(reported(&outer)? == [1, 3, 5], "the events differ");
+    // The inner instance is still ready: nobody took its event.
+    ensure!(
+        reported(&copy)? == [1, 5],
+        "the events of the duplicate differ"
+    );
     Ok(())
 }
 
@@ -130,7 +134,7 @@ fn ready() -> Result<()> {
         }
         files.push(file);
     }
-    ensure!(reported(&set)? == [2, 4], "two were to be reported");
+    ensure!(reported(&set)? == [2, 4], "two targets should be reported");
     for (file, (_, was_reported)) in files.iter().zip(modes) {
         if !was_reported {
             write(file, &1u64.to_ne_bytes())?;
@@ -145,13 +149,19 @@ fn ready() -> Result<()> {
     let after = shape(&device, &sets)?;
     ensure!(before == after, "before: {before:?}, after: {after:?}");
     let [set, edge, _oneshot] = take(&mut restored, had)?;
-    ensure!(reported(&set)? == [0, 1, 3], "other events are due");
+    ensure!(
+        reported(&set)? == [0, 1, 3],
+        "the events that are due differ"
+    );
     ensure!(
         reported(&set)? == [0],
         "edges and oneshots are reported twice"
     );
     write(&edge, &1u64.to_ne_bytes())?;
-    ensure!(reported(&set)? == [0, 2], "the edge is dead");
+    ensure!(
+        reported(&set)? == [0, 2],
+        "the edge-triggered target does not report"
+    );
     Ok(())
 }
 
@@ -165,7 +175,7 @@ fn item(file: &OwnedFd, tfd: u32) -> Add<'_> {
     }
 }
 
-/// Sets that would watch each other.
+/// Epoll instances that would watch each other.
 fn cycle() -> Result<()> {
     let device = device()?;
     let (outer, inner) = (set()?, set()?);
@@ -177,7 +187,7 @@ fn cycle() -> Result<()> {
         "{error:?}"
     );
     let error = device.restore(outer.as_fd(), &[item(&outer, 8)]);
-    let error = error.err().context("a set watches itself")?;
+    let error = error.err().context("an epoll instance watches itself")?;
     ensure!(error.errno == Errno::INVAL, "{error:?}");
     let snapshot = device.snapshot(Process::Own, inner.as_raw_fd() as u32)?;
     ensure!(snapshot.items.is_empty(), "something was added");
@@ -230,37 +240,36 @@ fn all_or_nothing() -> Result<()> {
     Ok(())
 }
 
-/// What only sets have is held, or its items would go.
+/// A file that only epoll instances refer to is held, or its targets would be removed.
 fn held() -> Result<()> {
     let device = device()?;
     let (set, file) = (set()?, file()?);
     add(&set, &file, 9, EventFlags::IN)?;
     let number = set.as_raw_fd();
     let before = shape(&device, &[number])?;
-    // A child keeps what we close.
-    let child = crate::process::fork(|| {
-        loop {
-            nix::unistd::pause();
-        }
-    })?;
+    // A child keeps the file that we close.
+    let child = crate::process::fork(|| crate::process::pause_forever())?;
     drop(file);
-    ensure!(shape(&device, &[number])?[0].len() == 1, "the item is gone");
+    ensure!(
+        shape(&device, &[number])?[0].len() == 1,
+        "the target is gone"
+    );
     let image = dump(&device)?;
     drop(set);
     let restored = Restore::new(&image).run(Some(&device))?;
-    ensure!(shape(&device, &[number])? == before, "another item");
+    ensure!(shape(&device, &[number])? == before, "the target differs");
     ensure!(restored.held.len() == 1, "nothing is held");
     let held = restored.held.values().next().context("it is held")?;
     write(held, &1u64.to_ne_bytes())?;
     let set = &restored.descriptors[&(number as u32)];
-    ensure!(reported(set)? == [9], "it is not what is watched");
+    ensure!(reported(set)? == [9], "the held file is not the target's");
     drop(restored);
     drop(child);
     Ok(())
 }
 
-/// A file that is watched, and that only a message to a socket had which is given:
-/// whatever that one brings, it does not bring the file.
+/// A target whose file is only in a message to a socket, and another file is given for
+/// that socket, without the message: the target is restored all the same.
 fn given() -> Result<()> {
     let device = device()?;
     let (set, file) = (set()?, file()?);
@@ -293,8 +302,11 @@ fn given() -> Result<()> {
         restore.give(file, parking.park(null)?);
     }
     let restored = restore.run(Some(&device))?;
-    ensure!(restored.held.len() == 1, "what is watched is not held");
+    ensure!(
+        restored.held.len() == 1,
+        "the file of the target is not held"
+    );
     let snapshot = device.snapshot(Process::Own, number)?;
-    ensure!(snapshot.items.len() == 1, "the item is gone");
+    ensure!(snapshot.items.len() == 1, "the target is gone");
     Ok(())
 }

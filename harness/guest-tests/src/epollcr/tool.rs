@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The program as people run it.
+//! The tool, as it is run on the command line.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,21 +15,22 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use epoll_targets::proc::{Stat, State};
 use libepollcr::image::Image;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::fs::inotify;
+use rustix::fs::{CWD, Mode, inotify, mkfifoat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::device;
 use crate::criu::{Report, SCENARIOS, Scenario};
-use crate::process::{Child, fork, shared, wait_until};
+use crate::process::{Child, fork, pause_forever, shared, wait_until};
 use crate::sys;
 use crate::tap::{Case, note};
 
@@ -83,18 +84,17 @@ fn must<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-fn state(pid: Pid) -> String {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    state.split(' ').next().unwrap_or_default().to_owned()
+fn is(pid: Pid, state: State) -> bool {
+    Stat::of(pid.as_raw_pid()).is_ok_and(|stat| stat.state == state)
 }
 
 fn stop(pid: Pid) -> Result<()> {
-    kill(pid, Signal::SIGSTOP)?;
-    wait_until("a process to stop", || state(pid) == "T")
+    kill_process(pid, Signal::STOP)?;
+    wait_until("a process to stop", || is(pid, State::Stopped))
 }
 
-/// A program of the group `criu`: dumped, killed, restored, it finds all as it was.
+/// Dumps, kills and restores a program of the group `criu`, which must find everything
+/// unchanged.
 fn cycle(scenario: &Scenario) -> Result<()> {
     drop(device()?);
     let (mut subject, _held) = scenario.start()?;
@@ -109,8 +109,8 @@ fn cycle(scenario: &Scenario) -> Result<()> {
         image.as_ref(),
     ])?;
     let dumped = began.elapsed().as_secs_f64();
-    killpg(pid, Signal::SIGKILL)?;
-    wait_until("a process to end", || state(pid) == "Z")?;
+    kill_process_group(pid, Signal::KILL)?;
+    wait_until("a process to end", || is(pid, State::Zombie))?;
 
     let shown = must([OsStr::new("show"), image.as_ref()])?;
     shown
@@ -137,16 +137,12 @@ fn cycle(scenario: &Scenario) -> Result<()> {
     scenario.expect_all(&report)
 }
 
-/// One that is not stopped is refused, or marked.
+/// A process that is not stopped is refused, or the image says so.
 fn running() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("running")?;
     let image = dir.path("image");
-    let child = fork(|| {
-        loop {
-            nix::unistd::pause();
-        }
-    })?;
+    let child = fork(|| pause_forever())?;
     let pid = child.pid().to_string();
     let output = epollcr(["dump", "-p", &pid, &image])?;
     let error = text(&output.stderr);
@@ -156,7 +152,7 @@ fn running() -> Result<()> {
         error.contains("the process is not stopped") && error.lines().count() == 1,
         "what it said: {error}"
     );
-    ensure!(!Path::new(&image).exists(), "there is an image");
+    ensure!(!Path::new(&image).exists(), "an image was written");
 
     must(["dump", "-p", &pid, "--running", &image])?;
     ensure!(
@@ -167,16 +163,16 @@ fn running() -> Result<()> {
         must(["show", "--json", &image])?.contains("\"stopped\":false"),
         "the image does not say so to programs"
     );
-    stop(Pid::from_raw(child.pid()))?;
+    stop(child.id())?;
     must(["dump", "-p", &pid, &image])?;
     ensure!(
         must(["show", &image])?.contains(", stopped, "),
-        "the image lies"
+        "the image does not say that the process was stopped"
     );
     Ok(())
 }
 
-/// All that cannot be restored is named before anything is done; and it can be
+/// Everything that cannot be restored is reported before anything is done, and can be
 /// given.
 fn named() -> Result<()> {
     drop(device()?);
@@ -198,19 +194,17 @@ fn named() -> Result<()> {
             fds.push(fcntl_dupfd_cloexec(fd, number)?);
         }
         let child = fork(|| {
-            // Only these, and a standard input that can be had anywhere.
+            // Only these stay, and standard input, which can be restored.
             for fd in 1..500 {
                 let _ = sys::close(fd);
             }
-            loop {
-                nix::unistd::pause();
-            }
+            pause_forever()
         })?;
         (child, writer)
     };
-    let pid = Pid::from_raw(child.pid());
+    let pid = child.id();
     wait_until("a process to pause", || {
-        state(pid) == "S" && open_files(pid) == 5
+        is(pid, State::Sleeping) && open_files(pid) == 5
     })?;
     stop(pid)?;
     must(["dump", "-p", &pid.to_string(), &image])?;
@@ -225,15 +219,15 @@ fn named() -> Result<()> {
         let line = format!("epollcr: cannot restore: descriptor {number}");
         ensure!(
             error.lines().any(|said| said.starts_with(&line)),
-            "{number} is not named"
+            "{number} is not reported"
         );
     }
-    ensure!(error.lines().count() == 4, "more is named");
+    ensure!(error.lines().count() == 4, "more is reported");
     ensure!(!Path::new(&mark).exists(), "the command was executed");
 
     let tried = epollcr(["restore", &image, "--dry-run"])?;
     ensure!(tried.status.code() == Some(1), "{}", tried.status);
-    ensure!(text(&tried.stderr) == error, "it says something else");
+    ensure!(text(&tried.stderr) == error, "the messages differ");
 
     let given = ["500=0", "501=0", "502=0", "503=0"];
     let given = given.iter().flat_map(|given| ["--fd", given]);
@@ -243,13 +237,13 @@ fn named() -> Result<()> {
     Ok(())
 }
 
-/// A process that is stopped, and has these under these numbers, close-on-exec or
-/// not, and nothing else.
+/// A stopped process that has these files, with these descriptors and close-on-exec flags,
+/// and nothing else.
 fn holder(fds: &[(&OwnedFd, RawFd, bool)]) -> Result<Child> {
     let child = fork(|| {
         for &(fd, number, cloexec) in fds {
             let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
-            // SAFETY: what has the number is not used here any more.
+            // SAFETY: whatever has that number is not used here any more.
             if unsafe { libc::dup3(fd.as_raw_fd(), number, flags) } != number {
                 return 1;
             }
@@ -259,25 +253,23 @@ fn holder(fds: &[(&OwnedFd, RawFd, bool)]) -> Result<Child> {
                 let _ = sys::close(fd);
             }
         }
-        loop {
-            nix::unistd::pause();
-        }
+        pause_forever()
     })?;
-    let pid = Pid::from_raw(child.pid());
+    let pid = child.id();
     wait_until("a process to pause", || {
-        state(pid) == "S" && open_files(pid) == fds.len()
+        is(pid, State::Sleeping) && open_files(pid) == fds.len()
     })?;
     stop(pid)?;
     Ok(child)
 }
 
-/// One file that is all three standard streams, as a terminal is.
+/// A file that can be read and written, as a terminal can.
 fn null() -> Result<OwnedFd> {
     let mut open = File::options();
     Ok(open.read(true).write(true).open("/dev/null")?.into())
 }
 
-/// Each standard stream is that of the restoring process, and not another one.
+/// With `--stdio`, the standard streams are those of the restoring process.
 fn stdio() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("stdio")?;
@@ -290,7 +282,7 @@ fn stdio() -> Result<()> {
     let output = epollcr(["restore", &image, "--stdio"].into_iter().chain(shell))?;
     ensure!(output.status.success(), "{}", output.status);
     ensure!(text(&output.stdout) == "out" && text(&output.stderr) == "error");
-    // It takes more than that to restore it, but not afterwards.
+    // Restoring needs more descriptors than that. The command gets the old limit back.
     let program = beside("epollcr")?;
     let run = "ulimit -Sn 40; exec \"$0\" restore \"$1\" --stdio -- sh -c 'ulimit -Sn'";
     let output = Command::new("sh")
@@ -304,12 +296,12 @@ fn stdio() -> Result<()> {
         "it may open {}",
         text(&output.stdout)
     );
-    // The names are unchanged.
+    // Descriptors can be given, too.
     let args = ["restore", &image, "--stdio", "--fd", "2=1"];
     let output = epollcr(args.into_iter().chain(shell))?;
     ensure!(output.status.success(), "{}", output.status);
     ensure!(text(&output.stdout) == "out\nerror" && output.stderr.is_empty());
-    // Without, it is what the process had.
+    // Without it, they are those of the process.
     let output = epollcr(["restore", &image].into_iter().chain(shell))?;
     ensure!(output.status.success() && output.stdout.is_empty());
 
@@ -325,8 +317,8 @@ fn stdio() -> Result<()> {
     Ok(())
 }
 
-/// What exec closed is closed, but nothing that only a set watches; and that can
-/// be given, though it has no number.
+/// With `--keep-cloexec`, execve(2) closes what it would have closed, but no file that only
+/// an epoll instance refers to. Such a file can be given, though it has no descriptor.
 fn keep_cloexec() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("keep-cloexec")?;
@@ -350,8 +342,8 @@ fn keep_cloexec() -> Result<()> {
     let read = Image::read(File::open(&image)?)?;
     let numbers = read.numbers();
     let held = numbers.iter().position(Vec::is_empty);
-    let held = held.context("nothing is without a descriptor")?;
-    // It has them on its own, not in a set of ours any more.
+    let held = held.context("every file has a descriptor")?;
+    // The child still has them.
     drop((set, stays, closes));
 
     let (list, info) = (dir.path("list"), dir.path("info"));
@@ -363,13 +355,13 @@ fn keep_cloexec() -> Result<()> {
     let found = fs::read_to_string(&list)?;
     found.lines().for_each(note);
     ensure!(found.contains(" 300 -> ") && found.contains(" 302 -> "));
-    ensure!(!found.contains(" 301 -> "), "what exec closes is there");
-    ensure!(tfd(&fs::read_to_string(&info)?), "the item is gone");
+    ensure!(!found.contains(" 301 -> "), "execve(2) did not close it");
+    ensure!(tfd(&fs::read_to_string(&info)?), "the target is gone");
 
-    // Without it, the command has all.
+    // Without it, the command has all of them.
     must(["restore", &image].into_iter().chain(shell))?;
     ensure!(fs::read_to_string(&list)?.contains(" 301 -> "));
-    ensure!(tfd(&fs::read_to_string(&info)?), "the item is gone");
+    ensure!(tfd(&fs::read_to_string(&info)?), "the target is gone");
 
     let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC)?;
     let given = format!("f{held}=0");
@@ -378,13 +370,16 @@ fn keep_cloexec() -> Result<()> {
     let error = text(&output.stderr);
     ensure!(output.status.success(), "{}: {error}", output.status);
     let found = fs::read_to_string(&list)?;
-    ensure!(found.contains(" -> pipe:["), "it is not what was given");
-    ensure!(!found.contains("[eventfd]"), "it was made all the same");
-    ensure!(tfd(&fs::read_to_string(&info)?), "the item is gone");
+    ensure!(
+        found.contains(" -> pipe:["),
+        "it is not the file that was given"
+    );
+    ensure!(!found.contains("[eventfd]"), "it was restored nevertheless");
+    ensure!(tfd(&fs::read_to_string(&info)?), "the target is gone");
     Ok(())
 }
 
-/// Only what would not be done is said, and nothing is done.
+/// `--dry-run` reports what cannot be restored, and does nothing.
 fn dry_run() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("dry-run")?;
@@ -405,7 +400,7 @@ fn dry_run() -> Result<()> {
     let error = text(&output.stderr);
     ensure!(output.status.success() && error.is_empty(), "{error}");
 
-    // The rights to dump it, but not to inspect it.
+    // Without the device, epoll instances cannot be restored.
     let modprobe = |args: &[&str]| -> Result<()> {
         let status = Command::new("modprobe").args(args).status()?;
         ensure!(status.success(), "modprobe {args:?}: {status}");
@@ -436,7 +431,7 @@ fn dry_run() -> Result<()> {
     Ok(())
 }
 
-/// An image replaces regular files only, and other users cannot read it.
+/// An image replaces only regular files, and other users cannot read it.
 fn target() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("target")?;
@@ -444,7 +439,7 @@ fn target() -> Result<()> {
     let child = holder(&[(&null()?, 300, false)])?;
     let pid = child.pid().to_string();
     std::os::unix::fs::symlink("/etc/passwd", &link)?;
-    nix::unistd::mkfifo(Path::new(&fifo), nix::sys::stat::Mode::S_IRWXU)?;
+    mkfifoat(CWD, &fifo, Mode::RWXU)?;
     for refused in [&link, &fifo, "/dev/null", "/tmp"] {
         let before = fs::symlink_metadata(refused)?.ino();
         let output = epollcr(["dump", "-p", &pid, refused])?;
@@ -458,7 +453,7 @@ fn target() -> Result<()> {
         ensure!(fs::symlink_metadata(refused)?.ino() == before, "{refused}");
     }
     for _ in 0..2 {
-        fs::write(&image, "an old one, for all to see")?;
+        fs::write(&image, "an old image that everybody can read")?;
         must(["dump", "-p", &pid, &image])?;
         let mode = fs::metadata(&image)?.mode() & 0o7777;
         ensure!(mode == 0o600, "others can read it: {mode:o}");
@@ -468,7 +463,7 @@ fn target() -> Result<()> {
     Ok(())
 }
 
-/// A thread that has other descriptors than the process.
+/// A thread with a descriptor table of its own.
 fn tables() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("tables")?;
@@ -476,17 +471,16 @@ fn tables() -> Result<()> {
     let told = shared::<1>()?;
     let child = fork(|| {
         let thread = std::thread::spawn(|| {
-            let apart = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES);
+            // SAFETY: the two threads use no descriptor of each other from here on.
+            let apart = unsafe { unshare_unsafe(UnshareFlags::FILES) };
             told[0].store(if apart.is_ok() { 1 } else { 2 }, SeqCst);
-            loop {
-                nix::unistd::pause();
-            }
+            pause_forever()
         });
         i32::from(thread.join().is_err())
     })?;
     wait_until("a thread", || told[0].load(SeqCst) != 0)?;
     ensure!(told[0].load(SeqCst) == 1, "CLONE_FILES");
-    let pid = Pid::from_raw(child.pid());
+    let pid = child.id();
     stop(pid)?;
     let output = epollcr(["dump", "-p", &pid.to_string(), &image])?;
     let error = text(&output.stderr);
@@ -501,7 +495,7 @@ fn tables() -> Result<()> {
     Ok(())
 }
 
-/// More sets on their way than a program may open files.
+/// More epoll instances in flight than a process may have descriptors.
 fn many_in_flight() -> Result<()> {
     const SETS: usize = 250;
     const MESSAGES: usize = 20;
@@ -544,8 +538,7 @@ fn open_files(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// A process with standard streams and descriptors 300 and 301, neither of which
-/// is close-on-exec.
+/// A process with standard streams and two more descriptors, none of them close-on-exec.
 fn sleeper(stays: &OwnedFd, closes: &OwnedFd) -> Result<std::process::Child> {
     fcntl_setfd(stays, FdFlags::empty())?;
     let number = closes.as_raw_fd();
@@ -564,13 +557,13 @@ fn sleeper(stays: &OwnedFd, closes: &OwnedFd) -> Result<std::process::Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let pid = Pid::from_raw(child.id() as i32);
-    // It has read its libraries by then.
-    wait_until("sleep", || state(pid) == "S" && open_files(pid) == 5)?;
+    let pid = Pid::from_child(&child);
+    // By then it has loaded its libraries.
+    wait_until("sleep", || is(pid, State::Sleeping) && open_files(pid) == 5)?;
     Ok(child)
 }
 
-/// An image says which descriptors are close-on-exec. `had` have their numbers here.
+/// The close-on-exec flags of an image are restored. `had` are closed in the child.
 fn close_on_exec(image: &str, had: (OwnedFd, OwnedFd)) -> Result<()> {
     let own = fork(|| {
         let Ok(image) = File::open(image).map(libepollcr::image::Image::read) else {
@@ -596,7 +589,7 @@ fn close_on_exec(image: &str, had: (OwnedFd, OwnedFd)) -> Result<()> {
     own.finish(Duration::from_secs(10))
 }
 
-/// The exit status tells what is wrong with the command, or the command line.
+/// The exit status says whether the command or the command line is wrong.
 fn statuses(image: &str) -> Result<()> {
     for (status, args) in [
         (127, &["restore", image, "--", "/no/such/program"][..]),
@@ -618,7 +611,7 @@ fn statuses(image: &str) -> Result<()> {
     Ok(())
 }
 
-/// The command has what it should have, and nothing else.
+/// The command has the restored descriptors, and no others.
 fn exec() -> Result<()> {
     drop(device()?);
     let dir = Scratch::new("exec")?;
@@ -633,13 +626,13 @@ fn exec() -> Result<()> {
         fcntl_dupfd_cloexec(&null, 301)?,
     );
     let mut child = sleeper(&stays, &closes)?;
-    let pid = Pid::from_raw(child.id() as i32);
+    let pid = Pid::from_child(&child);
     stop(pid)?;
     must(["dump", "-p", &pid.to_string(), &image])?;
     child.kill()?;
     child.wait()?;
 
-    // What the shell has while another program looks.
+    // The descriptors of the shell, listed by another program.
     let list = "ls /proc/$$/fd >\"$0\"; true";
     let out = dir.path("list");
     must(["restore", &image, "--", "bash", "-c", list, &out])?;
@@ -654,7 +647,7 @@ fn exec() -> Result<()> {
     statuses(&image)
 }
 
-/// A directory of a case's own.
+/// A directory for one case.
 struct Scratch(PathBuf);
 
 impl Scratch {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! exec: of a process whose threads are asking, and of one that is asked about.
+//! execve(2) by a process whose threads make queries, and by one that is queried.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -14,18 +14,18 @@ use crate::process::{exit_now, own_files};
 use crate::sys::{self, Slot};
 use crate::tap::note;
 
-/// What a process is after an exec: it asks and execs, says that it is there,
-/// or execs itself again and again.
+/// What a program does after an exec: make queries and exec, report that it runs, or exec
+/// itself again and again.
 const ASK: &str = "ask";
 const REPORT: &str = "report";
 const AGAIN: &str = "again";
 
-/// A hang is the failure that is looked for.
+/// The failure to detect is a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ASKERS: usize = 3;
 const STATUS_REPORTED: i32 = 42;
 
-/// The descriptors of the process that is asked about. They outlive its execs.
+/// The descriptors of the process that is queried. They stay open across its execs.
 const EFD: i32 = 300;
 const FD: i32 = 301;
 const OTHER: i32 = 302;
@@ -49,12 +49,12 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Processes with threads that ask, of which one becomes another program.
+/// Runs processes with threads that make queries, until one thread execs.
 fn callers(seconds: Duration) -> Result<u32> {
     let until = Instant::now() + seconds;
     let mut execs = 0;
     while Instant::now() < until || execs < 4 {
-        // The thread that does is the first one or another.
+        // The thread that execs is the leader, or another one.
         let leader = if execs % 2 == 0 { "leader" } else { "other" };
         let mut child = spawn(&[ASK, leader])?;
         let until = Instant::now() + PATIENCE;
@@ -77,7 +77,7 @@ fn callers(seconds: Duration) -> Result<u32> {
     Ok(execs)
 }
 
-/// A process that execs all the time, and is asked about.
+/// Queries a process that execs all the time.
 fn task(seconds: Duration) -> Result<u64> {
     let truth = [(FD, own_files(FD, FD)?), (OTHER, own_files(OTHER, FD)?)];
     let me = sys::getpid();
@@ -115,7 +115,7 @@ fn spawn(args: &[&str]) -> Result<std::process::Child> {
     program(args).spawn().context("cannot start a program")
 }
 
-/// The other programs that this one can be.
+/// Runs as one of the programs above.
 pub fn other_program(args: &[String]) -> Result<ExitCode> {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     match args[..] {
@@ -125,11 +125,11 @@ pub fn other_program(args: &[String]) -> Result<ExitCode> {
             let count: u32 = count.parse()?;
             Err(program(&[AGAIN, &(count + 1).to_string()]).exec().into())
         }
-        _ => bail!("there is no such program"),
+        _ => bail!("{args:?} is not a program"),
     }
 }
 
-/// Threads ask about what has been inherited until one execs.
+/// Lets threads make queries about inherited descriptors, until one execs.
 fn ask(leader: bool) -> Result<ExitCode> {
     let truth = [(FD, own_files(FD, FD)?), (OTHER, own_files(OTHER, FD)?)];
     let me = sys::getpid();

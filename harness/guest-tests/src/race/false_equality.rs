@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `equal` for two files that have never existed at the same time.
 //!
-//! The C handler takes the address of the file of idx1, lets the file go, and
-//! waits for the set. Meanwhile that file, A, is closed by its only descriptor,
-//! and only then a new one, B, is opened, which gets A's memory, and is added.
-//! The handler then compares A's address with B's.
+//! The C handler takes the address of the file of idx1, drops its reference, and waits
+//! for the mutex of the epoll instance. Meanwhile that file, A, is released. Only then a
+//! new one, B, is opened, which gets A's memory, and is added. The handler then compares
+//! A's address with B's.
 //!
-//! It takes no luck. A thread holds the set's mutex while the caller begins to
-//! wait for it. Then the caller's processor is kept busy by a real-time task, so
-//! that the caller does not run when the mutex becomes free, and B gets in first.
+//! The race does not depend on luck. A thread holds the mutex while the caller begins to
+//! wait for it. Then a real-time task keeps the caller's CPU busy, so that the caller does
+//! not run when the mutex becomes free, and B is added first.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
@@ -24,21 +24,21 @@ use crate::process::{pin, realtime, two_cpus, wait_in_kcmp, wait_until};
 use crate::sys::{self, Slot};
 use crate::tap::{note, skip};
 
-/// The number of A, that of B, and that of a target that is always ready.
+/// The descriptors of A, of B, and of a target that is always ready.
 const A: i32 = 300;
 const B: i32 = 301;
 const READY: i32 = 302;
 
 /// Enough false answers to be sure.
 const ENOUGH: u64 = 50;
-/// How much longer C may take than the module is asked, if it takes luck.
+/// How much longer the C handler is queried than the module, where luck is needed.
 const PATIENCE: u32 = 3;
 
 #[derive(Default)]
 struct Count {
     asked: u64,
     equal: u64,
-    /// B was not there in time.
+    /// How often B was added too late.
     early: u32,
 }
 
@@ -58,14 +58,14 @@ pub fn run(options: &Options) -> Result<()> {
     };
     if c.early + rust.early > 0 {
         note(format!(
-            "asked too early: {} times C, {} times Rust",
+            "B was added too late: {} times with C, {} times with Rust",
             c.early, rust.early
         ));
     }
     verdict([c.equal, c.asked], [rust.equal, rust.asked])
 }
 
-/// The same without help: the caller is stopped anywhere.
+/// The same without a held mutex: the caller is preempted anywhere.
 pub fn preempted(options: &Options) -> Result<()> {
     handler::need_patched()?;
     let efd = sys::epoll_create()?;
@@ -91,7 +91,7 @@ pub fn preempted(options: &Options) -> Result<()> {
     verdict([c.equal, c.asked], [rust.equal, rust.asked])
 }
 
-/// False answers, and how many there were.
+/// Judges false answers, out of all answers.
 fn verdict(c: [u64; 2], rust: [u64; 2]) -> Result<()> {
     note(format!(
         "C: {} false of {}; Rust: {} of {}",
@@ -99,12 +99,11 @@ fn verdict(c: [u64; 2], rust: [u64; 2]) -> Result<()> {
     ));
     ensure!(
         rust[0] == 0,
-        "the module says that files are equal that never met"
+        "the module reports files as equal that never existed at one time"
     );
     if c[0] == 0 {
         return skip(format!(
-            "the race did not show up in {} queries to C (with KASAN memory is not used \
-             again at once)",
+            "the race did not show up in {} queries to C (KASAN delays the reuse of memory)",
             c[1]
         ));
     }
@@ -124,10 +123,10 @@ fn rounds(cpus: [usize; 2], mut more: impl FnMut(&Count) -> bool) -> Result<Coun
                 count.equal += u64::from(answer == sys::EQUAL);
             }
             Err(errno) => {
-                // The caller found the set without B: nothing was compared.
-                ensure!(errno == nix::errno::Errno::ENOENT, "the answer is {errno}");
+                // The caller found no target B: nothing was compared.
+                ensure!(errno == rustix::io::Errno::NOENT, "the answer is {errno}");
                 count.early += 1;
-                ensure!(count.early < 1000, "B is always late");
+                ensure!(count.early < 1000, "B is always too late");
             }
         }
     }
@@ -136,8 +135,8 @@ fn rounds(cpus: [usize; 2], mut more: impl FnMut(&Count) -> bool) -> Result<Coun
     Ok(count)
 }
 
-/// One query; the answer `equal` is false.
-fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
+/// Makes one query, to which the answer `equal` is false.
+fn round(efd: i32, [here, there]: [usize; 2]) -> Result<rustix::io::Result<i32>> {
     pin(here)?;
     sys::renumber(sys::eventfd(0)?, A)?;
     let held = HeldSet::hold(efd, Some(here))?;
@@ -146,13 +145,13 @@ fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
     let busy = AtomicBool::new(false);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let caller = scope.spawn(|| -> Result<nix::Result<i32>> {
+        let caller = scope.spawn(|| -> Result<rustix::io::Result<i32>> {
             pin(there)?;
             tid.store(sys::gettid(), Ordering::Relaxed);
             let me = sys::getpid();
             Ok(sys::epoll_tfd(me, A, me, Slot::new(efd, B, 0)))
         });
-        // It has looked A up, and waits for the set.
+        // It has looked A up, and waits for the mutex.
         wait_until("the caller", || tid.load(Ordering::Relaxed) != 0)?;
         wait_in_kcmp(sys::getpid(), tid.load(Ordering::Relaxed))?;
 
@@ -166,14 +165,14 @@ fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
             }
             Ok(())
         });
-        let result = wait_until("the other processor", || {
+        let result = wait_until("the other CPU", || {
             busy.load(Ordering::Relaxed) || hog.is_finished()
         })
         .and_then(|()| {
-            // A is gone before B is there.
+            // A is released before B is opened.
             sys::close(A)?;
             sys::renumber(sys::eventfd(0)?, B)?;
-            // The mutex is free, the caller is woken, but does not run.
+            // The mutex becomes free. The caller is woken, but does not run.
             held.release()?;
             sys::epoll_add(efd, B)?;
             Ok(())
@@ -182,7 +181,7 @@ fn round(efd: i32, [here, there]: [usize; 2]) -> Result<nix::Result<i32>> {
         let hogged = hog.join().ok().context("panic")?;
         let answer = caller.join().ok().context("panic")?;
         result.and(hogged)?;
-        // B leaves the set before there is an A again.
+        // Remove B before the next A.
         sys::close(B)?;
         answer
     })

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! KCMP_FILE has said `equal` for two files that never existed at the same
-//! time: it looked one up after the other, kept neither, and compared addresses.
+//! KCMP_FILE in mainline can report two files as equal that never existed at the same
+//! time: it looks up one after the other, keeps neither, and compares addresses.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::handler;
 use crate::process::own_files;
 use crate::tap::note;
 
-/// A kernel with the flaw has shown it by then,
+/// How many false answers of a kernel with the flaw are enough.
 const ENOUGH: u64 = 10;
-/// for which it gets more time.
+/// How much longer than others such a kernel is tried.
 const PATIENCE: u32 = 12;
 
 pub fn run(options: &Options) -> Result<()> {
@@ -33,7 +33,7 @@ pub fn run(options: &Options) -> Result<()> {
     if fixed {
         ensure!(
             count.equal == 0,
-            "KCMP_FILE says that files are equal that never met"
+            "KCMP_FILE reports files as equal that never existed at one time"
         );
     } else {
         ensure!(count.equal > 0, "the flaw did not show up in {patience:?}");

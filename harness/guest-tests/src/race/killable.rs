@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A caller that waits for a held set dies by SIGKILL, if the module answers.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -15,7 +15,7 @@ use crate::sys::{self, Slot};
 use crate::tap::note;
 
 const SOON: Duration = Duration::from_secs(20);
-/// What must not happen has had time to.
+/// Long enough for what must not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 pub fn run(_: &Options) -> Result<()> {
@@ -35,7 +35,8 @@ fn with(handler: Handler) -> Result<()> {
     let slot = Slot::new(efd, fd, 0);
     let [begin, end] = sys::pipe()?;
 
-    // Forked before there is a thread; it asks when the pipe has no writer.
+    // It is forked before there is a thread, and makes its query when the pipe has no
+    // writer.
     let mut caller = process::fork(|| {
         if sys::close(end).is_err() || sys::readable(begin, SOON) != Ok(true) {
             return 100;
@@ -48,14 +49,14 @@ fn with(handler: Handler) -> Result<()> {
 
     let killed = Instant::now();
     caller.kill();
-    let dead = |status: Option<WaitStatus>| {
-        matches!(status, Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)))
+    let dead = |status: Option<ExitStatus>| {
+        status.and_then(|status| status.signal()) == Some(libc::SIGKILL)
     };
     match handler {
         Handler::Rust => {
             ensure!(dead(caller.wait(SOON)?), "the caller does not die");
             note(format!(
-                "Rust: dead after {:.1} ms, the set still held",
+                "Rust: dead after {:.1} ms, while the mutex was held",
                 ms(killed)
             ));
             held.release()?;
@@ -69,14 +70,14 @@ fn with(handler: Handler) -> Result<()> {
             held.release()?;
             ensure!(dead(caller.wait(SOON)?), "the caller does not die");
             note(format!(
-                "C: alive until the set was let go, {:.1} ms",
+                "C: alive until the mutex was released, {:.1} ms",
                 ms(killed)
             ));
         }
     }
     ensure!(
         sys::epoll_tfd(me, fd, me, slot) == Ok(sys::EQUAL),
-        "the set has changed"
+        "the epoll instance has changed"
     );
     for fd in [efd, fd, begin] {
         sys::close(fd)?;

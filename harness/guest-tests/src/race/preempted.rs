@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A caller that is stopped wherever it is.
+//! A caller that is preempted at a random place.
 //!
-//! A real-time task on the caller's processor stops it, closes the file at the
-//! first number, and only then opens one at the second, which gets the memory of
-//! the first. That it stops the caller where it hurts is a matter of luck, so it
-//! does this often. The kernel has to be one that can be preempted.
+//! A real-time task on the caller's CPU preempts it, closes the file at the first
+//! descriptor, and only then opens one at the second, which gets the memory of the first.
+//! It takes luck to preempt the caller in the right place, so this is repeated many times.
+//! The kernel must be preemptible.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::process::{pin, realtime, two_cpus};
 use crate::sys;
 
-/// One of these two numbers is open at a time, if any.
+/// At most one of these two descriptors is open at a time.
 pub const A: i32 = 300;
 pub const B: i32 = 301;
 
@@ -28,13 +28,13 @@ pub struct Count {
     pub changes: u64,
 }
 
-/// Ask whether A is B until the time is up, or there are enough false answers.
-/// `opened` is called each time that B is.
+/// Queries whether A is B until the time is up, or until there are enough false answers.
+/// `opened` is called each time that B was opened.
 pub fn race(
     patience: Duration,
     enough: u64,
-    query: impl Fn() -> nix::Result<i32> + Send,
-    opened: impl Fn() -> nix::Result<i32> + Send,
+    query: impl Fn() -> rustix::io::Result<i32> + Send,
+    opened: impl Fn() -> rustix::io::Result<i32> + Send,
 ) -> Result<Count> {
     let [_, cpu] = two_cpus()?;
     let until = Instant::now() + patience;
@@ -51,7 +51,7 @@ pub fn race(
                 count.asked += 1;
                 match query() {
                     Ok(sys::EQUAL) => count.equal += 1,
-                    Ok(_) | Err(Errno::EBADF | Errno::ENOENT) => {}
+                    Ok(_) | Err(Errno::BADF | Errno::NOENT) => {}
                     Err(errno) => result = Err(errno),
                 }
             }
@@ -80,14 +80,14 @@ pub fn race(
         let mut count = caller.join().ok().context("panic")??;
         count.changes = changes?;
         if count.changes == 0 {
-            bail!("there was no change");
+            bail!("the files were never changed");
         }
         Ok(count)
     })
 }
 
-/// Long enough for some queries, and of no length that could fall into step
-/// with them.
+/// Sleeps long enough for some queries, by a varying time, so that the two threads do not
+/// fall into step.
 fn pause(n: u64) {
     thread::sleep(Duration::from_nanos(20_000 + n % 97 * 101));
 }

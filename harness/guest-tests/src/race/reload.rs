@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::Options;
 use crate::handler;
@@ -15,7 +15,7 @@ use crate::sys::{self, Slot};
 use crate::tap::note;
 
 const CALLERS: usize = 3;
-/// However long they take.
+/// At least this many, however long they take.
 const CYCLES: u32 = 5;
 
 pub fn run(options: &Options) -> Result<()> {
@@ -25,15 +25,15 @@ pub fn run(options: &Options) -> Result<()> {
     let efd = sys::epoll_create()?;
     let fds = [sys::eventfd(0)?, sys::eventfd(0)?];
     let me = sys::getpid();
-    let mut truth = vec![(fds[0], Slot::new(efd, fds[0], 1), Err(Errno::ENOENT))];
+    let mut truth = vec![(fds[0], Slot::new(efd, fds[0], 1), Err(Errno::NOENT))];
     for &target in &fds {
         sys::epoll_add(efd, target)?;
         for &fd in &fds {
             truth.push((fd, Slot::new(efd, target, 0), Ok(own_files(fd, target)?)));
         }
     }
-    truth.push((fds[0], Slot::new(fds[1], fds[0], 0), Err(Errno::EINVAL)));
-    truth.push((fds[0], Slot::new(-1, fds[0], 0), Err(Errno::EBADF)));
+    truth.push((fds[0], Slot::new(fds[1], fds[0], 0), Err(Errno::INVAL)));
+    truth.push((fds[0], Slot::new(-1, fds[0], 0), Err(Errno::BADF)));
 
     let stop = AtomicBool::new(false);
     let (cycles, asked) = thread::scope(|scope| -> Result<_> {
@@ -75,6 +75,6 @@ pub fn run(options: &Options) -> Result<()> {
     note(format!(
         "loaded and unloaded {cycles} times, {asked} answers were right"
     ));
-    ensure!(!handler::is_loaded(), "the module is still there");
+    ensure!(!handler::is_loaded(), "the module is still loaded");
     Ok(())
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Sets that are torn down while they are asked about: their descriptors and
+//! Epoll instances that are torn down while they are queried: their descriptors and
 //! targets are closed, their owner exits.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
+use rustix::io::Errno;
 
 use crate::Options;
 use crate::handler::{self, Handler};
@@ -16,19 +16,20 @@ use crate::process::{self, shared};
 use crate::sys::{self, Slot};
 use crate::tap::note;
 
-/// The set, its targets, and the number that always means the shared file.
+/// The epoll instance, its targets, and the descriptor that always refers to the shared
+/// file.
 const EFD: i32 = 300;
 const TARGETS: std::ops::Range<i32> = 310..330;
 const SHARED: i32 = 400;
 
-/// Sets that an owner makes before it exits.
+/// How many epoll instances an owner makes before it exits.
 const SETS: u32 = 20;
 const ASKERS: usize = 2;
 
 pub fn run(options: &Options) -> Result<()> {
     handler::need_patched()?;
     let seconds = Duration::from_secs(options.seconds.div_ceil(2));
-    // The file that some entries are of, and one that none is.
+    // A file that some targets have, and one that none has.
     let fd = sys::eventfd(0)?;
     let other = sys::eventfd(0)?;
     for handler in Handler::BOTH {
@@ -39,10 +40,10 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn with(handler: Handler, fd: i32, other: i32, seconds: Duration) -> Result<()> {
-    // The owner's pid, whether it is to go on, and how many there have been.
+    // The pid of the owner, whether to go on, and how many owners there were.
     let [pid, on, owners] = shared::<3>()?;
     on.store(1, Ordering::Relaxed);
-    // Owners are forked by a process that has no threads.
+    // A process with a single thread forks the owners.
     let nursery = process::fork(|| match raise(fd, pid, on, owners) {
         Ok(()) => 0,
         Err(err) => {
@@ -77,17 +78,17 @@ fn with(handler: Handler, fd: i32, other: i32, seconds: Duration) -> Result<()> 
         owners.load(Ordering::Relaxed),
         answers.join(", ")
     ));
-    for answer in [sys::EQUAL, -(Errno::ENOENT as i32), -(Errno::EBADF as i32)] {
+    for answer in [Ok(sys::EQUAL), Err(Errno::NOENT), Err(Errno::BADF)].map(sys::code) {
         ensure!(
             count.contains_key(&answer),
-            "nothing was torn down: nobody was told {}",
+            "no query was answered by {}: nothing was torn down",
             sys::describe(answer)
         );
     }
     Ok(())
 }
 
-/// One owner after the other.
+/// Forks one owner after the other.
 fn raise(fd: i32, pid: &AtomicI32, on: &AtomicI32, owners: &AtomicI32) -> Result<()> {
     while on.load(Ordering::Relaxed) == 1 {
         let owner = process::fork(|| match own(fd) {
@@ -104,7 +105,7 @@ fn raise(fd: i32, pid: &AtomicI32, on: &AtomicI32, owners: &AtomicI32) -> Result
     Ok(())
 }
 
-/// Make sets and tear them down in several ways, the last by the exit.
+/// Makes epoll instances and tears them down in several ways, the last one by exiting.
 fn own(fd: i32) -> Result<()> {
     for n in 0..SETS {
         sys::renumber(sys::epoll_create()?, EFD)?;
@@ -128,7 +129,7 @@ fn own(fd: i32) -> Result<()> {
                     sys::close(target)?;
                 }
             }
-            // The next set takes the place of this, its targets of these.
+            // The next instance and its targets take the place of these.
             _ => {}
         }
         sys::close(SHARED)?;
@@ -153,13 +154,13 @@ fn ask(fd: i32, other: i32, pid: &AtomicI32, until: Instant) -> Result<BTreeMap<
         for (kind, (pid1, fd, slot)) in queries.into_iter().enumerate() {
             let answer = sys::epoll_tfd(pid1, fd, owner, slot);
             let right = match answer {
-                // Each number of an owner means one file as long as it is open.
+                // While it is open, each descriptor of an owner refers to one file.
                 Ok(sys::EQUAL) => kind == 0 || kind == 3,
                 Ok(sys::LESS | sys::GREATER) => kind != 0,
-                // A pid that an owner had can be free, or not be known yet.
-                Err(Errno::ESRCH | Errno::EBADF | Errno::ENOENT) => true,
-                // The number that was the set's.
-                Err(Errno::EINVAL) => true,
+                // The pid of an owner can be free already, or not be known yet.
+                Err(Errno::SRCH | Errno::BADF | Errno::NOENT) => true,
+                // EFD can be reused while there is no epoll instance.
+                Err(Errno::INVAL) => true,
                 _ => false,
             };
             if !right {

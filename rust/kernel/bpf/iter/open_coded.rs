@@ -162,22 +162,35 @@ impl<T: OpenCoded> State<T> {
 
 /// Defines the functions that initialize, advance, query and destroy an [`OpenCoded`] iterator.
 ///
-/// The `type` argument is a type that implements [`OpenCoded`]. It must have a function `new` that
-/// takes the arguments listed after the name of the first function.
+/// They are for a type that implements [`OpenCoded`]. It must have a function `new` that takes the
+/// arguments listed after the name of the first function.
 ///
-/// The functions are called by kfuncs in the C part of the module, which has to declare them with
-/// the same arguments, and with an item type of the same layout. If the item type is not a struct,
+/// The functions are called by kfuncs in the C part of the module. If the item type is not a struct,
 /// the verifier does not let programs use an item after they have destroyed the iterator.
+///
+/// # Safety
+///
+/// What C and the verifier do cannot be checked here, so whoever uses this has to write `unsafe`, and
+/// to guarantee that
+///
+/// - no other symbol of the kernel has one of the names;
+/// - C declares the functions with the same arguments, and with an item type of the same layout;
+/// - only kfuncs with the flags of open-coded iterators call them, for the state that the verifier
+///   has checked; and
+/// - the arguments of the first function are valid whenever that is called: for a reference, the
+///   kfunc takes a trusted pointer.
 ///
 /// # Examples
 ///
 /// ```ignore
 /// kernel::bpf_open_coded_iter! {
-///     type: Numbers,
-///     new: numbers_new(start: c_int, end: c_int),
-///     next: numbers_next,
-///     status: numbers_status,
-///     destroy: numbers_destroy,
+///     // SAFETY: ...
+///     unsafe extern "C" for Numbers {
+///         new: numbers_new(start: c_int, end: c_int),
+///         next: numbers_next,
+///         status: numbers_status,
+///         destroy: numbers_destroy,
+///     }
 /// }
 /// ```
 ///
@@ -199,11 +212,12 @@ impl<T: OpenCoded> State<T> {
 #[macro_export]
 macro_rules! bpf_open_coded_iter {
     (
-        type: $type:ty,
-        new: $new:ident($($arg:ident: $arg_type:ty),* $(,)?),
-        next: $next:ident,
-        status: $status:ident,
-        destroy: $destroy:ident $(,)?
+        unsafe extern "C" for $type:ty {
+            new: $new:ident($($arg:ident: $arg_type:ty),* $(,)?),
+            next: $next:ident,
+            status: $status:ident,
+            destroy: $destroy:ident $(,)?
+        }
     ) => {
         /// # Safety
         ///

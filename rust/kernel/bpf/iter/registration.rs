@@ -64,8 +64,8 @@ impl<I: Items> Private<I> {
     ///
     /// # Safety
     ///
-    /// `m` must be the valid `seq_file` of an iterator that is being read, of a target whose C
-    /// function is as described at [`Target`].
+    /// `m` must be the valid `seq_file` of an iterator that is being read, of a [`Target`] with
+    /// these items.
     #[inline]
     unsafe fn run(&self, m: *mut bindings::seq_file, in_stop: bool) -> c_int {
         let mut meta = bindings::bpf_iter_meta {
@@ -83,8 +83,8 @@ impl<I: Items> Private<I> {
         let mut ctx = Context::new(&raw const meta, self.items.args(self.visit.as_ref()));
 
         // SAFETY: `prog` is the program of the iterator, which the verifier has checked against the
-        // C function. `ctx` contains the arguments of that function, which are valid as long as
-        // `self` is borrowed.
+        // C function. `ctx` contains the arguments of that function, as the implementor of `Target`
+        // guarantees, which are valid as long as `self` is borrowed.
         unsafe { bindings::bpf_iter_run_prog(prog, (&raw mut ctx).cast()) }
     }
 }
@@ -139,14 +139,19 @@ impl<T: Target> Registration<T> {
         ..pin_init::zeroed()
     };
 
-    /// Registers the target.
+    /// Registers the target, and before it the kfuncs.
     ///
     /// # Safety
     ///
-    /// - `T::OwnerModule` must be the calling module. Its function `bpf_iter_NAME` must be as
-    ///   described at [`Target`].
+    /// - `T::OwnerModule` must be the calling module.
     /// - The registration must be dropped before that module is unloaded, and must not be leaked.
     pub unsafe fn new() -> Result<Self> {
+        if let Some(register) = T::REGISTER_KFUNCS {
+            // SAFETY: The implementor of `Target` guarantees that it can be called by this module,
+            // which is being loaded.
+            to_result(unsafe { register() })?;
+        }
+
         let reg: &'static bindings::bpf_iter_reg = &Self::REG;
 
         // SAFETY: `reg` is valid while the module is loaded. Per the safety requirements, it is
@@ -328,8 +333,7 @@ impl<T: Target> Registration<T> {
         // SAFETY: Per the safety requirements.
         let private = unsafe { Self::private(m) };
 
-        // SAFETY: The caller guarantees that `m` is valid and being read. The C function is as
-        // described, as required for registering the target.
+        // SAFETY: The caller guarantees that `m` is valid and being read.
         unsafe { private.run(m, false) }
     }
 
@@ -362,10 +366,9 @@ impl<T: Target> Drop for Registration<T> {
 ///
 /// The module cannot be unloaded while there is a program for the target.
 ///
-/// The `type` argument is a type that implements [`Target`]. The C part of the module contains the
-/// function that is described there. The `kfuncs` argument is the name of another C function, which
-/// takes no arguments, registers kfuncs, and returns 0 or a negative errno. The other arguments are
-/// those of [`module!`].
+/// The `type` argument is a type that implements [`Target`]. The implementation, which is `unsafe`,
+/// vouches for the C part of the module, which contains the functions that are described there. The
+/// other arguments are those of [`module!`].
 ///
 /// [`Target`]: crate::bpf::iter::Target
 ///
@@ -374,7 +377,6 @@ impl<T: Target> Drop for Registration<T> {
 /// ```ignore
 /// kernel::module_bpf_iter! {
 ///     type: MyTarget,
-///     kfuncs: my_register_kfuncs,
 ///     name: "my_iter",
 ///     authors: ["Author name"],
 ///     description: "Description",
@@ -392,7 +394,7 @@ impl<T: Target> Drop for Registration<T> {
 /// ```
 #[macro_export]
 macro_rules! module_bpf_iter {
-    (type: $type:ty, kfuncs: $kfuncs:ident, $($f:tt)*) => {
+    (type: $type:ty, $($f:tt)*) => {
         struct BpfIterModule {
             _registration: $crate::bpf::iter::Registration<$type>,
         }
@@ -402,18 +404,10 @@ macro_rules! module_bpf_iter {
             $type: $crate::bpf::iter::Target<OwnerModule = BpfIterModule>,
         {
             fn init(_module: &'static $crate::ThisModule) -> $crate::error::Result<Self> {
-                extern "C" {
-                    fn $kfuncs() -> $crate::ffi::c_int;
-                }
-
-                // SAFETY: It takes no arguments, and registers kfuncs for the BTF of this module.
-                $crate::error::to_result(unsafe { $kfuncs() })?;
-
                 Ok(Self {
-                    // SAFETY: The `where` clause requires `OwnerModule` to be this module, whose C
-                    // part contains the function of the target. The module owns the registration
-                    // and is dropped when it is unloaded. If init fails, the registration is dropped
-                    // here.
+                    // SAFETY: The `where` clause requires `OwnerModule` to be this module. The
+                    // module owns the registration and is dropped when it is unloaded. If init
+                    // fails, the registration is dropped here.
                     _registration: unsafe { $crate::bpf::iter::Registration::new() }?,
                 })
             }

@@ -55,11 +55,24 @@ impl LinkInfo {
 ///
 /// See [`module_bpf_iter!`] for how to register a target.
 ///
+/// # Safety
+///
+/// No compiler compares the two languages, so the implementor has to:
+///
+/// - The module of which the implementation is part must have such a C function. BPF gets its
+///   arguments as the verifier believes that they are: a missing `__nullable` is a `NULL` that
+///   programs dereference.
+/// - [`REGISTER_KFUNCS`](Self::REGISTER_KFUNCS) must be a function of the C part of the module that
+///   can be called in its init function, and registers kfuncs for the BTF of this module.
+///
 /// [`module_bpf_iter!`]: crate::module_bpf_iter
 #[vtable]
-pub trait Target: Sized + 'static {
+pub unsafe trait Target: Sized + 'static {
     /// The name of the target.
     const NAME: &'static CStr;
+
+    /// A C function that registers kfuncs and returns 0 or a negative errno, if there are any.
+    const REGISTER_KFUNCS: Option<unsafe extern "C" fn() -> c_int> = None;
 
     /// The object that a link refers to.
     type Link: ForeignOwnable + Send + Sync;

@@ -29,6 +29,7 @@ enum bpf_map_type {
 
 enum {
 	BPF_ANY = 0,
+	BPF_F_NO_PREALLOC = 1,
 };
 
 struct bpf_iter_num {
@@ -59,7 +60,11 @@ struct path {
 	struct dentry *dentry;
 };
 
+struct file_operations;
+
 struct file {
+	const struct file_operations *f_op;
+	void *private_data;
 	struct inode *f_inode;
 	struct path f_path;
 	long long f_pos;
@@ -86,8 +91,24 @@ struct pid {
 struct task_struct {
 	int pid;
 	int tgid;
+	unsigned int flags;
+	int exit_state;
+	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	struct files_struct *files;
+};
+
+struct rb_node {
+	struct rb_node *rb_right;
+	struct rb_node *rb_left;
+};
+
+struct rb_root {
+	struct rb_node *rb_node;
+};
+
+struct rb_root_cached {
+	struct rb_root rb_root;
 };
 
 /* These are packed in the kernel. Here they are not, or each byte is a load. */
@@ -96,17 +117,23 @@ struct epoll_event {
 	__u64 data;
 };
 
+/* Its fields are found by their names, so that struct epoll_filefd will do as well. */
 struct epoll_key {
 	struct file *file;
 	int fd;
 };
 
+struct eventpoll;
+
 struct epitem {
+	struct rb_node rbn;
 	struct epoll_key ffd;
+	struct eventpoll *ep;
 	struct epoll_event event;
 };
 
 struct eventpoll {
+	struct rb_root_cached rbr;
 	__u64 id;
 };
 
@@ -125,6 +152,11 @@ struct bpf_iter__task_file {
 	__u32 fd;
 	/* aligned to 64 bits by itself */
 	struct file *file;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
 };
 
 struct bpf_iter__epoll {

@@ -13,7 +13,7 @@ use super::tables::{Table, Tables};
 use super::task::{self, Task, Watched};
 use super::{
     Descriptor, Method, Owner, Progress, ROUNDS, Report, Resolved, Resolver, Scope, Skipped,
-    TfdState,
+    TfdState, visible,
 };
 use crate::pidfd::PidFd;
 use crate::{order, proc};
@@ -84,6 +84,8 @@ pub(super) struct ByBpf<'a> {
     listed_all: bool,
     instances: Vec<View>,
     skipped: Vec<Skipped>,
+    /// Why not all processes can be seen.
+    partial: Option<String>,
 }
 
 impl<'a> ByBpf<'a> {
@@ -98,6 +100,7 @@ impl<'a> ByBpf<'a> {
             listed_all: false,
             instances: Vec::new(),
             skipped: Vec::new(),
+            partial: visible::proc(),
         })
     }
 
@@ -122,10 +125,18 @@ impl<'a> ByBpf<'a> {
             if self.is_done() || round == ROUNDS {
                 break;
             }
+            // Even if not all are to be named: that nobody has it is said of all.
+            self.search_all = true;
             self.list_again()?;
             self.find_lost(after_all);
         }
         Ok(self.report())
+    }
+
+    /// Whether no process can have escaped.
+    fn sees_all(&self) -> bool {
+        let mut skipped = self.skipped.iter();
+        self.partial.is_none() && skipped.all(|s| s.efd.is_some() || s.has_ended())
     }
 
     fn report(self) -> Report {
@@ -139,6 +150,7 @@ impl<'a> ByBpf<'a> {
             descriptors: self.tables.iter().map(|table| table.open.len()).sum(),
             calls: self.kernel.calls(),
             method: Method::Bpf,
+            partial: self.partial,
             ..task::report(views, self.skipped)
         }
     }

@@ -4,6 +4,7 @@
 
 mod again;
 mod ask;
+mod kinds;
 mod pool;
 mod processes;
 
@@ -12,18 +13,25 @@ use super::tables::Tables;
 use super::task::{self, Task, Watched};
 use super::{
     Descriptor, Method, Owner, Progress, ROUNDS, Report, Resolver, Scope, Skipped, TfdState,
+    visible,
 };
-use crate::fdinfo::{self, Target};
+use crate::fdinfo::{Target, Targets};
 use crate::order::{self, File};
 use crate::proc;
+use crate::reader::Reader;
 use ask::Failure;
+use kinds::Kinds;
 use processes::Listed;
 use std::collections::HashMap;
 use std::io;
+use std::time::{Duration, Instant};
 
 /// How many new descriptors are compared one by one, rather than sorted; and how many
 /// targets are compared with all descriptors.
 const FEW: usize = 64;
+
+/// What takes longer than this is announced.
+const LONG: Duration = Duration::from_secs(3);
 
 pub(super) struct ByKcmp<'a> {
     scope: Scope,
@@ -42,11 +50,17 @@ pub(super) struct ByKcmp<'a> {
     loose: Vec<Descriptor>,
     instances: Vec<Watched>,
     skipped: Vec<Skipped>,
+    /// How many of the tables are those of the processes in `scope`.
+    near: usize,
+    reader: Reader,
+    kinds: Kinds,
+    /// Why not all processes can be seen.
+    partial: Option<String>,
 }
 
 impl<'a> ByKcmp<'a> {
-    pub(super) fn new(resolver: &'a mut Resolver<'_>) -> Self {
-        Self {
+    pub(super) fn new(resolver: &'a mut Resolver<'_>) -> io::Result<Self> {
+        Ok(Self {
             search_all: resolver.searches_all(),
             scope: resolver.scope.clone(),
             kernel: Kernel::new(&mut *resolver.progress),
@@ -58,7 +72,11 @@ impl<'a> ByKcmp<'a> {
             loose: Vec::new(),
             instances: Vec::new(),
             skipped: Vec::new(),
-        }
+            near: 0,
+            reader: Reader::start()?,
+            kinds: Kinds::of_this_system()?,
+            partial: visible::proc(),
+        })
     }
 
     pub(super) fn run(mut self) -> io::Result<Report> {
@@ -66,6 +84,7 @@ impl<'a> ByKcmp<'a> {
             Scope::These(pids) => self.load(pids, false)?,
             Scope::All => self.load_all()?,
         }
+        self.near = self.tables.len();
         self.find_instances()?;
 
         let mut tasks = Vec::new();
@@ -75,9 +94,16 @@ impl<'a> ByKcmp<'a> {
         }
         self.work(&mut tasks)?;
         let resolved = self.look_again(tasks)?;
+        let searched = if self.search_all {
+            self.tables.len()
+        } else {
+            self.near
+        };
+        let searched = self.tables.iter().take(searched);
         Ok(Report {
-            tables: self.tables.len(),
-            descriptors: self.tables.iter().map(|t| t.open.links.len()).sum(),
+            tables: searched.len(),
+            descriptors: searched.map(|t| t.open.links.len()).sum(),
+            partial: self.partial,
             calls: self.kernel.calls(),
             method: Method::Kcmp,
             ..task::report(self.instances.into_iter().zip(resolved), self.skipped)
@@ -94,8 +120,16 @@ impl<'a> ByKcmp<'a> {
             let pid = table.pid();
             descriptors.extend(instances.map(|(&fd, _)| Descriptor { pid, fd }));
         }
-        let instances = order::sort(descriptors, &|a, b| self.kernel.files(a, b))?;
+        let mut instances = order::sort(descriptors, &|a, b| self.kernel.files(a, b))?;
+        if self.scope != Scope::All && !instances.is_empty() {
+            self.find_holders(&mut instances)?;
+        }
         self.instances = Watched::all(instances, &self.tables);
+        for watched in &mut self.instances {
+            let is_far = |d: &Descriptor| self.tables.of(d.pid) >= Some(self.near);
+            watched.descriptors.sort_by_key(|d| (is_far(d), *d));
+            watched.find_homes(&self.tables);
+        }
         Ok(())
     }
 
@@ -103,7 +137,9 @@ impl<'a> ByKcmp<'a> {
     fn read_instance(&mut self, instance: usize) -> Option<Vec<Target>> {
         let watched = &mut self.instances[instance];
         let Descriptor { pid, fd } = watched.descriptors[0];
-        let read = fdinfo::read(pid, fd).and_then(|mut targets| {
+        let path = format!("/proc/{}/fdinfo/{fd}", self.kernel.task(pid));
+        let read = self.reader.read(&path).and_then(|content| {
+            let mut targets = Targets::new(&content[..]);
             let all = targets.by_ref().collect();
             watched.id = targets.id();
             all
@@ -115,6 +151,7 @@ impl<'a> ByKcmp<'a> {
 
     /// Finds the owners of targets.
     fn work(&mut self, tasks: &mut [Task]) -> io::Result<()> {
+        let begin = Instant::now();
         let total = tasks.len();
         let mut done = 0;
         let mut progress = |kernel: &Kernel<'_>, task: &Task| {
@@ -134,7 +171,9 @@ impl<'a> ByKcmp<'a> {
         }
 
         let hinted = self.tables.len();
-        if self.search_all && !self.searched_all {
+        self.estimate(left.len(), begin.elapsed());
+        // Even if not all are to be named: that nobody has it is said of all.
+        if !self.searched_all {
             self.load_all()?;
         }
         let made = self.make_pool()?;
@@ -155,21 +194,43 @@ impl<'a> ByKcmp<'a> {
             for task in &mut left {
                 self.step(task, |this, task| this.ask_each(task, &state.loose))?;
                 if state.held {
-                    if !state.still && each > 0 {
+                    let moved = self.kinds.may_be_among(&task.target, &state.changed);
+                    if moved && each > 0 {
                         each -= 1;
                         self.step(task, |this, task| this.ask_each(task, &state.all))?;
                     }
-                    task.owner.get_or_insert(Owner::Orphaned);
+                    if !moved && self.sees_all() {
+                        task.owner.get_or_insert(Owner::Orphaned);
+                    }
                 } else {
                     self.step(task, Self::search_pool)?;
-                    if round == ROUNDS {
-                        task.owner.get_or_insert(Owner::Unknown);
-                    }
+                }
+                if round == ROUNDS || !self.sees_all() {
+                    task.owner.get_or_insert(Owner::Unknown);
                 }
                 progress(&self.kernel, task);
             }
         }
         Ok(())
+    }
+
+    /// Whether no process can have escaped.
+    fn sees_all(&self) -> bool {
+        let mut skipped = self.skipped.iter();
+        self.partial.is_none() && skipped.all(|s| s.efd.is_some() || s.has_ended())
+    }
+
+    /// Says how long it takes to search for these targets, if it is long.
+    fn estimate(&self, targets: usize, elapsed: Duration) {
+        let calls = self.kernel.calls().epoll_tfd.max(1);
+        let descriptors: usize = self.tables.iter().map(|t| t.open.links.len()).sum();
+        let each = descriptors.checked_ilog2().unwrap_or(0) + 1;
+        let queries = (targets as u64).saturating_mul(each.into());
+        let seconds = elapsed.as_secs_f64() / calls as f64 * queries as f64;
+        if seconds >= LONG.as_secs_f64() {
+            self.kernel
+                .tell(Progress::Long(Duration::from_secs_f64(seconds)));
+        }
     }
 
     /// Runs one step for a target. If the target is gone, its owner is unknown.

@@ -7,6 +7,7 @@ use crate::descriptor::Descriptor;
 use crate::kcmp::{self, Resource, Slot};
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::io;
 
 /// Calls kcmp(2), counts the calls, and reports progress.
@@ -15,6 +16,8 @@ pub(super) struct Kernel<'a> {
     progress: RefCell<&'a mut dyn FnMut(Progress)>,
     /// Calls when sorting began, and how many more it can take.
     sorting: Cell<(u64, u64)>,
+    /// The threads that stand for processes whose first thread has ended.
+    heirs: RefCell<HashMap<i32, i32>>,
 }
 
 impl<'a> Kernel<'a> {
@@ -23,7 +26,23 @@ impl<'a> Kernel<'a> {
             calls: Cell::default(),
             progress: RefCell::new(progress),
             sorting: Cell::default(),
+            heirs: RefCell::default(),
         }
+    }
+
+    /// The first thread of a process has ended, and another one has its table.
+    pub(super) fn inherit(&self, pid: i32, tid: i32) {
+        self.heirs.borrow_mut().insert(pid, tid);
+    }
+
+    /// The task that is asked about a process.
+    pub(super) fn task(&self, pid: i32) -> i32 {
+        self.heirs.borrow().get(&pid).copied().unwrap_or(pid)
+    }
+
+    fn place(&self, Descriptor { pid, fd }: Descriptor) -> Descriptor {
+        let pid = self.task(pid);
+        Descriptor { pid, fd }
     }
 
     pub(super) fn calls(&self) -> Calls {
@@ -47,7 +66,7 @@ impl<'a> Kernel<'a> {
         if done % 4096 == 0 && total > 0 {
             self.tell(Progress::Sorting { done, total });
         }
-        kcmp::files(a, b)
+        kcmp::files(self.place(a), self.place(b))
     }
 
     pub(super) fn epoll_tfd(
@@ -57,12 +76,12 @@ impl<'a> Kernel<'a> {
         slot: Slot,
     ) -> io::Result<Ordering> {
         self.count(|calls| calls.epoll_tfd += 1);
-        kcmp::epoll_tfd(descriptor, pid, slot)
+        kcmp::epoll_tfd(self.place(descriptor), self.task(pid), slot)
     }
 
     pub(super) fn compare_tables(&self, pid1: i32, pid2: i32) -> io::Result<Ordering> {
         self.count(|calls| calls.tables += 1);
-        kcmp::compare(Resource::Files, pid1, pid2)
+        kcmp::compare(Resource::Files, self.task(pid1), self.task(pid2))
     }
 
     /// Whether kcmp(2) may be asked about a process.

@@ -57,20 +57,41 @@ pub struct Resolved {
     pub owner: Owner,
     /// What descriptor tfd means.
     pub tfd_state: TfdState,
+    /// How many descriptors have its file, those that are named included; `None` if
+    /// there may be more than were found.
+    pub owners_total: Option<usize>,
+    /// Descriptors tfd of processes that have the epoll instance, and there mean
+    /// another file: at most [`STALE`](Self::STALE).
+    pub stale_at: Vec<Descriptor>,
+    /// How many such descriptors there are.
+    pub stale_total: usize,
     /// The target was added, or took the place of another, during the search.
     pub changed: bool,
+    /// The owner was guessed from the numbers of descriptors and inodes.
+    pub guessed: bool,
 }
 
 impl Resolved {
+    /// How many descriptors that mean another file are named.
+    pub const STALE: usize = 4;
+
     /// Whether no process was found to have the file open, so that events arrive
     /// for a descriptor that is closed.
     pub fn is_orphaned(&self) -> bool {
         self.owner == Owner::Orphaned
     }
 
-    /// Whether descriptor tfd means another file now.
+    /// Whether descriptor tfd means another file now, in any process that has the epoll
+    /// instance.
     pub fn is_stale(&self) -> bool {
-        matches!(self.tfd_state, TfdState::Other(_))
+        self.stale_total > 0 || matches!(self.tfd_state, TfdState::Other(_))
+    }
+
+    /// Whether the target cannot be removed any more: epoll_ctl(2) takes tfd and the
+    /// file together, and in no process that has the instance does tfd mean the file.
+    /// The target stays as long as something has the file open.
+    pub fn is_stuck(&self) -> bool {
+        matches!(self.owner, Owner::Others(_) | Owner::Orphaned)
     }
 }
 
@@ -91,6 +112,9 @@ pub struct Instance {
     pub also: Vec<Descriptor>,
     /// Its targets, in the order in which the kernel lists them.
     pub targets: Vec<Resolved>,
+    /// Why the list of targets could not be compared with what fdinfo shows, which
+    /// waits for the mutex of the instance.
+    pub unconfirmed: Option<String>,
 }
 
 /// A process or an epoll instance that could not be inspected.
@@ -107,6 +131,19 @@ pub struct Skipped {
 }
 
 impl Skipped {
+    /// Whether the process or the instance was there and has ended meanwhile, or was
+    /// closed: that is no failure.
+    pub fn has_ended(&self) -> bool {
+        let closed = self.error.kind() == io::ErrorKind::NotFound && self.efd.is_some();
+        closed || self.error.raw_os_error() == Some(libc::ESRCH)
+    }
+
+    /// Whether the mutex of the instance is held, so that whoever asked about its
+    /// targets would wait for as long.
+    pub fn is_held(&self) -> bool {
+        crate::reader::is_held(&self.error)
+    }
+
     /// Whether it is an instance of a process that may be inspected.
     pub(super) fn is_refused_instance(&self) -> bool {
         self.efd.is_some() && self.error.kind() == io::ErrorKind::PermissionDenied
@@ -142,8 +179,22 @@ pub struct Report {
     pub descriptors: usize,
     /// How many calls of kcmp(2) were made.
     pub calls: Calls,
-    /// The method that was used: [`Method::Kcmp`] or [`Method::Bpf`].
+    /// The method that was used.
     pub method: Method,
     /// Why [`Method::Auto`] did not use BPF.
     pub no_bpf: Option<io::Error>,
+    /// Why [`Method::Auto`] did not use kcmp(2) either.
+    pub no_kcmp: Option<io::Error>,
+    /// Why not all processes could be seen: then nobody can say that a target is
+    /// orphaned.
+    pub partial: Option<String>,
+}
+
+impl Report {
+    /// Whether all that was asked for could be inspected.
+    pub fn is_complete(&self) -> bool {
+        self.partial.is_none()
+            && self.skipped.iter().all(Skipped::has_ended)
+            && self.instances.iter().all(|i| i.unconfirmed.is_none())
+    }
 }

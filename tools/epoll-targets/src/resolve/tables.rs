@@ -59,7 +59,7 @@ impl<D> Tables<D> {
         self.list.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Table<D>> {
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Table<D>> {
         self.list.iter()
     }
 

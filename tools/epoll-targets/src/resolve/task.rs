@@ -56,6 +56,9 @@ pub(super) struct Task {
     /// `None` as long as it is not known.
     pub(super) owner: Option<Owner>,
     pub(super) tfd_state: TfdState,
+    /// See [`Resolved`].
+    pub(super) owners_total: Option<usize>,
+    pub(super) stale_at: Vec<Descriptor>,
 }
 
 impl Task {
@@ -65,15 +68,27 @@ impl Task {
             target,
             owner: None,
             tfd_state: TfdState::Closed,
+            owners_total: None,
+            stale_at: Vec::new(),
         }
     }
 
-    pub(super) fn done(self, changed: bool) -> Resolved {
+    pub(super) fn done(mut self, changed: bool) -> Resolved {
+        let stale_total = self.stale_at.len();
+        self.stale_at.truncate(Resolved::STALE);
+        let owners_total = match self.owner {
+            Some(Owner::Orphaned) => Some(0),
+            _ => self.owners_total,
+        };
         Resolved {
             target: self.target,
             owner: self.owner.unwrap_or(Owner::Unknown),
             tfd_state: self.tfd_state,
+            owners_total,
+            stale_at: self.stale_at,
+            stale_total,
             changed,
+            guessed: false,
         }
     }
 }
@@ -105,6 +120,7 @@ pub(super) fn report(
             id: watched.id,
             also: watched.descriptors[1..].to_vec(),
             targets,
+            unconfirmed: None,
         });
     }
     Report { skipped, ..report }

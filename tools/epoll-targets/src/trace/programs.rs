@@ -2,6 +2,7 @@
 
 //! The BPF programs of `bpf/trace.bpf.c` and their records.
 
+use crate::resolve::libbpf::{Aligned, quiet};
 use libbpf_rs::{
     ErrorKind, Iter, Link, MapCore as _, MapFlags, MapHandle, Object, ObjectBuilder, RingBuffer,
     RingBufferBuilder,
@@ -12,13 +13,8 @@ use std::io::{self, Read as _};
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
-
-/// The object that build.rs compiled; libelf needs it aligned.
-#[repr(C, align(8))]
-struct Aligned<T: ?Sized>(T);
 
 static PROGRAMS: &Aligned<[u8]> =
     &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o")));
@@ -191,18 +187,6 @@ pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -
         };
         io::Error::new(kind, BpfError { what, source })
     }
-}
-
-/// Held while the print function of libbpf, which is global, is replaced.
-static PRINT: Mutex<()> = Mutex::new(());
-
-/// Runs what would print errors on standard error, besides returning them.
-fn quiet<T>(run: impl FnOnce() -> T) -> T {
-    let _alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
-    let print = libbpf_rs::set_print(None);
-    let result = run();
-    libbpf_rs::set_print(print);
-    result
 }
 
 /// Checks what can be said better than libbpf does.

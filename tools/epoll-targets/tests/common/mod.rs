@@ -31,9 +31,16 @@ pub fn method() -> Method {
     match std::env::var("EPOLL_RESOLVER").as_deref() {
         Ok("kcmp") => Method::Kcmp,
         Ok("bpf") => Method::Bpf,
+        Ok("walk") => Method::Walk,
         Ok(other) => panic!("EPOLL_RESOLVER={other}?"),
         Err(_) => Method::Auto,
     }
+}
+
+/// Whether that is the resolver that walks.
+pub fn walks() -> bool {
+    let report = resolver([pid()]).resolve();
+    report.is_ok_and(|report| report.method == Method::Walk)
 }
 
 pub fn resolver(pids: impl IntoIterator<Item = i32>) -> Resolver<'static> {

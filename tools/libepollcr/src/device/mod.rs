@@ -42,6 +42,26 @@ fn too_many() -> Errno {
     Errno::NOMEM
 }
 
+/// Reads a list of unknown length. `read` reads it into the array, and returns what the
+/// device did, how long the list is, and what else it said.
+fn read_list<T: Clone + Default, R>(
+    mut read: impl FnMut(&mut [T]) -> (rustix::io::Result<i32>, u64, R),
+) -> rustix::io::Result<(Vec<T>, R)> {
+    let mut list = room(0)?;
+    for _ in 0..ATTEMPTS {
+        let (result, count, rest) = read(&mut list);
+        match result {
+            Err(Errno::NOSPC) => list = room(count)?,
+            result => {
+                result?;
+                list.truncate(usize::try_from(count).map_err(|_| too_many())?);
+                return Ok((list, rest));
+            }
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
 /// An array for `count` elements, and some that may be added meanwhile.
 fn room<T: Clone + Default>(count: u64) -> rustix::io::Result<Vec<T>> {
     let count = usize::try_from(count).map_err(|_| too_many())?;
@@ -75,27 +95,14 @@ impl Device {
     /// - `ESTALE`: `efd` was closed meanwhile, or refers to another instance
     /// - `EAGAIN`: the list grows faster than it can be read
     pub fn snapshot(&self, process: Process<'_>, efd: u32) -> rustix::io::Result<Snapshot> {
-        let mut room = room::<abi::Item>(0)?;
-        for _ in 0..ATTEMPTS {
-            let mut call = Call::snapshot(process, efd, &mut room);
+        let (items, id) = read_list::<abi::Item, _>(|items| {
+            let mut call = Call::snapshot(process, efd, items);
             let result = call.run(self);
-            let abi::Snapshot {
-                count, epoll_id, ..
-            } = *call.argument();
-            match result {
-                Err(Errno::NOSPC) => {
-                    room = self::room(count)?;
-                    continue;
-                }
-                result => result?,
-            };
-            room.truncate(usize::try_from(count).map_err(|_| too_many())?);
-            return Ok(Snapshot {
-                id: epoll_id,
-                items: room.iter().map(Item::from).collect(),
-            });
-        }
-        Err(Errno::AGAIN)
+            let said = call.argument();
+            (result, said.count, said.epoll_id)
+        })?;
+        let items = items.iter().map(Item::from).collect();
+        Ok(Snapshot { id, items })
     }
 
     /// Lists all descriptors of the process.
@@ -105,25 +112,14 @@ impl Device {
     /// - `ESTALE`: the process has another descriptor table by now
     /// - `EAGAIN`: the table grows faster than it can be read
     pub fn files(&self, process: Process<'_>) -> rustix::io::Result<Table> {
-        let mut room = room::<abi::Fd>(0)?;
-        for _ in 0..ATTEMPTS {
-            let mut call = Call::files(process, &mut room);
+        let (fds, id) = read_list::<abi::Fd, _>(|fds| {
+            let mut call = Call::files(process, fds);
             let result = call.run(self);
-            let abi::Files { count, table, .. } = *call.argument();
-            match result {
-                Err(Errno::NOSPC) => {
-                    room = self::room(count)?;
-                    continue;
-                }
-                result => result?,
-            };
-            room.truncate(usize::try_from(count).map_err(|_| too_many())?);
-            return Ok(Table {
-                id: table,
-                descriptors: room.iter().map(Descriptor::from).collect(),
-            });
-        }
-        Err(Errno::AGAIN)
+            let said = call.argument();
+            (result, said.count, said.table)
+        })?;
+        let descriptors = fds.iter().map(Descriptor::from).collect();
+        Ok(Table { id, descriptors })
     }
 
     /// Returns the identity of a task's descriptor table, [`Table::id`], without its

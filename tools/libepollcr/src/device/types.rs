@@ -204,14 +204,14 @@ impl From<&abi::Fd> for Descriptor {
     }
 }
 
-/// The owner of a file; `EPROTO` if it is of a kind that is not known here.
+/// The owner of a file; `EPROTO` if its kind is not known here, or its id is not one.
 fn owner(file: &abi::File) -> rustix::io::Result<Option<Owner>> {
     if file.owner_pid == 0 && file.owner_signal == 0 {
         return Ok(None);
     }
     Ok(Some(Owner {
         kind: OwnerKind::from_raw(file.owner_type).ok_or(Errno::PROTO)?,
-        id: file.owner_pid,
+        id: i32::try_from(file.owner_pid).map_err(|_| Errno::PROTO)?,
         signal: file.owner_signal,
     }))
 }

@@ -3,9 +3,10 @@
 //! Targets of epoll instances, and messages in sockets, with the files that they lead to.
 
 use super::table::{AT_ONCE, Dumper, Source};
-use super::{Error, Progress, Result, While, socket};
+use super::{Error, Result, While, socket};
 use crate::device::{self, Process, Snapshot};
 use crate::image::{Item, Kind, Message};
+use crate::types::Progress;
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -68,8 +69,8 @@ impl Dumper<'_, '_> {
             Err(Errno::PERM) => {
                 let file = self.image.files.len() as u32;
                 self.unknown(
-                    "no process has a descriptor for it, and the process did not open it, or \
-                     opened it with other credentials: only root may fetch it",
+                    "no process of the dump has a descriptor for it: only root may fetch it, and \
+                     not from within a container",
                 );
                 self.index.insert(item.file, file);
                 return Ok(Some(file));

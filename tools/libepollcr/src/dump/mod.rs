@@ -21,6 +21,7 @@ pub use stopped::{Runs, running_thread};
 
 use crate::device::{Device, Process};
 use crate::image::{Image, Origin};
+use crate::types::Progress;
 use epoll_targets::pidfd::PidFd;
 use epoll_targets::proc::{self, is_no_process};
 use rustix::io::Errno;
@@ -71,26 +72,6 @@ impl<T, E: Into<io::Error>> While<T> for std::result::Result<T, E> {
             source: error.into(),
         })
     }
-}
-
-/// The progress of a dump.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Progress {
-    /// The open files of the descriptor table are inspected.
-    Files {
-        /// How many files were inspected.
-        done: usize,
-        /// How many there are.
-        total: usize,
-    },
-    /// The targets of one epoll instance are looked up.
-    Items {
-        /// How many targets of this instance were looked up.
-        done: usize,
-        /// How many it has.
-        total: usize,
-    },
 }
 
 /// A dump: its options, then [`make`](Self::make).
@@ -148,7 +129,9 @@ impl<'a> Dump<'a> {
         self
     }
 
-    /// Calls `tell` from time to time with the progress.
+    /// Calls `tell` from time to time with the progress: first with the files of the
+    /// descriptor table that were inspected, then with the targets that were looked up, for
+    /// each epoll instance.
     #[must_use]
     pub fn on_progress(mut self, tell: impl FnMut(Progress) + 'a) -> Self {
         self.progress = Box::new(tell);
@@ -178,7 +161,7 @@ impl<'a> Dump<'a> {
         let uname = rustix::system::uname();
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let origin = Origin {
-            pid: pid.unsigned_abs(),
+            pid,
             command,
             kernel: uname.release().to_string_lossy().into_owned(),
             time: time.map_or(0, |time| time.as_secs()),

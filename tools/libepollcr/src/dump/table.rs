@@ -2,10 +2,10 @@
 
 //! The descriptor table, and what is known of each open file.
 
-use super::{Dump, Error, Progress, Result, While, fdinfo};
+use super::{Dump, Error, Result, While, fdinfo};
 use crate::device::{ByIdentity, Description, Device, Process};
 use crate::image::{Descriptor, Image, Kind, OpenFile, Origin, check_alone};
-use crate::types::{DeviceNumber, PipeEnds};
+use crate::types::{DeviceNumber, PipeEnds, Progress};
 use epoll_targets::pidfd::PidFd;
 use std::collections::{HashMap, VecDeque};
 use std::fs;

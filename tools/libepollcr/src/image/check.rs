@@ -106,6 +106,9 @@ impl Image {
         ensure(self.files.len() <= i32::MAX as usize, || {
             "it has more files than descriptors can refer to".into()
         })?;
+        ensure(self.origin.pid >= 0, || {
+            format!("{} is not the id of a process", self.origin.pid)
+        })?;
         self.check_descriptors()?;
         for (index, pipe) in self.pipes.iter().enumerate() {
             check_pipe(pipe).map_err(|error| Invalid(format!("pipe {index}: {error}")))?;
@@ -228,6 +231,7 @@ pub(crate) fn check_alone(file: &OpenFile) -> Result {
         ensure(owner.signal <= 64, || {
             format!("{} is not a signal", owner.signal)
         })?;
+        ensure(owner.id >= 0, || format!("{} is not an id", owner.id))?;
     }
     let path = matches!(file.kind, Kind::Path { .. } | Kind::Other { .. });
     ensure(path || !file.is_path_only(), || {

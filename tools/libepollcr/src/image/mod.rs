@@ -47,9 +47,9 @@ pub struct Image {
 #[cbor(map)]
 #[non_exhaustive]
 pub struct Origin {
-    /// The process ID, in the namespace of the dump.
+    /// The process ID, in the namespace of the dump; never negative.
     #[n(0)]
-    pub pid: u32,
+    pub pid: i32,
     /// The name of the process: `/proc/PID/comm`.
     #[n(1)]
     pub command: String,

@@ -2,10 +2,11 @@
 
 //! Makes the files of an image, and gives them their descriptors.
 
-use super::{Error, Parking, Progress, Restored, make, plan};
+use super::{Error, Parking, Restored, make, plan};
 use crate::device::{Add, Device};
 use crate::image::{Image, Kind, Peer};
 use crate::sys;
+use crate::types::Progress;
 use rustix::event::epoll;
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -16,6 +16,7 @@ pub use plan::Problem;
 
 use crate::device::{Device, RestoreError};
 use crate::image::Image;
+use crate::types::Progress;
 use maker::Maker;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -74,26 +75,6 @@ fn targets(tfd: &Option<u32>) -> String {
         Some(tfd) => format!("target for descriptor {tfd}"),
         None => "targets".into(),
     }
-}
-
-/// The progress of a restore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Progress {
-    /// The files of the image are made.
-    Files {
-        /// How many files were made.
-        done: usize,
-        /// How many there are.
-        total: usize,
-    },
-    /// Targets are added to epoll instances.
-    Items {
-        /// How many targets were added, in all instances.
-        done: usize,
-        /// How many there are.
-        total: usize,
-    },
 }
 
 /// A restore: its options, then [`run`](Self::run).

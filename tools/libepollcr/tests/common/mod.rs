@@ -40,20 +40,8 @@ pub fn socket(peer: Peer) -> Socket {
     Socket::new(SocketKind::Stream, peer, buffers)
 }
 
-/// All of it can be restored, except the targets of epoll instances, for which the device
-/// is needed. Nothing else has its descriptors.
-pub fn image() -> Image {
-    let mut timer = Timer::new(Clock::Monotonic);
-    timer.value = Duration::new(3600, 5);
-    timer.interval = Duration::from_secs(60);
-    let message = Message {
-        data: Bytes(b"with a file".to_vec()),
-        files: vec![0, 3],
-    };
-    let mut with_message = socket(Peer::File(6));
-    with_message.queue = vec![message];
-    let position = 17;
-    let items = vec![
+fn items() -> Vec<Item> {
+    vec![
         Item {
             tfd: 700,
             file: 0,
@@ -68,13 +56,19 @@ pub fn image() -> Image {
             data: 1,
             ready: false,
         },
-    ];
-    // No receiver: a signal might end a test.
-    let owner = Some(Owner {
-        kind: OwnerKind::Process,
-        id: 0,
-        signal: 10,
-    });
+    ]
+}
+
+fn files() -> Vec<OpenFile> {
+    let mut timer = Timer::new(Clock::Monotonic);
+    timer.value = Duration::new(3600, 5);
+    timer.interval = Duration::from_secs(60);
+    let message = Message {
+        data: Bytes(b"with a file".to_vec()),
+        files: vec![0, 3],
+    };
+    let mut with_message = socket(Peer::File(6));
+    with_message.queue = vec![message];
     let mut files = vec![
         file(Kind::Pipe { pipe: 0 }, libc::O_RDONLY | libc::O_NONBLOCK),
         file(Kind::Pipe { pipe: 0 }, libc::O_WRONLY),
@@ -96,12 +90,12 @@ pub fn image() -> Image {
         file(
             Kind::Path {
                 place: place("/etc/passwd"),
-                position,
+                position: 17,
             },
             libc::O_RDONLY,
         ),
         file(Kind::Epoll { items: Vec::new() }, libc::O_RDWR),
-        file(Kind::Epoll { items }, libc::O_RDWR),
+        file(Kind::Epoll { items: items() }, libc::O_RDWR),
         file(
             Kind::Path {
                 place: place("/dev/null"),
@@ -111,8 +105,21 @@ pub fn image() -> Image {
         ),
         file(Kind::Socket(socket(Peer::Nobody)), libc::O_RDWR),
     ];
+    // No receiver: a signal might end a test.
+    let owner = Some(Owner {
+        kind: OwnerKind::Process,
+        id: 0,
+        signal: 10,
+    });
     files[5].owner = owner;
     files[8].opener = Some(Opener { uid: 0, gid: 0 });
+    files
+}
+
+/// All of it can be restored, except the targets of epoll instances, for which the device
+/// is needed. Nothing else has its descriptors.
+pub fn image() -> Image {
+    let files = files();
     let descriptors = (0..files.len() as u32)
         .filter(|&file| file != 3)
         .map(|file| Descriptor {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Programs that CRIU dumps and restores, and that say afterwards what became
-//! of their epoll sets.
+//! Programs that CRIU dumps and restores, and that report afterwards what became of their
+//! epoll instances.
 
 mod scenario;
 mod state;
-#[path = "../../criu/subject.rs"]
-mod subject;
 mod verify;
 mod world;
 
@@ -14,19 +12,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{alarm, pause, setsid};
+use guest_tests::limits::allow_descriptors;
+use guest_tests::signal;
+use guest_tests::subject::{Answer, Subject};
+use rustix::event::pause;
+use rustix::process::{Signal, setsid};
 
-use subject::{Answer, Subject};
-
-/// No process kills one that was left behind; it ends itself.
+/// After so many seconds it ends by itself, in case nobody ends it.
 const LIFETIME: u32 = 900;
 
-/// Besides its targets a subject has few descriptors.
+/// How many descriptors a subject may have besides its targets.
 const SPARE: u64 = 64;
-
-const NR_OPEN: &str = "/proc/sys/fs/nr_open";
 
 /// Programs for CRIU to dump.
 #[derive(Debug, Parser)]
@@ -38,7 +34,7 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Be dumped: write DIR/ready, and DIR/report after a SIGUSR1
+    /// Run a program to be dumped: write DIR/ready, and DIR/report after a SIGUSR1
     Run {
         scenario: String,
         #[arg(long, default_value_t = 100)]
@@ -46,14 +42,14 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
-    /// Be what was restored of one that ran: write DIR/report
+    /// Continue as the command of `epollcr restore`: write DIR/report
     Resume {
         #[arg(long)]
         dir: PathBuf,
     },
-    /// Print the seconds that `criu dump` takes with so many eventfd targets
+    /// Print how many seconds `criu dump` takes with so many eventfd targets
     BenchDump { targets: u32 },
-    /// Hold inherited descriptors until killed
+    /// Keep inherited descriptors open until killed
     #[command(hide = true)]
     Hold,
 }
@@ -76,9 +72,8 @@ fn main() -> Result<()> {
 fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
     // CRIU dumps sessions as a whole.
     setsid()?;
-    alarm::set(LIFETIME);
-    let verify = SigSet::from(Signal::SIGUSR1);
-    verify.thread_block()?;
+    signal::alarm(LIFETIME);
+    signal::block(Signal::USR1)?;
     allow_descriptors(u64::from(targets) + SPARE)?;
 
     let mut world = scenario::build(scenario, targets)?;
@@ -86,38 +81,24 @@ fn run(scenario: &str, targets: u32, dir: &Path) -> Result<()> {
     world.take_off()?;
     publish(dir, "state", &state::write(&world, &before))?;
     publish(dir, "ready", "")?;
-    // A restored process continues here.
-    verify.wait()?;
+    // A process that was restored continues here.
+    signal::wait(Signal::USR1)?;
     let report = verify::verify(&mut world, &before)?;
     publish(dir, "report", &report.to_string())
 }
 
-/// The descriptors have been restored, and nothing else.
+/// Verifies the descriptors; nothing else of the process was restored.
 fn resume(dir: &Path) -> Result<()> {
     let (mut world, before) = state::read(&fs::read_to_string(dir.join("state"))?)?;
     let report = verify::verify(&mut world, &before)?;
     publish(dir, "report", &report.to_string())
 }
 
-/// Make a file that is complete once it is there.
+/// Makes a file, which is complete as soon as it exists.
 fn publish(dir: &Path, name: &str, text: &str) -> Result<()> {
     let new = dir.join("new");
     fs::write(&new, text)?;
     fs::rename(new, dir.join(name)).with_context(|| format!("cannot publish '{name}'"))
-}
-
-fn allow_descriptors(wanted: u64) -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if wanted <= soft {
-        return Ok(());
-    }
-    let limit: u64 = fs::read_to_string(NR_OPEN)?.trim().parse()?;
-    if wanted > limit {
-        fs::write(NR_OPEN, wanted.to_string())
-            .with_context(|| format!("cannot raise {NR_OPEN}"))?;
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
-        .with_context(|| format!("cannot have {wanted} descriptors"))
 }
 
 fn bench_dump(targets: u32) -> Result<()> {

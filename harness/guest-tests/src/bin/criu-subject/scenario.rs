@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What can be dumped.
+//! The scenarios: what the program watches while it is dumped.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
-use nix::sys::signal::Signal;
-use nix::unistd::dup2_stdin;
 use rustix::event::epoll::EventFlags;
 use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::Signal;
+use rustix::stdio::dup2_stdin;
 
 use crate::world::{Mode, Source, World};
 
@@ -54,14 +54,14 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
     Ok(world)
 }
 
-/// A file of each kind, and one that is ready.
+/// A file of each kind; the last one is ready.
 fn plain(world: &mut World, set: usize) -> Result<()> {
     for source in [
         Source::counter()?,
         Source::pipe()?,
         Source::pair()?,
         Source::timer()?,
-        Source::signals(Signal::SIGUSR2)?,
+        Source::signals(Signal::USR2)?,
         Source::counter()?,
     ] {
         let source = world.source(source);
@@ -71,7 +71,7 @@ fn plain(world: &mut World, set: usize) -> Result<()> {
     world.fire(world.targets[world.ready[0]].source)
 }
 
-/// So many under one number, which is closed each time.
+/// So many targets of one number, which is closed each time.
 fn under(world: &mut World, set: usize, targets: u32, number: i32) -> Result<()> {
     for _ in 0..targets {
         let source = world.source(Source::counter()?);
@@ -80,7 +80,7 @@ fn under(world: &mut World, set: usize, targets: u32, number: i32) -> Result<()>
     Ok(())
 }
 
-/// A number that means another file by now, which is watched, too.
+/// A number that refers to another file by now, which is a target, too.
 fn reused(world: &mut World, set: usize) -> Result<()> {
     let first = world.source(Source::pipe()?);
     world.watch_under(set, first, 702)?;
@@ -89,7 +89,7 @@ fn reused(world: &mut World, set: usize) -> Result<()> {
     Ok(())
 }
 
-/// Sets in sets, and one that is in two.
+/// Nested epoll instances, one of which is in two others.
 fn nested(world: &mut World, outer: usize) -> Result<()> {
     let (middle, inner) = (world.set()?, world.set()?);
     let middle_source = world.source(Source::Set(middle));
@@ -104,8 +104,8 @@ fn nested(world: &mut World, outer: usize) -> Result<()> {
     Ok(())
 }
 
-/// One that has not reported, one that would, and one that has: it reports
-/// nothing until there is more to read.
+/// Edge-triggered targets: one that was not ready yet, one that will report, and one that
+/// has reported, which reports nothing until there is more to read.
 fn edge(world: &mut World, set: usize) -> Result<()> {
     let mut targets = Vec::new();
     for _ in 0..3 {
@@ -119,7 +119,7 @@ fn edge(world: &mut World, set: usize) -> Result<()> {
     Ok(())
 }
 
-/// Bits of all kinds.
+/// All kinds of events and flags.
 fn flags(world: &mut World, set: usize) -> Result<()> {
     for events in [
         EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP,
@@ -139,7 +139,7 @@ fn flags(world: &mut World, set: usize) -> Result<()> {
     Ok(())
 }
 
-/// Oneshots that have reported, one of them with its file still ready.
+/// Oneshot targets that have reported; the file of one is still ready.
 fn disarmed(world: &mut World, set: usize) -> Result<()> {
     for drained in [true, false] {
         let source = world.source(Source::counter()?);
@@ -153,12 +153,12 @@ fn disarmed(world: &mut World, set: usize) -> Result<()> {
     Ok(())
 }
 
-/// A file that a child has open, and we do not.
+/// A target whose file only a child has open.
 fn child(world: &mut World, set: usize) -> Result<()> {
     let (far, source) = Source::far_pipe()?;
     let source = world.source(source);
     world.watch_foreign(set, source, far.as_fd())?;
-    // It ends with our group.
+    // It is killed with our process group.
     Command::new(std::env::current_exe()?)
         .arg("hold")
         .stdin(Stdio::from(far))
@@ -166,7 +166,7 @@ fn child(world: &mut World, set: usize) -> Result<()> {
     Ok(())
 }
 
-/// Two sets, one of them on its way over a socket; alone, or with what it watches.
+/// Two epoll instances, one of them in flight, alone or together with its target.
 fn in_flight(world: &mut World, set: usize, both: bool) -> Result<()> {
     let flies = world.set()?;
     let mut source = 0;
@@ -178,7 +178,7 @@ fn in_flight(world: &mut World, set: usize, both: bool) -> Result<()> {
     Ok(())
 }
 
-/// A file that only our parent has open, besides ordinary ones.
+/// A target whose file only our parent has open, and an ordinary one.
 fn nobody(world: &mut World, set: usize) -> Result<()> {
     let source = world.source(Source::Lost);
     let held = fcntl_dupfd_cloexec(std::io::stdin(), 900)?;

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What a program knows of its descriptors, for another one that is given them.
+//! Passes what a program knows about its descriptors to the one that gets them.
 
 use std::fmt::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::{SigSet, Signal};
+use guest_tests::signal;
 use rustix::event::epoll::EventFlags;
+use rustix::process::Signal;
 
 use crate::world::{Mode, Shown, Source, World};
 
 const MODES: [Mode; 4] = [Mode::Level, Mode::Edge, Mode::Oneshot, Mode::Disarmed];
 
-/// A line a set, a source, a target, and what the kernel shows.
+/// Writes a line for each epoll instance, source, target, and target that fdinfo shows.
 pub fn write(world: &World, before: &[Vec<Shown>]) -> String {
     let mut text = String::new();
     let number = |fd: &OwnedFd| i64::from(fd.as_raw_fd());
@@ -34,7 +34,7 @@ pub fn write(world: &World, before: &[Vec<Shown>]) -> String {
             }
             Source::Pair { near, far } => line("pair", &[number(near), number(far)]),
             Source::Timer(fd) => line("timer", &[number(fd)]),
-            Source::Signals(fd, signal) => line("signals", &[number(fd), *signal as i64]),
+            Source::Signals(fd, signal) => line("signals", &[number(fd), signal.as_raw().into()]),
             Source::Set(set) => line("watched-set", &[*set as i64]),
             Source::Lost => line("lost", &[]),
         }
@@ -73,15 +73,13 @@ pub fn write(world: &World, before: &[Vec<Shown>]) -> String {
 fn inherited(number: i64) -> Result<OwnedFd> {
     let number = i32::try_from(number)?;
     ensure!(
-        // SAFETY: only looks whether it is open.
+        // SAFETY: this only checks whether it is open.
         unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0,
         "{number} is not open"
     );
-    // SAFETY: it is open, and each number stands in one place of what was
-    // written only.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl(&fd, FcntlArg::F_GETFL).with_context(|| format!("descriptor {number}"))?;
-    Ok(fd)
+    // SAFETY: it is open, and each number occurs only once in what was written, so that
+    // nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
@@ -98,7 +96,7 @@ pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
                 continue;
             }
             ("target", &[set, source, mode, events, data, owner]) => {
-                let mode = *MODES.get(mode as usize).context("no mode")?;
+                let mode = *MODES.get(mode as usize).context("there is no such mode")?;
                 let events = EventFlags::from_bits_retain(events as u32);
                 let owner = i32::try_from(owner).ok().filter(|&owner| owner >= 0);
                 world.add(
@@ -126,7 +124,10 @@ pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
                     events: events as u32,
                     data: data as u64,
                 };
-                before.get_mut(set as usize).context("no set")?.push(shown);
+                before
+                    .get_mut(set as usize)
+                    .context("there is no such epoll instance")?
+                    .push(shown);
                 continue;
             }
             ("counter", &[fd]) => Source::Counter(inherited(fd)?),
@@ -144,13 +145,14 @@ pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
             },
             ("timer", &[fd]) => Source::Timer(inherited(fd)?),
             ("signals", &[fd, signal]) => {
-                let signal = Signal::try_from(signal as i32)?;
-                SigSet::from(signal).thread_block()?;
+                let signal =
+                    Signal::from_named_raw(signal as i32).context("there is no such signal")?;
+                signal::block(signal)?;
                 Source::Signals(inherited(fd)?, signal)
             }
             ("watched-set", &[set]) => Source::Set(set as usize),
             ("lost", &[]) => Source::Lost,
-            _ => bail!("what is '{line}'?"),
+            _ => bail!("'{line}' is not a line of a state"),
         };
         world.source(source);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Whether everything is as it was: what the kernel shows of the sets, and what
-//! they report.
+//! Checks that everything is unchanged: what fdinfo shows of the epoll instances, and the
+//! events that they report.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -10,11 +10,11 @@ use rustix::event::epoll::EventFlags;
 
 use crate::world::{Mode, Shown, Source, World};
 
-/// How often something differed, by what it is.
+/// How often each kind of difference was found.
 #[derive(Debug, Default)]
 pub struct Report {
     counts: BTreeMap<&'static str, usize>,
-    /// Whose events have come, by their data.
+    /// The data of the targets whose events came.
     heard: HashSet<u64>,
 }
 
@@ -26,7 +26,7 @@ impl Report {
     }
 }
 
-/// Lines of the form `what N`, sorted; what there is none of is not in it.
+/// Lines of the form `what N`, sorted, without those that would be 0.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, n) in &self.counts {
@@ -36,7 +36,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compare with what was shown `before`, and make every target report.
+/// Compares fdinfo with what it showed `before`, and makes every target report.
 pub fn verify(world: &mut World, before: &[Vec<Shown>]) -> Result<Report> {
     world.land()?;
     let mut report = Report::default();
@@ -46,7 +46,7 @@ pub fn verify(world: &mut World, before: &[Vec<Shown>]) -> Result<Report> {
         compare(world, before, &after, &mut report);
     }
 
-    // What reported before, or had reported.
+    // Targets that were ready before.
     expect(world, &world.ready, &mut report)?;
     for source in 0..world.sources.len() {
         world.drain(source)?;
@@ -61,7 +61,7 @@ pub fn verify(world: &mut World, before: &[Vec<Shown>]) -> Result<Report> {
     Ok(report)
 }
 
-/// Each target has data of its own, which tells what became of it.
+/// Compares targets, which are told apart by their data.
 fn compare(world: &World, before: &[Shown], after: &[Shown], report: &mut Report) {
     let owners: HashMap<u64, _> = world.targets.iter().map(|t| (t.data, t.owner)).collect();
     let mut left: HashMap<u64, &Shown> = HashMap::new();
@@ -79,7 +79,7 @@ fn compare(world: &World, before: &[Shown], after: &[Shown], report: &mut Report
             report.count("other-events", 1);
         }
         if now.tfd != shown.tfd {
-            // A number that the file has is all that can be used then.
+            // It may be a descriptor that the file has, or an unrelated one.
             let found = owners.get(&shown.data).copied().flatten() == Some(now.tfd);
             report.count(
                 if found {
@@ -94,7 +94,7 @@ fn compare(world: &World, before: &[Shown], after: &[Shown], report: &mut Report
     report.count("added", left.len());
 }
 
-/// Make a source ready again and again, and see which of its targets report.
+/// Makes a source ready several times, and checks which of its targets report.
 fn exercise(world: &World, source: usize, report: &mut Report) -> Result<()> {
     let reached = world.reached_from(source);
     let of = |modes: &[Mode]| -> Vec<usize> {
@@ -115,7 +115,7 @@ fn exercise(world: &World, source: usize, report: &mut Report) -> Result<()> {
     world.fire(source)?;
     expect(world, &of(&[Mode::Level, Mode::Edge]), report)?;
 
-    // It reports once more if it is armed while its file is ready.
+    // A oneshot target that is armed while its file is ready reports once more.
     let oneshots = of(&[Mode::Oneshot, Mode::Disarmed]);
     for &target in &oneshots {
         world.arm(target)?;
@@ -126,8 +126,8 @@ fn exercise(world: &World, source: usize, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// See whether just these targets report, each to its set with its data and
-/// nothing but that it can be read.
+/// Checks that exactly these targets report, each to its epoll instance, with its data and
+/// EPOLLIN only.
 fn expect(world: &World, targets: &[usize], report: &mut Report) -> Result<()> {
     for set in world.each_set() {
         let mut due: Vec<u64> = targets

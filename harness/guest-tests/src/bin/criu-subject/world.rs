@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Epoll instances, their targets, and the events that make these ready.
+//! Epoll instances, their targets, and what makes these ready.
 
 use std::fs::{self, File};
 use std::io::{IoSlice, IoSliceMut};
@@ -7,8 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{SigSet, Signal, raise};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use guest_tests::signal;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
@@ -17,18 +16,19 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 
-/// More events than any set here has at one time.
+/// More events than any epoll instance here has at one time.
 const AT_ONCE: usize = 64;
 
 /// A file that can be made ready to be read.
 pub enum Source {
     Counter(OwnedFd),
-    /// Whether or not the end to be read is ours.
+    /// `read` is `None` if another process has that end.
     Pipe {
         read: Option<OwnedFd>,
         write: OwnedFd,
@@ -39,9 +39,9 @@ pub enum Source {
     },
     Timer(OwnedFd),
     Signals(OwnedFd, Signal),
-    /// Ready when a target of that set is.
+    /// An epoll instance, which is ready when one of its targets is.
     Set(usize),
-    /// Nothing of it is ours.
+    /// A file that we do not have open.
     Lost,
 }
 
@@ -51,7 +51,7 @@ impl Source {
         Ok(Self::Counter(eventfd(0, flags)?))
     }
 
-    /// One that has the first free number from `number` on.
+    /// A counter with the first descriptor that is free from `number` on.
     pub fn counter_from(number: RawFd) -> Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self::Counter(fcntl_dupfd_cloexec(fd, number)?))
@@ -65,7 +65,7 @@ impl Source {
         })
     }
 
-    /// The end to be read of a pipe, and the other one.
+    /// The read end of a pipe, and a source that has only the write end.
     pub fn far_pipe() -> Result<(OwnedFd, Self)> {
         let (far, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok((far, Self::Pipe { read: None, write }))
@@ -89,13 +89,10 @@ impl Source {
     }
 
     pub fn signals(signal: Signal) -> Result<Self> {
-        let signals = SigSet::from(signal);
-        signals.thread_block()?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self::Signals(
-            SignalFd::with_flags(&signals, flags)?.into(),
-            signal,
-        ))
+        signal::block(signal)?;
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        let fd = signal::signalfd(&[signal], flags)?;
+        Ok(Self::Signals(fd, signal))
     }
 
     fn fire(&self) -> Result<()> {
@@ -114,13 +111,13 @@ impl Source {
                 };
                 timerfd_settime(fd, TimerfdTimerFlags::empty(), &soon)?;
             }
-            Self::Signals(_, signal) => raise(*signal)?,
-            Self::Set(_) | Self::Lost => bail!("this cannot be made ready by itself"),
+            Self::Signals(_, signal) => signal::raise(*signal)?,
+            Self::Set(_) | Self::Lost => bail!("it cannot be made ready directly"),
         }
         Ok(())
     }
 
-    /// Read all that there is; whether that could be done.
+    /// Reads everything; false if we do not have the file open.
     fn drain(&self, sets: &[OwnedFd]) -> Result<bool> {
         let fd = match self {
             Self::Set(_) => return Ok(true),
@@ -139,7 +136,7 @@ impl Source {
         }
     }
 
-    /// The watched files.
+    /// The watched file; `None` if we do not have it open.
     fn fd<'a>(&'a self, sets: &'a [OwnedFd]) -> Option<BorrowedFd<'a>> {
         match self {
             Self::Counter(fd) | Self::Timer(fd) | Self::Signals(fd, _) => Some(fd.as_fd()),
@@ -157,7 +154,7 @@ pub enum Mode {
     Level,
     Edge,
     Oneshot,
-    /// A oneshot that has reported.
+    /// A oneshot target that has reported.
     Disarmed,
 }
 
@@ -167,11 +164,11 @@ pub struct Target {
     pub mode: Mode,
     pub events: EventFlags,
     pub data: u64,
-    /// Where the file has been open since, which is where CRIU finds it.
+    /// The descriptor that the file stays open as, by which CRIU finds it.
     pub owner: Option<RawFd>,
 }
 
-/// A target as the kernel shows it.
+/// A target as fdinfo shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shown {
     pub tfd: RawFd,
@@ -186,14 +183,13 @@ pub struct World {
     pub targets: Vec<Target>,
     /// The targets of each source.
     watched_by: Vec<Vec<usize>>,
-    /// The sources that each set is.
+    /// The sources that are each epoll instance.
     watched_as: Vec<Vec<usize>>,
-    /// Targets that report as the world is.
+    /// Targets that are ready when the world was built.
     pub ready: Vec<usize>,
-    /// A set that is to be on its way over a socket while the world is dumped, and a
-    /// counter beside it.
+    /// An epoll instance to be in flight during the dump, and a counter to be sent with it.
     pub flies: Option<(usize, Option<usize>)>,
-    /// Where it arrives, and where it was sent from.
+    /// The socket that it arrives at, and the one that it was sent from.
     pub flight: Option<(OwnedFd, OwnedFd)>,
 }
 
@@ -208,7 +204,7 @@ impl World {
         self.sets.len() - 1
     }
 
-    /// Sends the set that is to fly, and has it no more.
+    /// Sends the epoll instance that is to be in flight, and closes it here.
     pub fn take_off(&mut self) -> Result<()> {
         let Some((set, source)) = self.flies else {
             return Ok(());
@@ -218,7 +214,7 @@ impl World {
         if let Some(source) = source {
             match std::mem::replace(&mut self.sources[source], Source::Counter(nothing()?)) {
                 Source::Counter(fd) => fds.push(fd),
-                _ => bail!("only counters fly"),
+                _ => bail!("only counters can be in flight"),
             }
         }
         let flags = SocketFlags::CLOEXEC;
@@ -245,15 +241,15 @@ impl World {
         recvmsg(&near, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-                self.sets[set] = fds.next().context("no set has landed")?;
+                self.sets[set] = fds.next().context("no epoll instance was received")?;
                 if let Some(source) = source {
-                    let fd = fds.next().context("no counter has landed")?;
+                    let fd = fds.next().context("no counter was received")?;
                     self.sources[source] = Source::Counter(fd);
                 }
                 return Ok(());
             }
         }
-        bail!("nothing has landed")
+        bail!("nothing was received")
     }
 
     pub fn source(&mut self, source: Source) -> usize {
@@ -266,7 +262,7 @@ impl World {
         index
     }
 
-    /// Watch a source by the number that it has.
+    /// Adds a source by the descriptor that it has.
     pub fn watch(&mut self, set: usize, source: usize, mode: Mode) -> Result<usize> {
         self.watch_for(set, source, mode, EventFlags::IN)
     }
@@ -278,16 +274,20 @@ impl World {
         mode: Mode,
         events: EventFlags,
     ) -> Result<usize> {
-        let fd = self.sources[source].fd(&self.sets).context("not ours")?;
+        let fd = self.sources[source]
+            .fd(&self.sets)
+            .context("the file is not open here")?;
         let owner = fd.as_raw_fd();
         let (events, data) = self.plan(mode, events);
         epoll::add(&self.sets[set], fd, EventData::new_u64(data), events)?;
         Ok(self.add(set, source, mode, events, data, Some(owner)))
     }
 
-    /// Watch a source by a number that does not last.
+    /// Adds a source by a number that is closed afterwards.
     pub fn watch_under(&mut self, set: usize, source: usize, number: RawFd) -> Result<usize> {
-        let fd = self.sources[source].fd(&self.sets).context("not ours")?;
+        let fd = self.sources[source]
+            .fd(&self.sets)
+            .context("the file is not open here")?;
         let owner = fd.as_raw_fd();
         let numbered = fcntl_dupfd_cloexec(fd, number)?;
         ensure!(numbered.as_raw_fd() == number, "{number} is taken");
@@ -296,7 +296,7 @@ impl World {
         Ok(self.add(set, source, Mode::Level, events, data, Some(owner)))
     }
 
-    /// Watch a file that another process has open, as of now.
+    /// Adds a file that only another process will have open.
     pub fn watch_foreign(
         &mut self,
         set: usize,
@@ -308,7 +308,7 @@ impl World {
         Ok(self.add(set, source, Mode::Level, events, data, None))
     }
 
-    /// The events to ask for, and data that no other target has.
+    /// The events to add a target with, and data that no other target has.
     fn plan(&self, mode: Mode, events: EventFlags) -> (EventFlags, u64) {
         let mode = match mode {
             Mode::Level => EventFlags::empty(),
@@ -349,7 +349,7 @@ impl World {
         self.sources[source].drain(&self.sets)
     }
 
-    /// Arm a oneshot that has reported.
+    /// Arms a oneshot target that has reported.
     pub fn arm(&self, target: usize) -> Result<()> {
         let Target {
             set,
@@ -358,7 +358,9 @@ impl World {
             data,
             ..
         } = self.targets[target];
-        let fd = self.sources[source].fd(&self.sets).context("not ours")?;
+        let fd = self.sources[source]
+            .fd(&self.sets)
+            .context("the file is not open here")?;
         Ok(epoll::modify(
             &self.sets[set],
             fd,
@@ -367,8 +369,8 @@ impl World {
         )?)
     }
 
-    /// The targets that a source makes ready: those of it, and those of sets
-    /// which have one.
+    /// The targets that a source makes ready: its own, and epoll instances that have one of
+    /// these.
     pub fn reached_from(&self, source: usize) -> Vec<usize> {
         let mut reached = Vec::new();
         let mut sources = vec![source];
@@ -381,8 +383,8 @@ impl World {
         reached
     }
 
-    /// The events that a set reports, with their data. Waits a while for one if
-    /// there should be some.
+    /// The events that an epoll instance reports, with their data. Waits a second for the
+    /// first if there should be some.
     pub fn collect(&self, set: usize, some: bool) -> Result<Vec<(u64, u32)>> {
         let patience = Timespec {
             tv_sec: some.into(),
@@ -404,7 +406,7 @@ impl World {
         0..self.sets.len()
     }
 
-    /// What the kernel shows of each set.
+    /// The targets of each epoll instance, as fdinfo shows them.
     pub fn snapshot(&self) -> Result<Vec<Vec<Shown>>> {
         self.sets.iter().map(|set| shown(set.as_raw_fd())).collect()
     }

@@ -59,6 +59,7 @@ impl ByBpf<'_> {
     pub(super) fn settle(&mut self, after_all: bool) {
         let index = self.index(self.open_targets().map(|(_, target)| target));
         let mut found = Vec::new();
+        let after_all = after_all && self.sees_all();
         for (watched, target) in self.open_targets() {
             if let Some(at_tfd) = Self::at_tfd(watched, target, &index) {
                 let (same, asked) = self.verified(target, vec![at_tfd]);

@@ -4,19 +4,15 @@
 
 use crate::descriptor::Descriptor;
 use crate::fdinfo::{Events, Inode, Target};
-use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder};
-use libbpf_sys::{BPF_TRACE_ITER, bpf_iter_link_info, bpf_link_create_opts};
+use crate::resolve::libbpf::{self, Aligned, from_libbpf};
+use libbpf_rs::{MapCore as _, MapFlags, Object};
+use libbpf_sys::bpf_iter_link_info;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
-
-/// The object that build.rs compiled; libelf needs it aligned.
-#[repr(C, align(8))]
-struct Aligned<T: ?Sized>(T);
 
 static PROGRAMS: &Aligned<[u8]> =
     &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/targets.bpf.o")));
@@ -24,9 +20,6 @@ static PROGRAMS: &Aligned<[u8]> =
 /// In how many processes that have an instance tfd is checked: `MAX_HOMES`. This is
 /// done for each target, with the mutex of the instance held.
 pub(super) const MAX_HOMES: usize = 16;
-
-/// Held while the print function of libbpf, which is global, is replaced.
-static PRINT: Mutex<()> = Mutex::new(());
 
 /// The size of a read: more than the kernel fills at a time.
 const BUFFER: usize = 1 << 16;
@@ -135,23 +128,6 @@ pub(super) struct Programs {
     object: Object,
 }
 
-/// An error of libbpf.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-struct BpfError {
-    what: &'static str,
-    source: libbpf_rs::Error,
-}
-
-fn from_libbpf(what: &'static str, source: libbpf_rs::Error) -> io::Error {
-    let kind = match source.kind() {
-        libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
-        libbpf_rs::ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
-        _ => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, BpfError { what, source })
-}
-
 /// Checks what the programs need.
 fn check() -> io::Result<()> {
     let unsupported = |why| Err(io::Error::new(io::ErrorKind::Unsupported, why));
@@ -175,67 +151,32 @@ fn room() -> io::Result<u32> {
 impl Programs {
     pub(super) fn load() -> io::Result<Self> {
         check()?;
-        let failed = |error| from_libbpf("cannot load the BPF programs", error);
         let room = room()?;
-        // libbpf would print the error on standard error, too.
-        let alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
-        let print = libbpf_rs::set_print(None);
-        let object = ObjectBuilder::default()
-            .open_memory(&PROGRAMS.0)
-            .and_then(|mut object| {
-                for mut map in object.maps_mut() {
-                    if ["files", "tables"].map(OsStr::new).contains(&map.name()) {
-                        map.set_max_entries(room)?;
-                    }
-                }
-                object.load()
-            });
-        libbpf_rs::set_print(print);
-        drop(alone);
-        Ok(Self {
-            object: object.map_err(failed)?,
-        })
-    }
-
-    fn map(&self, name: &str) -> io::Result<libbpf_rs::Map<'_>> {
-        let map = self.object.maps().find(|map| map.name() == name);
-        map.ok_or_else(|| io::Error::other(format!("there is no BPF map {name}")))
+        let object = libbpf::load(&PROGRAMS.0, |map| {
+            if ["files", "tables"].map(OsStr::new).contains(&map.name()) {
+                map.set_max_entries(room)?;
+            }
+            Ok(())
+        })?;
+        Ok(Self { object })
     }
 
     fn control(&self) -> io::Result<Control> {
-        let control = self.map("control")?.lookup(&Control::KEY, MapFlags::ANY);
+        let control = libbpf::map(&self.object, "control")?.lookup(&Control::KEY, MapFlags::ANY);
         let control = control.map_err(|error| from_libbpf("cannot read a BPF map", error))?;
         let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
         Ok(control.unwrap_or_default())
     }
 
     fn set_control(&self, control: &Control) -> io::Result<()> {
-        self.map("control")?
+        libbpf::map(&self.object, "control")?
             .update(&Control::KEY, control.as_bytes(), MapFlags::ANY)
             .map_err(|error| from_libbpf("cannot write a BPF map", error))
     }
 
     /// Runs a program with an iterator; returns the records that it writes.
-    fn run<T: FromBytes>(&self, program: &str, mut info: bpf_iter_link_info) -> io::Result<Vec<T>> {
-        let program = self.object.progs().find(|p| p.name() == program);
-        let program = program.ok_or_else(|| io::Error::other("a BPF program is missing"))?;
-        let opts = bpf_link_create_opts {
-            sz: size_of::<bpf_link_create_opts>() as u64,
-            iter_info: &raw mut info,
-            iter_info_len: size_of::<bpf_iter_link_info>() as u32,
-            ..Default::default()
-        };
-        // SAFETY: The program's pointer is valid as long as the object, which is
-        // borrowed.
-        let fd = unsafe { libbpf_sys::bpf_program__fd(program.as_libbpf_object().as_ptr()) };
-        // SAFETY: `opts` has its size, and the address and size of `info`. Both live
-        // until this returns, and are only read.
-        let link = unsafe { libbpf_sys::bpf_link_create(fd, 0, BPF_TRACE_ITER, &raw const opts) };
-        let link = owned(link)?;
-        // SAFETY: It takes only an integer.
-        let iter = owned(unsafe { libbpf_sys::bpf_iter_create(link.as_raw_fd()) })?;
-
-        let mut iter = fs::File::from(iter);
+    fn run<T: FromBytes>(&self, program: &str, info: bpf_iter_link_info) -> io::Result<Vec<T>> {
+        let mut iter = libbpf::iterate(&self.object, program, info)?;
         let mut buffer = vec![0; BUFFER];
         let mut filled = 0;
         let mut all = Vec::new();
@@ -280,7 +221,7 @@ impl Programs {
         homes: &[i32],
     ) -> io::Result<(u64, Vec<Seen>)> {
         let homes = &homes[..homes.len().min(MAX_HOMES)];
-        let map = self.map("homes")?;
+        let map = libbpf::map(&self.object, "homes")?;
         for (index, pid) in homes.iter().enumerate() {
             let index = (index as u32).to_ne_bytes();
             map.update(&index, &pid.to_ne_bytes(), MapFlags::ANY)
@@ -296,13 +237,4 @@ impl Programs {
         let all = self.run("list_targets", info)?;
         Ok((self.control()?.epoll_id, all))
     }
-}
-
-/// Converts what libbpf returns: a descriptor, or a negative errno.
-fn owned(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::from_raw_os_error(-fd));
-    }
-    // SAFETY: libbpf has just opened it for the caller, who owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

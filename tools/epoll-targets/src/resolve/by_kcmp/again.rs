@@ -5,7 +5,7 @@
 use super::ByKcmp;
 use crate::fdinfo::Target;
 use crate::resolve::task::Task;
-use crate::resolve::{Owner, Resolved, TfdState};
+use crate::resolve::{Owner, Resolved};
 use std::io;
 
 impl ByKcmp<'_> {
@@ -19,6 +19,8 @@ impl ByKcmp<'_> {
         let mut resolved: Vec<Vec<Resolved>> = Vec::new();
         let mut new = Vec::new();
         let mut places = Vec::new();
+        // Otherwise another search does not find more.
+        let sees_all = self.sees_all();
         for (instance, before) in before.into_iter().enumerate() {
             resolved.push(Vec::new());
             if self.instances[instance].gone.is_some() {
@@ -28,23 +30,23 @@ impl ByKcmp<'_> {
                 continue;
             };
             for (place, (target, found)) in matched(before, now).into_iter().enumerate() {
-                let mut task = Task::new(instance, target);
-                if let Some((owner, number)) = found {
-                    (task.owner, task.tfd_state) = (Some(owner), number);
-                    resolved[instance].push(task.done(false));
+                let changed = found.is_none();
+                let is_known = |task: &Task| task.owner != Some(Owner::Unknown);
+                if let Some(found) = found.filter(|task| is_known(task) || !sees_all) {
+                    resolved[instance].push(Task { target, ..found }.done(false));
                 } else {
                     // Replaced once it is resolved.
-                    resolved[instance].push(Task::new(instance, target).done(true));
-                    places.push((instance, place));
-                    new.push(task);
+                    resolved[instance].push(Task::new(instance, target).done(changed));
+                    places.push((instance, place, changed));
+                    new.push(Task::new(instance, target));
                 }
             }
         }
         if !new.is_empty() {
             self.work(&mut new)?;
         }
-        for ((instance, place), task) in places.into_iter().zip(new) {
-            resolved[instance][place] = task.done(true);
+        for ((instance, place, changed), task) in places.into_iter().zip(new) {
+            resolved[instance][place] = task.done(changed);
         }
         Ok(resolved)
     }
@@ -53,7 +55,7 @@ impl ByKcmp<'_> {
 /// Assigns what was found before to the targets that are there now.
 ///
 /// If the targets of one tfd changed, any of them may be another one.
-fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owner, TfdState)>)> {
+fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<Task>)> {
     let key = |target: &Target| (target.tfd, target.toff);
     let identity = |target: &Target| (target.inode, target.data);
     before.sort_unstable_by_key(|task| key(&task.target));
@@ -75,9 +77,8 @@ fn matched(mut before: Vec<Task>, now: Vec<Target>) -> Vec<(Target, Option<(Owne
             continue;
         }
         for (task, &index) in tasks.iter_mut().zip(group) {
-            let owner = task.owner.take().filter(|owner| *owner != Owner::Unknown);
-            let number = std::mem::replace(&mut task.tfd_state, TfdState::Unknown);
-            found[index] = owner.map(|owner| (owner, number));
+            let task = std::mem::replace(task, Task::new(task.instance, task.target));
+            found[index] = task.owner.is_some().then_some(task);
         }
     }
     now.into_iter().zip(found).collect()
@@ -88,6 +89,7 @@ mod tests {
     use super::*;
     use crate::descriptor::Descriptor;
     use crate::fdinfo::{Events, Inode};
+    use crate::resolve::TfdState;
 
     fn target(tfd: u32, toff: u32, ino: u64) -> Target {
         Target {
@@ -106,15 +108,12 @@ mod tests {
 
     #[test]
     fn what_was_found_is_kept_unless_others_of_the_number_have_changed() {
-        let tasks = [(5, 0, 50), (5, 1, 51), (3, 0, 30), (7, 0, 70), (9, 0, 90)];
+        let tasks = [(5, 0, 50), (5, 1, 51), (3, 0, 30), (7, 0, 70)];
         let before = tasks.map(|(tfd, toff, ino)| Task {
-            owner: Some(match tfd {
-                9 => Owner::Unknown,
-                fd => Owner::Tfd(Descriptor {
-                    pid: ino as i32,
-                    fd: fd as i32,
-                }),
-            }),
+            owner: Some(Owner::Tfd(Descriptor {
+                pid: ino as i32,
+                fd: tfd as i32,
+            })),
             tfd_state: TfdState::Target,
             ..Task::new(0, target(tfd, toff, ino))
         });
@@ -125,22 +124,24 @@ mod tests {
                 target: task.target,
                 owner: task.owner.clone(),
                 tfd_state: task.tfd_state.clone(),
+                owners_total: None,
+                stale_at: Vec::new(),
             });
             matched(before.into(), now.collect())
                 .into_iter()
                 .map(|(target, found)| {
-                    found.map(|(owner, number)| {
+                    found.map(|task| {
                         let (pid, fd) = (target.inode.unwrap().ino as i32, target.tfd as i32);
-                        assert_eq!(owner, Owner::Tfd(Descriptor { pid, fd }));
-                        assert_eq!(number, TfdState::Target);
+                        assert_eq!(task.owner, Some(Owner::Tfd(Descriptor { pid, fd })));
+                        assert_eq!(task.tfd_state, TfdState::Target);
                     })
                 })
                 .map(|found| found.is_some())
                 .collect::<Vec<_>>()
         };
-        // All are there, in another order; an unknown owner is looked for again.
-        let all = [(3, 0, 30), (5, 0, 50), (5, 1, 51), (7, 0, 70), (9, 0, 90)];
-        assert_eq!(kept(&all), [true, true, true, true, false]);
+        // All are there, in another order.
+        let all = [(3, 0, 30), (5, 0, 50), (5, 1, 51), (7, 0, 70)];
+        assert_eq!(kept(&all), [true; 4]);
         // One of two is gone, either may be.
         assert_eq!(kept(&[(3, 0, 30), (5, 0, 51)]), [true, false]);
         // One is new, one was replaced.

@@ -85,30 +85,45 @@ impl ByKcmp<'_> {
         }
     }
 
-    /// Compares the target with descriptor tfd.
+    /// Compares the target with descriptor tfd of each process that has the instance.
     fn ask_tfd(&mut self, task: &mut Task) -> Result<(), Failure> {
         let fd = task.target.tfd as RawFd;
+        let socket = self.kinds.socket(&task.target);
         for &home in &self.instances[task.instance].homes {
             let table = &self.tables[home];
             let pid = table.pid();
             let descriptor = Descriptor { pid, fd };
             // Saves the call for most closed descriptors.
             let link = || proc::link(pid, fd);
-            if !table.open.links.contains_key(&fd) && link().is_err() {
+            let listed = table.open.links.get(&fd);
+            if listed.is_none() && link().is_err() {
                 continue;
             }
-            match self.probe(task, descriptor)? {
-                Some(Ordering::Equal) => {
+            let is_same = match (socket, listed, &task.owner) {
+                (Some(ino), Some(link), _) => Some(proc::linked_inode(link) == Some(ino)),
+                // It needs no mutex.
+                (.., Some(Owner::Tfd(owner))) => {
+                    let order = self.kernel.files(*owner, descriptor).ok();
+                    order.map(Ordering::is_eq)
+                }
+                _ => self.probe(task, descriptor)?.map(Ordering::is_eq),
+            };
+            match is_same {
+                Some(true) if task.owner.is_none() => {
                     task.owner = Some(Owner::Tfd(descriptor));
                     task.tfd_state = TfdState::Target;
-                    break;
                 }
-                // What tfd means in the first process that has it open.
-                Some(_) if task.tfd_state == TfdState::Closed => {
-                    task.tfd_state = link().map_or(TfdState::Closed, TfdState::Other);
+                Some(true) => {}
+                Some(false) => {
+                    let Ok(link) = link() else { continue };
+                    task.stale_at.push(descriptor);
+                    // What tfd means in the first process that has it open.
+                    if task.tfd_state == TfdState::Closed {
+                        task.tfd_state = TfdState::Other(link);
+                    }
                 }
-                // Known already, or closed meanwhile.
-                Some(_) | None => {}
+                // Closed meanwhile.
+                None => {}
             }
         }
         Ok(())
@@ -127,6 +142,16 @@ impl ByKcmp<'_> {
             .iter()
             .filter(|d| self.tables.of(d.pid) >= Some(first))
             .partition(|d| self.is_home(task, d.pid));
+        if self.kinds.socket(&task.target).is_some() {
+            // The inode says it all.
+            let owners: Vec<_> = near.into_iter().chain(far).collect();
+            if !owners.is_empty() {
+                task.owners_total = self.searched_all.then_some(owners.len());
+                let owners = owners.into_iter().take(OWNERS).collect();
+                task.owner = Some(Owner::Others(owners));
+            }
+            return Ok(());
+        }
         let mut owners: Vec<Descriptor> = Vec::new();
         for candidate in near.into_iter().chain(far).take(HINTS) {
             let order = match owners.first() {
@@ -164,6 +189,8 @@ impl ByKcmp<'_> {
             }
         }
         owners.sort_by_key(|d| (!self.is_home(task, d.pid), *d));
+        let all = self.searched_all && owners.len() == files[index].len().min(OWNERS);
+        task.owners_total = all.then_some(files[index].len());
         task.owner = Some(Owner::Others(owners));
         Ok(())
     }

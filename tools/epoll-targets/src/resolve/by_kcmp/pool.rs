@@ -7,6 +7,8 @@ use super::{ByKcmp, FEW};
 use crate::descriptor::Descriptor;
 use crate::order;
 use crate::resolve::task::Task;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io;
 
 /// What [`ByKcmp::check_pool`] found.
@@ -14,8 +16,8 @@ pub(super) struct State {
     /// The pool stayed in order since it was made or checked last, and has all
     /// descriptors that are not loose.
     pub(super) held: bool,
-    /// No descriptor seems to have changed since then.
-    pub(super) still: bool,
+    /// The links of descriptors that changed since then.
+    pub(super) changed: HashSet<OsString>,
     pub(super) loose: Vec<Descriptor>,
     pub(super) all: Vec<Descriptor>,
 }
@@ -42,7 +44,7 @@ impl ByKcmp<'_> {
 
     /// Checks the pool and updates it. A few new descriptors stay loose.
     pub(super) fn check_pool(&mut self) -> io::Result<State> {
-        let (mut now, unchanged) = self.reload()?;
+        let (mut now, changed) = self.reload()?;
         let mut all: Vec<_> = now.iter().copied().collect();
         all.sort_unstable();
         let files = self.pool.take().unwrap_or_default();
@@ -51,7 +53,6 @@ impl ByKcmp<'_> {
         let checked = order::check(files, now, &compare)?;
         let (mut files, new) = (checked.files, checked.rest);
         let mut held = !checked.broken;
-        let still = held && unchanged && self.loose.is_empty() && new.is_empty();
         if new.len() <= FEW {
             self.loose.extend(new);
         } else {
@@ -63,7 +64,7 @@ impl ByKcmp<'_> {
         self.pool = Some(files);
         Ok(State {
             held,
-            still,
+            changed,
             loose: self.loose.clone(),
             all,
         })

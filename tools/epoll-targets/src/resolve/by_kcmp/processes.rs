@@ -4,10 +4,10 @@
 
 use super::ByKcmp;
 use crate::descriptor::Descriptor;
-use crate::order::File;
-use crate::proc::{self, is_no_process};
+use crate::order::{self, File, Found};
+use crate::proc;
 use crate::resolve::tables::Table;
-use crate::resolve::task;
+use crate::resolve::{task, visible};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -50,10 +50,16 @@ fn list(pid: i32) -> io::Result<Links> {
     Ok(links)
 }
 
+/// Whether an error means that a process has ended. If it ends while its links are read,
+/// the kernel says that they may not be.
+fn has_ended(pid: i32, error: &io::Error) -> bool {
+    visible::is_ended(error) || visible::why_nothing(pid).is_some()
+}
+
 impl ByKcmp<'_> {
     /// Lists the descriptors of processes that have not been listed.
     ///
-    /// `quiet`: a process that does not exist is not reported as skipped.
+    /// `quiet`: a process that does not exist, or has ended, is not reported as skipped.
     pub(super) fn load(&mut self, pids: Vec<i32>, quiet: bool) -> io::Result<()> {
         let pids: BTreeSet<i32> = pids.into_iter().collect();
         let skipped: HashSet<i32> = self.skipped.iter().map(|s| s.pid).collect();
@@ -63,7 +69,7 @@ impl ByKcmp<'_> {
             }
             match self.load_one(pid) {
                 Ok(()) => {}
-                Err(error) if quiet && is_no_process(&error) => {}
+                Err(error) if quiet && has_ended(pid, &error) => {}
                 Err(error) => task::skip(&mut self.skipped, pid, error),
             }
         }
@@ -78,8 +84,39 @@ impl ByKcmp<'_> {
         self.load(pids, true)
     }
 
+    /// Lists the descriptors of a process, and those of its threads that have others.
     fn load_one(&mut self, pid: i32) -> io::Result<()> {
-        let links = list(pid)?;
+        if proc::tgid(pid)? != pid {
+            return self.load_table(pid);
+        }
+        if let Some(tid) = proc::heir(pid) {
+            self.kernel.inherit(pid, tid);
+        } else if let Some(error) = visible::why_nothing(pid) {
+            return Err(error);
+        }
+        self.load_table(pid)?;
+        self.load_threads(pid);
+        Ok(())
+    }
+
+    /// Lists the descriptors of threads that have another table than their process.
+    fn load_threads(&mut self, pid: i32) {
+        let first = self.kernel.task(pid);
+        let tasks = proc::tasks(pid).unwrap_or_default();
+        for tid in tasks.into_iter().filter(|&tid| tid != pid && tid != first) {
+            if self.tables.of(tid).is_some() {
+                continue;
+            }
+            let order = self.kernel.compare_tables(pid, tid);
+            if order.is_ok_and(Ordering::is_ne) {
+                // It can end at any time.
+                let _ = self.load_table(tid);
+            }
+        }
+    }
+
+    fn load_table(&mut self, pid: i32) -> io::Result<()> {
+        let links = list(self.kernel.task(pid))?;
         // kcmp(2) needs more than read access to /proc. Without this check, descriptors
         // that may not be compared would look closed.
         self.kernel.may_compare(pid)?;
@@ -114,37 +151,78 @@ impl ByKcmp<'_> {
         Ok(())
     }
 
-    /// Lists the descriptors of all processes again. Returns them, and whether the
-    /// tables look as before.
-    pub(super) fn reload(&mut self) -> io::Result<(HashSet<Descriptor>, bool)> {
+    /// Finds other processes that have these instances, which are in the order of
+    /// kcmp(2), and lists their descriptors.
+    pub(super) fn find_holders(&mut self, instances: &mut [File]) -> io::Result<()> {
+        let mut found = Vec::new();
+        let mut files = instances.to_vec();
+        for pid in proc::pids()? {
+            if self.tables.of(pid).is_some() {
+                continue;
+            }
+            let task = proc::heir(pid).unwrap_or(pid);
+            // If it may not be looked into, it will be in the report.
+            for fd in proc::epoll_fds(task).unwrap_or_default() {
+                let descriptor = Descriptor { pid: task, fd };
+                let probe = |of_instance| Ok(self.kernel.files(of_instance, descriptor).ok());
+                if let Found::At(index) = order::search(&mut files, probe)? {
+                    let first = files[index].first().copied();
+                    found.push((first, Descriptor { pid, fd }));
+                }
+            }
+        }
+        for (first, descriptor) in found {
+            self.load(vec![descriptor.pid], true)?;
+            let mut instances = instances.iter_mut();
+            let instance = instances.find(|i| first.is_some_and(|first| i.contains(&first)));
+            if let Some(instance) = instance.filter(|_| self.tables.of(descriptor.pid).is_some()) {
+                instance.push(descriptor);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists the descriptors of all processes again. Returns them, and the links of those
+    /// that were opened, closed or replaced.
+    pub(super) fn reload(&mut self) -> io::Result<(HashSet<Descriptor>, HashSet<OsString>)> {
         let mut now = HashSet::new();
-        let mut unchanged = true;
+        let mut changed = HashSet::new();
         for table in self.tables.iter_mut() {
             let links = loop {
                 let pid = table.pid();
-                match list(pid) {
+                match list(self.kernel.task(pid)) {
                     Ok(links) => break links,
                     // Other processes still have the table.
                     Err(_) if table.pids.len() > 1 => drop(table.pids.remove(0)),
                     Err(error) => {
-                        if !is_no_process(&error) {
+                        if !has_ended(pid, &error) {
                             task::skip(&mut self.skipped, pid, error);
                         }
                         break Links::new();
                     }
                 }
             };
-            unchanged &= table.open.links == links;
+            let before = &table.open.links;
+            let differ = |a: &Links, b: &Links| {
+                let of_a = a.iter().filter(|(fd, link)| b.get(fd) != Some(link));
+                of_a.map(|(_, link)| link.clone()).collect::<Vec<_>>()
+            };
+            changed.extend(differ(before, &links));
+            changed.extend(differ(&links, before));
             table.open.links = links;
             now.extend(table.descriptors());
         }
-        if self.search_all {
-            let pool = self.pool.take();
-            let known = self.tables.len();
-            self.load_all()?;
-            self.pool = pool;
-            now.extend(self.tables.iter().skip(known).flat_map(Table::descriptors));
+        let pool = self.pool.take();
+        let known = self.tables.len();
+        let pids: Vec<i32> = self.tables.iter().flat_map(|t| t.pids.clone()).collect();
+        for pid in pids {
+            self.load_threads(pid);
         }
-        Ok((now, unchanged))
+        self.load_all()?;
+        self.pool = pool;
+        let new = self.tables.iter().skip(known);
+        now.extend(new.clone().flat_map(Table::descriptors));
+        changed.extend(new.flat_map(|table| table.open.links.values().cloned()));
+        Ok((now, changed))
     }
 }

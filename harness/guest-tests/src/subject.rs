@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A program to be dumped: start it, and dump it.
+//! Starts a program that is to be dumped, and dumps it.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -10,21 +10,20 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 
 /// For 20,000 targets on a kernel with sanitizers in it.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A subject of ours, in a session and with a directory of its own. Both are
-/// gone when this is dropped.
+/// A program to be dumped, with a session and a directory of its own. Dropping this ends
+/// the session and removes the directory.
 #[derive(Debug)]
 pub struct Subject {
     pub dir: PathBuf,
     child: Child,
 }
 
-/// What CRIU made of a request.
+/// How CRIU answered a request.
 #[derive(Debug)]
 pub enum Answer {
     Done(Duration),
@@ -33,8 +32,8 @@ pub enum Answer {
 }
 
 impl Subject {
-    /// Start `program` with a scenario, and wait until it says that it is ready.
-    /// It gets `held` as its standard input.
+    /// Starts `program` with a scenario, with `held` as its standard input, and waits until
+    /// it is ready.
     pub fn start(
         program: &Path,
         scenario: &str,
@@ -63,10 +62,10 @@ impl Subject {
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+        Pid::from_child(&self.child)
     }
 
-    /// The contents of a file that the subject makes in its directory.
+    /// Waits for a file that the subject makes in its directory, and reads it.
     pub fn await_file(&mut self, name: &str) -> Result<String> {
         let path = self.dir.join(name);
         let until = Instant::now() + PATIENCE;
@@ -74,9 +73,9 @@ impl Subject {
             if let Ok(text) = fs::read_to_string(&path) {
                 return Ok(text);
             }
-            // A child of ours, or restored: then it is a child of init.
+            // It is our child or, once restored, a child of init.
             let _ = self.child.try_wait();
-            if kill(self.pid(), None).is_err() && !path.exists() {
+            if test_kill_process(self.pid()).is_err() && !path.exists() {
                 let said = fs::read_to_string(self.dir.join("output")).unwrap_or_default();
                 bail!("the subject ended before its '{name}': {}", said.trim());
             }
@@ -87,18 +86,18 @@ impl Subject {
         }
     }
 
-    /// `criu dump`. Afterwards the subject is gone, unless CRIU refuses.
+    /// Runs `criu dump`, which ends the subject unless CRIU refuses.
     pub fn dump(&mut self, options: &[&str]) -> Result<Answer> {
         let pid = self.pid().to_string();
         let answer = criu(&self.dir, "dump", &[&["--tree", &pid], options].concat())?;
         if let Answer::Done(_) = answer {
-            // Or its pid is not free.
+            // Its pid has to be free for the restore.
             let status = self.child.wait()?;
             if status.success() {
                 bail!("the subject was dumped, but ended by itself");
             }
-            if kill(self.pid(), None).is_ok() {
-                bail!("the subject was dumped, but is still there");
+            if test_kill_process(self.pid()).is_ok() {
+                bail!("the subject was dumped, but still exists");
             }
         }
         Ok(answer)
@@ -107,14 +106,14 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // The leader of a session is that of a group, too.
-        let _ = killpg(self.pid(), Signal::SIGKILL);
+        // The leader of a session leads a process group, too.
+        let _ = kill_process_group(self.pid(), Signal::KILL);
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
-/// Let CRIU do something with the images in a directory.
+/// Runs an action of CRIU on the images in a directory.
 pub fn criu(dir: &Path, action: &str, args: &[&str]) -> Result<Answer> {
     let log = format!("{action}.log");
     let began = Instant::now();
@@ -144,7 +143,7 @@ pub fn criu(dir: &Path, action: &str, args: &[&str]) -> Result<Answer> {
     bail!("criu {action}: {status}, and no error in its log")
 }
 
-/// A line of a log without when, by whom and where it was written:
+/// A line of a log without its time, process and place in the source:
 /// `(00.012345)     75: Error (criu/eventpoll.c:417): epoll: ...`
 fn text(line: &str) -> &str {
     match line.find("epoll: ") {

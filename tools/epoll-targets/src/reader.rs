@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reads files of `/proc` in another process.
+//!
+//! The fdinfo of an epoll instance takes its mutex, and whoever waits for that cannot be
+//! killed. The mutex can be held for as long as its holder likes: epoll_wait(2) that
+//! writes to memory whose pages do not come holds it. A thread that waits for it would
+//! keep its whole process from ending, so that this is left to another one, which is
+//! given up if it does not answer.
+
+use crate::proc::{Stat, State};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+/// The size of a request: a path, and zeros.
+const REQUEST: usize = 64;
+
+/// How much is passed on at once.
+const CHUNK: usize = 1 << 16;
+
+/// How long a reader may sleep uninterruptibly before it is given up.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked at meanwhile.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+#[error("its mutex is held for long: a thread of the process keeps it")]
+pub(crate) struct Held;
+
+/// Whether an error says that the mutex of an instance is held.
+pub(crate) fn is_held(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Held>())
+}
+
+/// A process that reads files for this one.
+#[derive(Debug)]
+struct Helper {
+    pid: libc::pid_t,
+    requests: File,
+    answers: File,
+}
+
+impl Helper {
+    fn start() -> io::Result<Self> {
+        let (request, requests) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (answers, answer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        // Fewer switches; the default will do as well.
+        let _ = rustix::pipe::fcntl_setpipe_size(&answer, 1 << 20);
+        let mut buffer = vec![0; CHUNK];
+        // SAFETY: The child calls serve(), which only makes system calls: it allocates
+        // nothing, takes no lock, and does not return.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => serve(request.as_raw_fd(), answer.as_raw_fd(), &mut buffer),
+            pid => Ok(Self {
+                pid,
+                requests: requests.into(),
+                answers: answers.into(),
+            }),
+        }
+    }
+
+    /// Waits for an answer. An error if the reader sleeps for long.
+    fn wait(&self) -> io::Result<()> {
+        let tick = Timespec::try_from(TICK).map_err(io::Error::other)?;
+        let mut asleep: Option<Instant> = None;
+        loop {
+            let mut fds = [PollFd::new(&self.answers, PollFlags::IN)];
+            if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&tick)))? > 0 {
+                return Ok(());
+            }
+            // A long list takes long, but then it runs.
+            let stat = Stat::of(self.pid);
+            if !stat.is_ok_and(|stat| stat.state == State::Uninterruptible) {
+                asleep = None;
+                continue;
+            }
+            if asleep.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, Held));
+            }
+        }
+    }
+
+    fn number(&mut self) -> io::Result<i32> {
+        let mut bytes = [0; 4];
+        self.wait()?;
+        self.answers.read_exact(&mut bytes)?;
+        Ok(i32::from_ne_bytes(bytes))
+    }
+
+    fn read(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        let mut request = [0; REQUEST];
+        // One zero is left to end it.
+        let room = request[..REQUEST - 1].get_mut(..path.len());
+        room.ok_or(Errno::NAMETOOLONG)?
+            .copy_from_slice(path.as_bytes());
+        self.requests.write_all(&request)?;
+        let mut content = Vec::new();
+        loop {
+            match self.number()? {
+                0 => return Ok(content),
+                errno @ ..0 => return Err(io::Error::from_raw_os_error(-errno)),
+                more => {
+                    let filled = content.len();
+                    content.resize(filled + more as usize, 0);
+                    self.answers.read_exact(&mut content[filled..])?;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // One that cannot end yet is left to init.
+        let stat = Stat::of(self.pid);
+        let waits = stat.is_ok_and(|stat| stat.state == State::Uninterruptible);
+        let flags = if waits { libc::WNOHANG } else { 0 };
+        // SAFETY: This is our child, which nobody else waits for, so that the id means
+        // it and no other process.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, std::ptr::null_mut(), flags);
+        }
+    }
+}
+
+/// What the child does, until nobody asks any more. It must not allocate or take locks.
+fn serve(request: RawFd, answer: RawFd, buffer: &mut [u8]) -> ! {
+    // SAFETY: These only take integers. No value in this process uses its descriptors
+    // from here on except these two, of which copies are made first: nothing runs here
+    // but this function, which does not return, so that no destructor runs.
+    unsafe {
+        // Not to hold what the caller has open.
+        let (from, to) = (
+            libc::fcntl(request, libc::F_DUPFD, 3),
+            libc::fcntl(answer, libc::F_DUPFD, 3),
+        );
+        libc::dup2(from, 0);
+        libc::dup2(to, 1);
+        // Before 5.9 there is no such call.
+        if libc::syscall(libc::SYS_close_range, 2, u32::MAX, 0) != 0 {
+            for fd in 2..1 << 16 {
+                libc::close(fd);
+            }
+        }
+        // A signal that a terminal sends is for the caller, which then closes the pipe.
+        libc::setpgid(0, 0);
+        let (request, answer) = (BorrowedFd::borrow_raw(0), BorrowedFd::borrow_raw(1));
+        let _ = answer_all(request, answer, buffer);
+        libc::_exit(0)
+    }
+}
+
+fn answer_all(request: BorrowedFd<'_>, answer: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<()> {
+    loop {
+        let mut path = [0; REQUEST];
+        if rustix::io::read(request, &mut path).ok()? != REQUEST {
+            return None;
+        }
+        let path = CStr::from_bytes_until_nul(&path).ok()?;
+        let end = match pass_on(path, answer, buffer) {
+            Ok(()) => 0,
+            Err(errno) => -errno.raw_os_error(),
+        };
+        write_all(answer, &end.to_ne_bytes()).ok()?;
+    }
+}
+
+fn pass_on(path: &CStr, answer: BorrowedFd<'_>, buffer: &mut [u8]) -> rustix::io::Result<()> {
+    let file: OwnedFd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    loop {
+        let filled = rustix::io::read(&file, &mut *buffer)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        write_all(answer, &(filled as i32).to_ne_bytes())?;
+        write_all(answer, &buffer[..filled])?;
+    }
+}
+
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(to, bytes))?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// Reads files, each within reasonable time.
+#[derive(Debug, Default)]
+pub(crate) struct Reader(Option<Helper>);
+
+impl Reader {
+    /// Starts its process, which holds none of the descriptors of this one.
+    pub(crate) fn start() -> io::Result<Self> {
+        let mut reader = Self(Some(Helper::start()?));
+        // It has closed what it inherited when it answers.
+        let _ = reader.read("");
+        Ok(reader)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// That of opening or reading it, or `TimedOut`, see [`is_held`].
+    pub(crate) fn read(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        let helper = match &mut self.0 {
+            Some(helper) => helper,
+            none => none.insert(Helper::start()?),
+        };
+        let read = helper.read(path);
+        let broken = |error: &io::Error| is_held(error) || error.raw_os_error().is_none();
+        if read.as_ref().is_err_and(broken) {
+            self.0 = None;
+        }
+        read
+    }
+
+    /// The process that reads.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.0.as_ref().map(|helper| helper.pid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_what_is_there() {
+        let mut reader = Reader::start().unwrap();
+        let pid = reader.pid().unwrap();
+        for _ in 0..3 {
+            let there = std::fs::read("/proc/filesystems").unwrap();
+            assert_eq!(reader.read("/proc/filesystems").unwrap(), there);
+            let missing = reader.read("/proc/nothing").unwrap_err();
+            assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        }
+        assert_eq!(reader.pid(), Some(pid));
+        // More than a pipe takes.
+        let big = reader.read("/proc/self/smaps").unwrap();
+        assert!(big.ends_with(b"\n"));
+        assert_eq!(
+            reader.read(&"x".repeat(64)).unwrap_err().raw_os_error(),
+            Some(libc::ENAMETOOLONG)
+        );
+    }
+
+    #[test]
+    fn it_holds_nothing_of_ours() {
+        let ours = rustix::pipe::pipe().unwrap();
+        let reader = Reader::start().unwrap();
+        let fds = crate::proc::fds(reader.pid().unwrap()).unwrap();
+        assert_eq!(fds, [0, 1]);
+        drop(ours);
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guesses the owners of targets by the numbers of descriptors and inodes.
+
+use super::{
+    Descriptor, HINTS, Instance, Method, Owner, Report, Resolved, Resolver, Scope, Skipped,
+    TfdState, visible,
+};
+use crate::fdinfo::{Inode, Target, Targets};
+use crate::proc::{self, is_no_process};
+use crate::reader::Reader;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt as _;
+
+/// The descriptors of a process and their links.
+type Links = BTreeMap<RawFd, OsString>;
+
+fn list(pid: i32) -> io::Result<Links> {
+    let mut links = Links::new();
+    for fd in proc::fds(pid)? {
+        // Others are closed meanwhile.
+        if let Ok(link) = proc::link(pid, fd) {
+            links.insert(fd, link);
+        }
+    }
+    if links.is_empty() {
+        if let Some(error) = visible::why_nothing(pid) {
+            return Err(error);
+        }
+    }
+    Ok(links)
+}
+
+/// The number of the inode of a descriptor; kernels before 5.14 do not show it.
+fn ino(pid: i32, fd: RawFd) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    let mut lines = text.lines();
+    let ino = lines.find_map(|line| line.strip_prefix("ino:"))?;
+    ino.trim().parse().ok()
+}
+
+pub(super) fn resolve(resolver: &Resolver<'_>) -> io::Result<Report> {
+    let mut skipped = Vec::new();
+    let (pids, named) = match &resolver.scope {
+        Scope::These(pids) => (pids.clone(), true),
+        Scope::All => (proc::pids()?, false),
+    };
+    let mut processes: BTreeMap<i32, Links> = BTreeMap::new();
+    for &pid in &pids {
+        match list(pid) {
+            Ok(links) => drop(processes.insert(pid, links)),
+            Err(error) if !named && (is_no_process(&error) || !is_refused(&error)) => {}
+            Err(error) => super::task::skip(&mut skipped, pid, error),
+        }
+    }
+    let mut by_inode: HashMap<u64, Vec<Descriptor>> = HashMap::new();
+    for pid in proc::pids()? {
+        let links = match processes.get(&pid) {
+            Some(links) => links.clone(),
+            None => list(pid).unwrap_or_default(),
+        };
+        for (fd, link) in links {
+            // Both ends of a pipe have one inode.
+            let is_socket = link.as_bytes().starts_with(b"socket:[");
+            if let Some(inode) = proc::linked_inode(&link).filter(|_| is_socket) {
+                by_inode
+                    .entry(inode)
+                    .or_default()
+                    .push(Descriptor { pid, fd });
+            }
+        }
+    }
+
+    let mut reader = Reader::start()?;
+    let mut instances = Vec::new();
+    for (&pid, links) in &processes {
+        let epoll = links.iter().filter(|(_, link)| *link == proc::EPOLL_LINK);
+        for (&efd, _) in epoll {
+            let content = match reader.read(&format!("/proc/{pid}/fdinfo/{efd}")) {
+                Ok(content) => content,
+                Err(error) => {
+                    let efd = Some(efd);
+                    skipped.push(Skipped { pid, efd, error });
+                    continue;
+                }
+            };
+            let mut targets = Targets::new(&content[..]);
+            let all: io::Result<Vec<Target>> = targets.by_ref().collect();
+            let id = targets.id();
+            let targets = all?.into_iter();
+            let targets = targets.map(|target| guess(pid, links, target, &by_inode));
+            instances.push(Instance {
+                pid,
+                efd,
+                id,
+                also: Vec::new(),
+                targets: targets.collect(),
+                unconfirmed: None,
+            });
+        }
+    }
+    Ok(Report {
+        tables: processes.len(),
+        descriptors: processes.values().map(BTreeMap::len).sum(),
+        instances,
+        skipped,
+        method: Method::Fdinfo,
+        partial: Some("owners are guessed by the numbers of descriptors and inodes".into()),
+        ..Report::default()
+    })
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn guess(
+    pid: i32,
+    links: &Links,
+    target: Target,
+    by_inode: &HashMap<u64, Vec<Descriptor>>,
+) -> Resolved {
+    let fd = target.tfd as RawFd;
+    let at_tfd = Descriptor { pid, fd };
+    let link = links.get(&fd).cloned();
+    let same = match (&link, target.inode) {
+        (None, _) => Some(false),
+        (Some(_), None) => None,
+        (Some(_), Some(Inode { ino: of_target, .. })) => ino(pid, fd).map(|ino| ino == of_target),
+    };
+    let (owner, tfd_state) = match (same, link) {
+        (Some(true), _) => (Owner::Tfd(at_tfd), TfdState::Target),
+        (None, _) => (Owner::Unknown, TfdState::Unknown),
+        (Some(false), link) => {
+            let of_inode = target.inode.and_then(|inode| by_inode.get(&inode.ino));
+            let of_inode = of_inode.into_iter().flatten().take(HINTS).copied();
+            let owners: Vec<Descriptor> = of_inode.collect();
+            let owner = match owners.is_empty() {
+                true => Owner::Unknown,
+                false => Owner::Others(owners),
+            };
+            (owner, link.map_or(TfdState::Closed, TfdState::Other))
+        }
+    };
+    let stale_at = match tfd_state {
+        TfdState::Other(_) => vec![at_tfd],
+        _ => Vec::new(),
+    };
+    Resolved {
+        target,
+        owner,
+        tfd_state,
+        owners_total: None,
+        stale_total: stale_at.len(),
+        stale_at,
+        changed: false,
+        guessed: true,
+    }
+}

@@ -1,0 +1,542 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The BPF programs of `bpf/walk.bpf.c` and their records.
+
+use crate::fdinfo;
+use crate::resolve::libbpf::{self, Aligned, from_libbpf};
+use libbpf_rs::{MapCore as _, MapFlags, Object};
+use libbpf_sys::bpf_iter_link_info;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::thread::CapabilitySet;
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+static PROGRAMS: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o")));
+
+/// The address of an open file in the kernel. It identifies the file as long as that
+/// is held. It is not to be printed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct File(u64);
+
+/// The address of a target in the kernel. The same holds for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Epitem(u64);
+
+/// A task that has descriptors. Threads that have the table of their leader are not
+/// listed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TableOf {
+    /// The id of its process.
+    pub(super) pid: i32,
+    /// Its own.
+    pub(super) tid: i32,
+}
+
+/// A descriptor table.
+pub(super) struct Table {
+    pub(super) tasks: Vec<TableOf>,
+    /// Its descriptors, ascending.
+    pub(super) open: Vec<(RawFd, File)>,
+    /// Those of epoll instances.
+    pub(super) instances: Vec<(RawFd, File)>,
+}
+
+/// All descriptors.
+#[derive(Default)]
+pub(super) struct Listing {
+    pub(super) tables: Vec<Table>,
+    /// How many tasks are giving up their descriptors, which were not listed.
+    pub(super) exiting: u32,
+}
+
+/// A descriptor of a task.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) pid: i32,
+    pub(super) tid: i32,
+    pub(super) fd: RawFd,
+}
+
+/// A target of an epoll instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) tfd: u32,
+    pub(super) file: File,
+    epitem: Epitem,
+    pub(super) events: u32,
+    pub(super) data: u64,
+}
+
+impl Seen {
+    /// What does not change as long as the target is there.
+    pub(super) fn identity(&self) -> impl Eq + std::hash::Hash + use<> {
+        (self.tfd, self.file, self.epitem)
+    }
+}
+
+/// The interest list of an instance, in the kernel's order.
+#[derive(Default)]
+pub(super) struct Walk {
+    pub(super) targets: Vec<Seen>,
+    /// Whether it was followed to its end.
+    pub(super) whole: bool,
+}
+
+/// The words of `struct control` that only the programs use.
+const STATE: usize = 105;
+
+/// How many words a chunk of the output has: `CHUNK_WORDS`.
+const CHUNK: usize = 1 << 11;
+
+/// How many instances are walked in one pass: `MAX_WANTED`.
+const MAX_WANTED: usize = 1 << 12;
+
+/// `struct control` without what only the programs use.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes)]
+#[repr(C)]
+struct Control {
+    fops: u64,
+    own_efd: u32,
+    by_fd: u32,
+    pass: u32,
+    kinds: u32,
+    left: u32,
+    _pad: u32,
+    filled: u32,
+    exiting: u32,
+    learned: u64,
+    _state: [u64; STATE],
+}
+
+const KEY: [u8; 4] = [0; 4];
+
+enum Tag {
+    Task,
+    Fd,
+    Instance,
+    Target,
+    End,
+}
+
+/// Splits output into records: tag, the rest of the first word, the other words.
+fn records(mut words: &[u64]) -> impl Iterator<Item = (Tag, u64, &[u64])> {
+    std::iter::from_fn(move || {
+        let (&head, rest) = words.split_first()?;
+        let (tag, more) = match head >> 56 {
+            1 => (Tag::Task, 1),
+            2 => (Tag::Fd, 1),
+            3 => (Tag::Instance, 1),
+            4 => (Tag::Target, 4),
+            5 => (Tag::End, 0),
+            _ => return None,
+        };
+        let (record, rest) = rest.split_at_checked(more)?;
+        words = rest;
+        Some((tag, head & (u64::MAX >> 8), record))
+    })
+}
+
+/// The programs, loaded, and what they have to know.
+pub(super) struct Programs {
+    object: Object,
+    control: Control,
+}
+
+fn unsupported(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// Checks what the programs need, where the error would not tell.
+fn check() -> io::Result<()> {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        let why = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
+        return Err(unsupported(why));
+    }
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") {
+        let why = "the kernel is locked down for confidentiality";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    let has = rustix::thread::capabilities(None)?.effective;
+    let admin = has.contains(CapabilitySet::SYS_ADMIN);
+    let bpf = has.contains(CapabilitySet::BPF) && has.contains(CapabilitySet::PERFMON);
+    if !(admin || bpf) || !has.contains(CapabilitySet::SYS_PTRACE) {
+        let why = "it takes CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, which root has";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
+/// An epoll instance of ours, of which everything is known. Two of its targets have one
+/// file, and that of the third lies between them by its descriptor.
+struct Sample {
+    instance: OwnedFd,
+    outer: [OwnedFd; 2],
+    inner: OwnedFd,
+}
+
+impl Sample {
+    fn new() -> io::Result<Self> {
+        let instance = epoll::create(CreateFlags::CLOEXEC)?;
+        let file = || eventfd(0, EventfdFlags::CLOEXEC);
+        let first = file()?;
+        let inner = fcntl_dupfd_cloexec(file()?, first.as_raw_fd() + 1)?;
+        let last = fcntl_dupfd_cloexec(&first, inner.as_raw_fd() + 1)?;
+        for (data, fd) in [(1, &first), (2, &inner), (3, &last)] {
+            epoll::add(&instance, fd, EventData::new_u64(data), EventFlags::IN)?;
+        }
+        let outer = [first, last];
+        Ok(Self {
+            instance,
+            outer,
+            inner,
+        })
+    }
+
+    /// The targets' descriptors and data, in the kernel's order.
+    fn order(&self) -> io::Result<Vec<(u32, u64)>> {
+        let own = rustix::thread::gettid().as_raw_nonzero().get();
+        let path = format!("/proc/self/task/{own}/fdinfo/{}", self.instance.as_raw_fd());
+        let targets = fdinfo::Targets::new(io::BufReader::new(fs::File::open(path)?));
+        targets
+            .map(|target| target.map(|t| (t.tfd, t.data)))
+            .collect()
+    }
+}
+
+impl Programs {
+    /// Loads the programs, and tries them on an instance of this process.
+    pub(super) fn load() -> io::Result<Self> {
+        check()?;
+        let object = libbpf::load(&PROGRAMS.0, |_| Ok(()))?;
+        let mut programs = Self {
+            object,
+            control: Control::new_zeroed(),
+        };
+        if programs.map("control")?.value_size() as usize != size_of::<Control>() {
+            return Err(io::Error::other("the BPF programs are of another version"));
+        }
+        let sample = Sample::new()?;
+        programs.learn(&sample)?;
+        if !programs.is_right(&sample)? {
+            return Err(unsupported(
+                "the kernel's interest lists are not as expected",
+            ));
+        }
+        Ok(programs)
+    }
+
+    fn learn(&mut self, sample: &Sample) -> io::Result<()> {
+        let order = sample.order()?;
+        let inner = sample.inner.as_raw_fd() as u32;
+        // Ordered by file, the two of one file are neighbours.
+        self.control.by_fd = (order.len() == 3 && order[1].0 == inner).into();
+        self.control.own_efd = sample.instance.as_raw_fd() as u32;
+        self.run("walk_instances", own(), |_| {})?;
+        self.control.fops = self.control.learned;
+        if self.control.fops == 0 {
+            return Err(unsupported("the files of epoll cannot be told"));
+        }
+        Ok(())
+    }
+
+    /// Whether the programs see what is there.
+    fn is_right(&mut self, sample: &Sample) -> io::Result<bool> {
+        let listing = self.list_tasks(own(), true)?;
+        let fd = |fd: &OwnedFd| fd.as_raw_fd();
+        // Other threads can have tables of their own, and instances by the same number.
+        for table in &listing.tables {
+            let file = |fd: &OwnedFd| table.file(fd.as_raw_fd());
+            let (a, b, c) = (
+                file(&sample.outer[0]),
+                file(&sample.inner),
+                file(&sample.outer[1]),
+            );
+            let mut instances = table.instances.iter();
+            let Some(&(_, instance)) = instances.find(|i| i.0 == fd(&sample.instance)) else {
+                continue;
+            };
+            let own = HashMap::from([(std::process::id() as i32, vec![instance])]);
+            let walks = self.walk(&own)?;
+            let Some(walk) = walks.get(&instance).filter(|walk| walk.whole) else {
+                continue;
+            };
+            let seen: Vec<_> = walk.targets.iter().map(|t| (t.tfd, t.data)).collect();
+            if seen != sample.order()? {
+                continue;
+            }
+            let of = |fd: &OwnedFd| {
+                let mut targets = walk.targets.iter();
+                targets
+                    .find(|t| t.tfd == fd.as_raw_fd() as u32)
+                    .map(|t| t.file)
+            };
+            return Ok(a.is_some()
+                && b.is_some()
+                && a == c
+                && a != b
+                && of(&sample.outer[0]) == a
+                && of(&sample.inner) == b
+                && of(&sample.outer[1]) == c);
+        }
+        Ok(false)
+    }
+
+    fn map(&self, name: &str) -> io::Result<libbpf_rs::Map<'_>> {
+        libbpf::map(&self.object, name)
+    }
+
+    /// Takes the output that there is.
+    fn take(&mut self, tell: &mut impl FnMut(&[u64])) -> io::Result<()> {
+        let failed = |error| from_libbpf("cannot read a BPF map", error);
+        let map = self.map("control")?;
+        let control = map.lookup(&KEY, MapFlags::ANY).map_err(failed)?;
+        let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
+        let mut control = control.ok_or(io::ErrorKind::InvalidData)?;
+        if control.filled > 0 {
+            let map = self.map("output")?;
+            let filled = control.filled as usize;
+            for chunk in 0..filled.div_ceil(CHUNK) {
+                let key = (chunk as u32).to_ne_bytes();
+                let output = map.lookup(&key, MapFlags::ANY).map_err(failed)?;
+                let output = output.unwrap_or_default();
+                let words = output.chunks_exact(8).take(filled - chunk * CHUNK);
+                let words: Vec<u64> = words.flat_map(u64::read_from_bytes).collect();
+                tell(&words);
+            }
+            control.filled = 0;
+            self.map("control")?
+                .update(&KEY, control.as_bytes(), MapFlags::ANY)
+                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+        }
+        self.control = control;
+        Ok(())
+    }
+
+    /// Runs a program until the iterator ends, or all instances were walked.
+    fn run(
+        &mut self,
+        program: &str,
+        info: bpf_iter_link_info,
+        mut tell: impl FnMut(&[u64]),
+    ) -> io::Result<()> {
+        self.control.pass += 1;
+        self.control = Control {
+            filled: 0,
+            exiting: 0,
+            learned: 0,
+            _state: [0; STATE],
+            ..self.control
+        };
+        self.map("control")?
+            .update(&KEY, self.control.as_bytes(), MapFlags::ANY)
+            .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+        let mut iter = libbpf::iterate(&self.object, program, info)?;
+        let walks = self.control.left > 0;
+        loop {
+            let read = iter.read(&mut [0; 16]);
+            self.take(&mut tell)?;
+            match read {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // It has more to say.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if walks && self.control.left == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lists the descriptors of all tasks; with `kinds`, says which are of epoll.
+    pub(super) fn list(&mut self, kinds: bool) -> io::Result<Listing> {
+        self.list_tasks(bpf_iter_link_info::default(), kinds)
+    }
+
+    fn list_tasks(&mut self, info: bpf_iter_link_info, kinds: bool) -> io::Result<Listing> {
+        self.control.kinds = kinds.into();
+        let mut listing = Listing::default();
+        let mut known: HashMap<u64, usize> = HashMap::new();
+        // The table that descriptors are of, unless it was listed before.
+        let mut current = None;
+        self.run("list_tables", info, |words| {
+            for (tag, head, rest) in records(words) {
+                match tag {
+                    Tag::Task => {
+                        let (pid, tid) = ((head >> 32) as i32, head as i32);
+                        let next = listing.tables.len();
+                        let table = *known.entry(rest[0]).or_insert(next);
+                        current = (table == next).then_some(table);
+                        if current.is_some() {
+                            listing.tables.push(Table {
+                                tasks: Vec::new(),
+                                open: Vec::new(),
+                                instances: Vec::new(),
+                            });
+                        }
+                        // It has ended, or is in no namespace of ours, without ids.
+                        if tid > 0 {
+                            let pid = if pid > 0 { pid } else { tid };
+                            listing.tables[table].tasks.push(TableOf { pid, tid });
+                        }
+                    }
+                    Tag::Fd => {
+                        let Some(table) = current.map(|table| &mut listing.tables[table]) else {
+                            continue;
+                        };
+                        let (fd, file) = (head as i32, File(rest[0]));
+                        table.open.push((fd, file));
+                        if head >> 32 != 0 {
+                            table.instances.push((fd, file));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        })?;
+        listing.exiting = self.control.exiting;
+        Ok(listing)
+    }
+
+    /// Looks for descriptors of files, and notes one for each that it finds. Returns
+    /// how many tasks are giving up their descriptors.
+    pub(super) fn find(&mut self, files: &mut HashMap<File, Option<Place>>) -> io::Result<u32> {
+        self.control.kinds = 0;
+        let mut task = (0, 0);
+        self.run("list_tables", bpf_iter_link_info::default(), |words| {
+            for (tag, head, rest) in records(words) {
+                match tag {
+                    Tag::Task => task = ((head >> 32) as i32, head as i32),
+                    Tag::Fd => {
+                        if let Some(found) = files.get_mut(&File(rest[0])) {
+                            let (pid, tid) = task;
+                            let fd = head as i32;
+                            *found = Some(Place { pid, tid, fd });
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        })?;
+        Ok(self.control.exiting)
+    }
+
+    /// Walks the interest lists of instances, each of which a process has open.
+    pub(super) fn walk(
+        &mut self,
+        instances: &HashMap<i32, Vec<File>>,
+    ) -> io::Result<HashMap<File, Walk>> {
+        let mut walks = HashMap::new();
+        if instances.len() > SOME {
+            let files: Vec<File> = instances.values().flatten().copied().collect();
+            for files in files.chunks(MAX_WANTED) {
+                self.walk_in(bpf_iter_link_info::default(), files, &mut walks)?;
+            }
+        } else {
+            for (&pid, files) in instances {
+                for files in files.chunks(MAX_WANTED) {
+                    self.walk_in(of(pid), files, &mut walks)?;
+                }
+            }
+        }
+        Ok(walks)
+    }
+
+    fn walk_in(
+        &mut self,
+        info: bpf_iter_link_info,
+        files: &[File],
+        walks: &mut HashMap<File, Walk>,
+    ) -> io::Result<()> {
+        let wanted = self.map("wanted")?;
+        for file in files {
+            wanted
+                .update(&file.0.to_ne_bytes(), &[0; 4], MapFlags::ANY)
+                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+        }
+        drop(wanted);
+        self.control.left = files.len() as u32;
+        let mut current: Option<(File, Walk)> = None;
+        let result = self.run("walk_instances", info, |words| {
+            for (tag, head, rest) in records(words) {
+                match tag {
+                    // If the last one did not end, it was closed.
+                    Tag::Instance => current = Some((File(rest[0]), Walk::default())),
+                    Tag::Target => {
+                        if let Some((_, walk)) = &mut current {
+                            walk.targets.push(Seen {
+                                tfd: head as u32,
+                                file: File(rest[0]),
+                                data: rest[1],
+                                events: rest[2] as u32,
+                                epitem: Epitem(rest[3]),
+                            });
+                        }
+                    }
+                    Tag::End => {
+                        if let Some((file, mut walk)) = current.take() {
+                            walk.whole = head == 0;
+                            walks.insert(file, walk);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        });
+        self.control.left = 0;
+        let wanted = self.map("wanted")?;
+        for file in files {
+            // There is nothing to do if it fails.
+            let _ = wanted.delete(&file.0.to_ne_bytes());
+        }
+        result
+    }
+}
+
+/// In how many processes instances are walked one process after the other.
+const SOME: usize = 16;
+
+/// Restricts an iterator to the tasks of a process. Linux before 6.1 ignores it.
+fn of(pid: i32) -> bpf_iter_link_info {
+    let mut info = bpf_iter_link_info::default();
+    info.task.pid = pid as u32;
+    info
+}
+
+fn own() -> bpf_iter_link_info {
+    of(std::process::id() as i32)
+}
+
+impl Table {
+    /// The file of a descriptor.
+    pub(super) fn file(&self, fd: RawFd) -> Option<File> {
+        let place = self.open.binary_search_by_key(&fd, |open| open.0).ok()?;
+        Some(self.open[place].1)
+    }
+}
+
+#[cfg(test)]
+impl Seen {
+    pub(super) fn new(tfd: u32, file: u64, epitem: u64) -> Self {
+        Self {
+            tfd,
+            file: File(file),
+            epitem: Epitem(epitem),
+            events: 1,
+            data: 0,
+        }
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.file.0
+    }
+}

@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Situations that people reported, with each method that works here.
+
+mod common;
+
+use common::{add, copy, file, new_set, pair, pid, receive, send};
+use epoll_targets::proc::{self, Stat, State};
+use epoll_targets::resolve::{
+    Descriptor, HAS_BPF, Method, Owner, Report, Resolved, Resolver, TfdState,
+};
+use rustix::event::epoll;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Held by each test: what others open and close is not to get in the way.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The methods that work here. Where one is what the tests are to be run with, it is no
+/// excuse that it does not.
+fn methods() -> (MutexGuard<'static, ()>, Vec<Method>) {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = match common::method() {
+        Method::Auto => vec![Method::Walk, Method::Kcmp],
+        // Its owners are named in another way.
+        Method::Bpf => Vec::new(),
+        method => vec![method],
+    };
+    let works = |method: &Method| match Resolver::new([pid()]).method(*method).resolve() {
+        Ok(_) => true,
+        Err(error) if common::method() == *method => panic!("{error}"),
+        Err(error) => {
+            // Past the capture of the test's output.
+            writeln!(io::stderr(), "SKIPPED: {method:?}: {error}").unwrap();
+            assert!(*method != Method::Walk || !HAS_BPF || !is_root() || !has_types());
+            false
+        }
+    };
+    (alone, all.into_iter().filter(works).collect())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether the kernel has what BPF needs.
+fn has_types() -> bool {
+    fs::exists("/sys/kernel/btf/vmlinux").unwrap()
+}
+
+/// The lowest number that nobody else here gets.
+fn far_away(fd: &OwnedFd, number: RawFd) -> OwnedFd {
+    rustix::io::fcntl_dupfd_cloexec(fd, 600 + number).unwrap()
+}
+
+fn resolve(method: Method, pids: &[i32]) -> Report {
+    let resolver = Resolver::new(pids.to_vec()).method(method);
+    resolver.search_all_processes().resolve().unwrap()
+}
+
+/// The target that has this data.
+fn target(report: &Report, data: u64) -> &Resolved {
+    let mut targets = report.instances.iter().flat_map(|i| &i.targets);
+    targets.find(|t| t.target.data == data).unwrap()
+}
+
+/// A process that has this file as descriptor 0.
+struct Holder(Child);
+
+impl Holder {
+    fn new(file: &OwnedFd) -> Self {
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(copy(file));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let holder = Self(command.spawn().unwrap());
+        // Before that it has what we have.
+        while proc::command(holder.place().pid).unwrap() != "sleep" {
+            std::thread::yield_now();
+        }
+        holder
+    }
+
+    fn place(&self) -> Descriptor {
+        let pid = self.0.id() as i32;
+        Descriptor { pid, fd: 0 }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn unshare_files() -> i32 {
+    // SAFETY: What is closed after this stays open for all other threads, and what they
+    // close stays open here.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// A thread with descriptors of its own, which does something and waits.
+fn with_thread<T: Send, R>(first: impl FnOnce() -> T + Send, then: impl FnOnce(&T) -> R) -> R {
+    std::thread::scope(|scope| {
+        let (tell, told) = channel();
+        let (end, ended) = channel::<()>();
+        scope.spawn(move || {
+            tell.send(first()).unwrap();
+            let _ = ended.recv();
+        });
+        let result = then(&told.recv().unwrap());
+        drop(end);
+        result
+    })
+}
+
+/// The descriptor was closed, and another process keeps the file.
+#[test]
+fn closed_here_and_open_in_a_child() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        for target_file in [file(), pair().0] {
+            let set = new_set();
+            let number = far_away(&target_file, 0);
+            add(&set, &number, 1);
+            let holder = Holder::new(&target_file);
+            drop((number, target_file));
+            for report in [
+                resolve(method, &[pid()]),
+                Resolver::new([pid()]).method(method).resolve().unwrap(),
+                Resolver::all_processes().method(method).resolve().unwrap(),
+            ] {
+                let target = target(&report, 1);
+                assert_eq!(
+                    target.owner,
+                    Owner::Others(vec![holder.place()]),
+                    "{method:?}"
+                );
+                assert_eq!(target.tfd_state, TfdState::Closed);
+                assert!(target.is_stuck() && !target.is_orphaned() && !target.is_stale());
+            }
+            drop(set);
+        }
+    }
+}
+
+#[test]
+fn all_holders_are_counted() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        for target_file in [file(), pair().0] {
+            let set = new_set();
+            let number = far_away(&target_file, 0);
+            add(&set, &number, 1);
+            let holders: Vec<_> = (0..10).map(|_| Holder::new(&target_file)).collect();
+            drop((number, target_file));
+            let report = resolve(method, &[pid()]);
+            let target = target(&report, 1);
+            assert_eq!(target.owners_total, Some(10), "{method:?}");
+            let Owner::Others(named) = &target.owner else {
+                panic!("{method:?}: {:?}", target.owner)
+            };
+            assert_eq!(named.len(), 8);
+            assert!(
+                named
+                    .iter()
+                    .all(|d| holders.iter().any(|h| h.place() == *d))
+            );
+        }
+    }
+}
+
+/// Two tables have the instance, and each adds a file of its own by one number.
+#[test]
+fn each_adds_the_same_number() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let (set, ours, theirs) = (new_set(), file(), file());
+        let number = far_away(&ours, 0);
+        let fd = number.as_raw_fd();
+        add(&set, &number, 1);
+        let there = || {
+            let tid = unshare_files();
+            // SAFETY: It is open here, and nobody else uses this table.
+            assert_eq!(unsafe { libc::dup2(theirs.as_raw_fd(), fd) }, fd);
+            // SAFETY: As above.
+            let number = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            add(&set, number, 2);
+            tid
+        };
+        with_thread(there, |&tid| {
+            for pids in [vec![pid()], vec![tid], vec![pid(), tid]] {
+                let report = resolve(method, &pids);
+                let places = [(1, pid(), tid), (2, tid, pid())];
+                for (data, at, other) in places {
+                    let target = target(&report, data);
+                    let pid = at;
+                    assert_eq!(
+                        target.owner,
+                        Owner::Tfd(Descriptor { pid, fd }),
+                        "{method:?}"
+                    );
+                    assert_eq!(target.tfd_state, TfdState::Target);
+                    let pid = other;
+                    assert_eq!(target.stale_at, [Descriptor { pid, fd }]);
+                    assert!(target.is_stale() && !target.is_stuck());
+                }
+                let efd = set.as_raw_fd();
+                let set = report.instances.iter().find(|i| i.efd == efd).unwrap();
+                let mut pids: Vec<i32> = set.also.iter().map(|d| d.pid).collect();
+                pids.push(set.pid);
+                pids.sort_unstable();
+                let mut both = [pid(), tid];
+                both.sort_unstable();
+                assert_eq!(pids, both);
+            }
+        });
+    }
+}
+
+/// A thread has a file that its process has closed, and an instance.
+#[test]
+fn a_thread_has_its_own_descriptors() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let (set, target_file) = (new_set(), file());
+        let number = far_away(&target_file, 0);
+        let fd = number.as_raw_fd();
+        drop(target_file);
+        add(&set, &number, 1);
+        let inherited = set.as_raw_fd();
+        let there = || {
+            let tid = unshare_files();
+            // SAFETY: It is closed in this table only, in which nobody else uses it.
+            assert_eq!(unsafe { libc::close(inherited) }, 0);
+            let (set, file) = (new_set(), file());
+            add(&set, &file, 2);
+            let own = (set.as_raw_fd(), file.as_raw_fd());
+            std::mem::forget((set, file));
+            (tid, own)
+        };
+        with_thread(there, |&(tid, (efd, own))| {
+            drop(number);
+            let report = resolve(method, &[pid()]);
+            let owner = Owner::Others(vec![Descriptor { pid: tid, fd }]);
+            assert_eq!(target(&report, 1).owner, owner, "{method:?}");
+            let pid = tid;
+            let owner = Owner::Tfd(Descriptor { pid, fd: own });
+            assert_eq!(target(&report, 2).owner, owner, "{method:?}");
+            let mut sets = report.instances.iter();
+            assert!(sets.any(|set| (set.pid, set.efd) == (tid, efd)));
+        });
+    }
+}
+
+/// A process whose first thread has ended, and another one goes on.
+struct Headless(libc::pid_t);
+
+impl Headless {
+    fn new() -> Self {
+        // SAFETY: The child runs no code of other threads, whose locks it may have: what
+        // it calls after this takes only those that fork() takes care of.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            std::thread::spawn(|| std::thread::sleep(Duration::from_secs(600)));
+            // SAFETY: It ends this thread alone, and never returns.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        }
+        let headless = Self(pid);
+        while Stat::of(pid).unwrap().state != State::Zombie {
+            std::thread::yield_now();
+        }
+        headless
+    }
+}
+
+impl Drop for Headless {
+    fn drop(&mut self) {
+        // SAFETY: It is our child, which nobody else waits for.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+#[test]
+fn the_first_thread_has_ended() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let (set, target_file) = (new_set(), file());
+        add(&set, &target_file, 1);
+        let headless = Headless::new();
+        let fd = target_file.as_raw_fd();
+        // Only that one has them now.
+        drop((set, target_file));
+        let report = resolve(method, &[headless.0]);
+        let pid = headless.0;
+        let owner = Owner::Tfd(Descriptor { pid, fd });
+        assert_eq!(target(&report, 1).owner, owner, "{method:?}");
+        assert!(report.skipped.is_empty());
+        assert!(proc::link(pid, fd).is_ok());
+    }
+}
+
+#[test]
+fn a_process_that_has_ended_is_not_silently_nothing() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let mut child = Command::new("true").spawn().unwrap();
+        let ended = child.id() as i32;
+        while Stat::of(ended).unwrap().state != State::Zombie {
+            std::thread::yield_now();
+        }
+        let report = resolve(method, &[ended]);
+        child.wait().unwrap();
+        assert_eq!(report.skipped.len(), 1, "{method:?}");
+        assert!(!report.is_complete());
+    }
+}
+
+/// Ends the other thread, however the test ends.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Files are always open, under ever other numbers.
+#[test]
+fn what_moves_is_not_orphaned() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let (set, orphan) = (new_set(), pair().0);
+        let mut files: Vec<OwnedFd> = (0..20).map(|_| file()).collect();
+        for file in &files {
+            add(&set, file, 1);
+        }
+        add(&set, &orphan, 2);
+        let (sender, _receiver) = pair();
+        send(&sender, &orphan);
+        drop(orphan);
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _at_the_end = End(&end);
+            scope.spawn(|| {
+                let mut n = 0;
+                while !end.load(Ordering::Relaxed) {
+                    n += 1;
+                    let file = &mut files[n * 7 % 20];
+                    *file = far_away(file, (n * 37 % 300) as RawFd);
+                }
+            });
+            let begin = Instant::now();
+            let mut looks = 0;
+            while looks < 3 || begin.elapsed() < Duration::from_secs(2) && looks < 40 {
+                looks += 1;
+                let report = resolve(method, &[pid()]);
+                let set = common::found(&report, &set);
+                for target in &set.targets {
+                    // The other one is of another kind, and nothing of that moves.
+                    let is = target.is_orphaned();
+                    assert!(!is || target.target.data == 2, "{method:?}: {target:?}");
+                }
+            }
+        });
+    }
+}
+
+/// What stays is right while other targets come and go at full speed.
+#[test]
+fn instances_that_change() {
+    let (_alone, methods) = methods();
+    for method in methods.into_iter().filter(|m| *m == Method::Walk) {
+        let (set, own, moved) = (new_set(), file(), file());
+        add(&set, &own, 1);
+        let number = far_away(&moved, 0);
+        add(&set, &number, 2);
+        drop(number);
+        let orphan = file();
+        add(&set, &orphan, 3);
+        let (sender, receiver) = pair();
+        send(&sender, &orphan);
+        drop(orphan);
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _at_the_end = End(&end);
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !end.load(Ordering::Relaxed) {
+                        let files: Vec<OwnedFd> = (0..50).map(|_| file()).collect();
+                        for file in &files {
+                            add(&set, file, 9);
+                        }
+                        for file in files.iter().step_by(2) {
+                            epoll::delete(&set, file).unwrap();
+                        }
+                        drop(new_set());
+                    }
+                });
+            }
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(2) {
+                let report = resolve(method, &[pid()]);
+                let pid = pid();
+                let place = |fd: &OwnedFd| Descriptor {
+                    pid,
+                    fd: fd.as_raw_fd(),
+                };
+                assert_eq!(target(&report, 1).owner, Owner::Tfd(place(&own)));
+                let owner = Owner::Others(vec![place(&moved)]);
+                assert_eq!(target(&report, 2).owner, owner);
+                assert!(target(&report, 3).is_orphaned());
+                for data in 1..=3 {
+                    assert!(!target(&report, data).changed);
+                }
+            }
+        });
+        drop(receive(&receiver));
+    }
+}
+
+/// A file can have the name that descriptors of epoll instances are shown with.
+#[test]
+fn a_file_with_the_name_of_an_instance() {
+    let (_alone, methods) = methods();
+    let folder = std::env::temp_dir().join(format!("epoll-targets-{}", pid()));
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("[eventpoll]");
+    let named = fs::File::create(&path).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    for method in methods {
+        let set = new_set();
+        let report = resolve(method, &[pid()]);
+        let efds: Vec<RawFd> = report.instances.iter().map(|i| i.efd).collect();
+        assert_eq!(efds, [set.as_raw_fd()], "{method:?}");
+        assert!(report.is_complete());
+    }
+    drop(named);
+}
+
+#[test]
+fn an_instance_that_is_closed_is_no_failure() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _at_the_end = End(&end);
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    let (set, file) = (new_set(), file());
+                    add(&set, &file, 1);
+                    drop(set);
+                    // Another one by its number.
+                    let set = new_set();
+                    add(&set, &file, 2);
+                }
+            });
+            for _ in 0..20 {
+                let report = resolve(method, &[pid()]);
+                assert!(report.skipped.iter().all(|s| s.has_ended()), "{method:?}");
+            }
+        });
+    }
+}
+
+/// Memory whose page does not come until this is dropped: see userfaultfd(2).
+struct Page {
+    faults: Option<OwnedFd>,
+    address: usize,
+}
+
+impl Page {
+    const SIZE: usize = 4096;
+    const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+    const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+
+    fn new() -> io::Result<Self> {
+        let mut api: [u64; 3] = [0xaa, 0, 0];
+        // SAFETY: The system calls take integers, and structures that live until they
+        // return. The memory is new, and nobody else knows of it.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let faults = OwnedFd::from_raw_fd(fd as RawFd);
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let rights = libc::PROT_READ | libc::PROT_WRITE;
+            let memory = libc::mmap(std::ptr::null_mut(), Self::SIZE, rights, flags, -1, 0);
+            assert_ne!(memory, libc::MAP_FAILED);
+            let address = memory.expose_provenance();
+            let mut register: [u64; 4] = [address as u64, Self::SIZE as u64, 1, 0];
+            if libc::ioctl(faults.as_raw_fd(), Self::UFFDIO_API, &raw mut api) != 0
+                || libc::ioctl(faults.as_raw_fd(), Self::UFFDIO_REGISTER, &raw mut register) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+            let faults = Some(faults);
+            Ok(Self { faults, address })
+        }
+    }
+}
+
+/// epoll_wait(2) keeps the mutex while it writes to memory.
+#[test]
+fn a_mutex_that_is_held() {
+    let (_alone, methods) = methods();
+    let mut page = match Page::new() {
+        Ok(page) => page,
+        Err(error) => {
+            writeln!(io::stderr(), "SKIPPED: userfaultfd(2): {error}").unwrap();
+            return;
+        }
+    };
+    let (set, ready, other) = (new_set(), file(), new_set());
+    rustix::io::write(&ready, &1u64.to_ne_bytes()).unwrap();
+    add(&set, &ready, 1);
+    add(&other, &ready, 2);
+    std::thread::scope(|scope| {
+        let (efd, address) = (set.as_raw_fd(), page.address);
+        scope.spawn(move || {
+            let events = std::ptr::with_exposed_provenance_mut(address);
+            // SAFETY: One event fits into the page, which nobody else uses.
+            unsafe { libc::epoll_wait(efd, events, 1, -1) };
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let reports: Vec<Report> = methods.iter().map(|&m| resolve(m, &[pid()])).collect();
+        // Nobody waits for it any more.
+        page.faults = None;
+        for (method, report) in methods.iter().zip(reports) {
+            let fd = ready.as_raw_fd();
+            let owner = Owner::Tfd(Descriptor { pid: pid(), fd });
+            assert_eq!(target(&report, 2).owner, owner);
+            assert!(!report.is_complete());
+            if *method == Method::Walk {
+                let held = report.instances.iter().find(|i| i.efd == efd).unwrap();
+                assert!(held.unconfirmed.is_some());
+                assert_eq!(held.targets[0].owner, owner);
+            } else {
+                let held = report.skipped.iter().find(|s| s.efd == Some(efd)).unwrap();
+                assert!(held.is_held(), "{method:?}");
+            }
+        }
+    });
+}
