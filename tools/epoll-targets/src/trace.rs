@@ -429,9 +429,9 @@ impl Tracer {
     }
 
     /// Which of the targets are there, and who holds their files.
-    fn look(&self, keys: &[Key]) -> io::Result<(HashSet<Key>, HashMap<u64, Vec<Holder>>)> {
+    fn look(&self, keys: &[Key]) -> io::Result<(HashSet<Key>, Holders)> {
         let mut there = HashSet::new();
-        let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
+        let mut holders = Holders::new();
         for round in 0..LOOKS {
             let found = self.programs.visit("visit_files", Mode::Holders)?;
             let targets = found.iter().filter(|f| f.kind == HOLDER_TARGET);
@@ -457,7 +457,10 @@ impl Tracer {
     }
 }
 
-fn take_in(holders: &mut HashMap<u64, Vec<Holder>>, found: &[Found]) {
+/// What holds files, by their addresses.
+type Holders = HashMap<u64, Vec<Holder>>;
+
+fn take_in(holders: &mut Holders, found: &[Found]) {
     for found in found {
         if let Some(holder) = Holder::new(found) {
             let of_file = holders.entry(found.file).or_default();

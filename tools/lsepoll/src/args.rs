@@ -119,7 +119,6 @@ What io_uring or a 32-bit program does is not seen.";
 
 #[derive(Debug, clap::Args)]
 #[command(long_about = ABOUT_TRACE)]
-#[cfg_attr(not(feature = "bpf"), expect(dead_code, reason = "it takes BPF"))]
 pub struct TraceArgs {
     /// Trace these processes, and the children that they get
     #[arg(short, long = "pid", value_name = "PID", num_args = 1.., value_delimiter = ',')]

@@ -77,7 +77,7 @@ fn inet(protocol: &str, line: &str) -> Option<(u64, String)> {
 fn address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    if !host.is_ascii() {
+    if !host.is_ascii() || host.len() % 8 != 0 {
         return None;
     }
     let words = host.as_bytes().chunks(8).map(|word| {

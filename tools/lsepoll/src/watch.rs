@@ -23,10 +23,17 @@ fn key(instance: &Instance, target: Option<&Resolved>) -> Key {
     (instance.pid, instance.efd, target)
 }
 
+/// A line that was shown.
+#[derive(Debug)]
+struct Shown {
+    state: Vec<String>,
+    row: Vec<Cell>,
+}
+
 /// What was shown the last time.
 #[derive(Debug, Default)]
 pub struct Before {
-    rows: Option<HashMap<Key, (Vec<String>, Vec<Cell>)>>,
+    rows: Option<HashMap<Key, Shown>>,
     /// Nobody reads the output any more.
     pub is_unread: bool,
 }
@@ -62,16 +69,16 @@ pub fn print(
             match old.as_mut().map(|old| old.remove(&key)) {
                 None => show("", &row),
                 Some(None) => show("new", &row),
-                Some(Some((was, _))) if was != state => show("now", &row),
+                Some(Some(was)) if was.state != state => show("now", &row),
                 Some(Some(_)) => {}
             }
-            now.insert(key, (state, row));
+            now.insert(key, Shown { state, row });
         }
     }
     let mut gone: Vec<_> = old.into_iter().flatten().collect();
     gone.sort_by_key(|(key, _)| *key);
-    for (_, (_, row)) in &gone {
-        show("gone", row);
+    for (_, shown) in &gone {
+        show("gone", &shown.row);
     }
     before.rows = Some(now);
     if rows.is_empty() {
