@@ -13,6 +13,9 @@
 //! - [`kcmp`] is the system call;
 //! - [`fdinfo`] parses what the kernel shows of an epoll instance;
 //! - [`proc`] lists processes and their descriptors;
+//! - [`ready`] asks which targets are ready;
+//! - `trace`, with the feature `bpf`, watches which closing leaves targets behind, and
+//!   finds who holds a file without a descriptor;
 //! - [`pidfd`] holds a process while it is inspected, [`stop`] stops it.
 //!
 //! Process ids are those of the caller's PID namespace.
@@ -56,8 +59,11 @@ pub mod fdinfo;
 pub mod kcmp;
 pub mod pidfd;
 pub mod proc;
+pub mod ready;
 pub mod resolve;
 pub mod stop;
+#[cfg(feature = "bpf")]
+pub mod trace;
 
 mod descriptor;
 mod order;

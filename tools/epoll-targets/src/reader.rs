@@ -228,6 +228,7 @@ impl Reader {
     }
 
     /// The process that reads.
+    #[cfg(any(test, feature = "bpf"))]
     pub(crate) fn pid(&self) -> Option<i32> {
         self.0.as_ref().map(|helper| helper.pid)
     }

@@ -76,7 +76,7 @@ mod by_kcmp;
 mod by_walk;
 mod kernel;
 #[cfg(feature = "bpf")]
-mod libbpf;
+pub(crate) mod libbpf;
 mod report;
 mod tables;
 mod task;

@@ -2,8 +2,9 @@
 
 //! The command line. The section OPTIONS of the manual page is generated from it.
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use epoll_targets::resolve::{Method, Resolved};
+use std::path::PathBuf;
 
 const ABOUT: &str = "\
 List epoll instances with the real owner of each target.
@@ -33,12 +34,15 @@ Exit status:
   2  an error, or a process given with -p could not be inspected
 
 Examples:
-  lsepoll -p 1234             the epoll instances of process 1234
+  lsepoll 1234                the epoll instances of process 1234
+  lsepoll nginx --ready       those of all nginx, and what makes them spin
   lsepoll --orphaned          orphaned targets of all processes
   lsepoll --stuck             targets that their processes cannot remove any more
   lsepoll -p 1234 --owners given
                               search no other process for owners
-  lsepoll --ids               with the ids that `bpftool link` shows
+  lsepoll --summary           how many targets each process has, by state
+  lsepoll --watch 10          all targets, then what changes
+  lsepoll trace -p 1234       which call leaves targets behind
   lsepoll --json | jq -r '.sets[] | .pid as $pid | .targets[] |
       select(.orphaned) | \"\\($pid) \\(.tfd)\"'
                               pid and tfd of each orphaned target";
@@ -82,12 +86,82 @@ impl From<ResolverName> for Method {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// By process, then by its descriptor of the instance; targets as the kernel has them
+    Pid,
+    /// By the descriptor of the instance, then by process
+    Efd,
+    /// The targets of each instance by tfd
+    Tfd,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Tell which call leaves a target behind, and which had added it
+    Trace(TraceArgs),
+}
+
+const ABOUT_TRACE: &str = "\
+Tell which call leaves a target behind, and which had added it.
+
+A program that closes a descriptor without EPOLL_CTL_DEL, while a duplicate, a child or \
+a message keeps the file open, cannot remove the target any more, and gets its events \
+for ever. Until it is interrupted, or the processes end, this prints for each such \
+closing the stack of the EPOLL_CTL_ADD, the stack of the close, and who holds the file; \
+and for each ADD that fails with EEXIST, which ADD was before. Then it prints a summary \
+by place in the code.
+
+Lines of source are shown for what has debug information.
+
+This needs root, Linux 6.4 or later on x86-64, and lsepoll built with the feature bpf. \
+What io_uring or a 32-bit program does is not seen.";
+
+#[derive(Debug, clap::Args)]
+#[command(long_about = ABOUT_TRACE)]
+pub struct TraceArgs {
+    /// Trace these processes, and the children that they get
+    #[arg(short, long = "pid", value_name = "PID", num_args = 1.., value_delimiter = ',')]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(conflicts_with_all = ["all", "command"])]
+    pub pids: Vec<i32>,
+
+    /// Trace all processes
+    #[arg(long, conflicts_with = "command")]
+    pub all: bool,
+
+    /// Write to a file [default: standard output; standard error with a command]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// How many targets to remember, with 2 KiB each
+    #[arg(long, value_name = "N", default_value_t = 32768)]
+    #[arg(value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub remember: u32,
+
+    /// Print one JSON object a line; lsepoll(1) documents it
+    #[arg(long)]
+    pub json: bool,
+
+    /// A command to run and trace
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
 /// List epoll instances with the real owner of each target
 #[derive(Debug, Parser)]
 #[command(name = "lsepoll", version, long_about = ABOUT, after_long_help = AFTER)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Processes to list [default: all that may be inspected]
-    #[arg(short, long = "pid", value_name = "PID", num_args = 1..)]
+    #[command(subcommand)]
+    pub action: Option<Action>,
+
+    /// Processes to list, by pid or command name [default: all that may be inspected]
+    #[arg(value_name = "PROCESS")]
+    pub processes: Vec<String>,
+
+    /// Processes to list
+    #[arg(short, long = "pid", value_name = "PID", num_args = 1.., value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     pub pids: Vec<i32>,
 
@@ -120,12 +194,40 @@ pub struct Args {
     #[arg(long)]
     pub stuck: bool,
 
-    /// Stop the processes given with -p while they are inspected
+    /// Stop the processes that were named while they are inspected
     ///
     /// They get SIGSTOP, and SIGCONT in the end, even if lsepoll is killed. What they have
     /// open does not change then.
-    #[arg(long, requires = "pids")]
+    #[arg(long)]
     pub stop: bool,
+
+    /// Show for which events each target is ready
+    ///
+    /// The file of each target is asked with poll(2), which takes nothing from it. If
+    /// an event loop spins, it is for one of the targets that are ready. This needs the
+    /// right to attach to the processes, which root has.
+    #[arg(long)]
+    pub ready: bool,
+
+    /// Show how many targets each process has, by state
+    #[arg(long, conflicts_with_all = ["ready", "ids", "sort", "watch"])]
+    pub summary: bool,
+
+    /// How to sort
+    #[arg(long, value_enum, value_name = "KEY", default_value_t = Sort::Pid)]
+    pub sort: Sort,
+
+    /// List again every so many seconds, and show what appeared, changed or went
+    #[arg(long, value_name = "SECONDS", conflicts_with = "json")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub watch: Option<u64>,
+
+    /// Write counts for node_exporter to a file, in the OpenMetrics text format
+    ///
+    /// They are sums by command name. The file is replaced at once; with --watch, each
+    /// time. The exit status is 0 if there are orphaned or stale targets.
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
 
     /// Show the id of each epoll instance
     ///
@@ -211,9 +313,38 @@ mod tests {
         let plain = |text: &str| text.replace("\\-", "-");
         let command = Args::command();
         for option in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
-            let long = format!("--{}", option.get_long().unwrap());
+            let Some(long) = option.get_long() else {
+                continue;
+            };
+            let long = format!("--{long}");
             assert!(plain(section).contains(&long), "{long}");
             assert!(plain(synopsis).contains(&long) || long == "--pid", "{long}");
         }
+        let (_, _, rest) = parts();
+        let trace = command.find_subcommand("trace").unwrap();
+        for option in trace.get_arguments().filter_map(|arg| arg.get_long()) {
+            let long = format!("--{option}");
+            assert!(plain(rest).contains(&long), "trace {long}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn processes_and_actions_are_told_apart() {
+        let parse = |args: &[&str]| Args::try_parse_from([&["lsepoll"], args].concat());
+        let args = parse(&["nginx", "12"]).unwrap();
+        assert_eq!(args.processes, ["nginx", "12"]);
+        assert_eq!(parse(&["-p", "1,2"]).unwrap().pids, [1, 2]);
+        let trace = parse(&["trace", "--", "ls", "-l"]).unwrap();
+        let Some(Action::Trace(trace)) = trace.action else {
+            panic!("{trace:?}");
+        };
+        assert_eq!(trace.command, ["ls", "-l"]);
+        assert!(parse(&["trace", "--all", "-p", "1"]).is_err());
+        assert!(parse(&["-p", "1", "trace", "--all"]).is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! For programs. The manual page documents it: lsepoll.1, OUTPUT FOR PROGRAMS.
 
 use crate::args::Args;
+use crate::extra::Extra;
 use crate::names;
 use epoll_targets::resolve::{Descriptor, Owner, Report, Resolved, TfdState};
 use epoll_targets::{fdinfo, resolve};
@@ -55,6 +56,12 @@ struct Target<'a> {
     stale_total: usize,
     number: &'static str,
     number_file: Option<std::borrow::Cow<'a, str>>,
+    /// Only if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<Option<Events>>,
+    /// What else than descriptors holds the file of an orphaned target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    holders: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -116,6 +123,15 @@ impl From<fdinfo::Inode> for Inode {
     }
 }
 
+impl From<fdinfo::Events> for Events {
+    fn from(events: fdinfo::Events) -> Self {
+        Self {
+            bits: events.0,
+            names: events.names().collect(),
+        }
+    }
+}
+
 impl<'a> From<&'a Resolved> for Target<'a> {
     fn from(resolved: &'a Resolved) -> Self {
         let target = resolved.target;
@@ -134,10 +150,7 @@ impl<'a> From<&'a Resolved> for Target<'a> {
         Self {
             tfd: target.tfd,
             toff: target.toff,
-            events: Events {
-                bits: target.events.0,
-                names: target.events.names().collect(),
-            },
+            events: target.events.into(),
             data: format!("{:#x}", target.data),
             inode: target.inode.map(Inode::from),
             orphaned: resolved.is_orphaned(),
@@ -153,6 +166,8 @@ impl<'a> From<&'a Resolved> for Target<'a> {
             stale_total: resolved.stale_total,
             number,
             number_file,
+            ready: None,
+            holders: Vec::new(),
         }
     }
 }
@@ -161,8 +176,16 @@ fn instance<'a>(
     args: &Args,
     instance: &'a resolve::Instance,
     commands: &mut names::Commands,
+    extra: &mut Extra,
 ) -> Instance<'a> {
-    let targets = instance.targets.iter();
+    let shown = instance.targets.iter().filter(|target| args.shows(target));
+    let targets = shown.map(|resolved| Target {
+        ready: args
+            .ready
+            .then(|| extra.ready(instance, resolved).map(Events::from)),
+        holders: extra.holders(instance, resolved),
+        ..resolved.into()
+    });
     Instance {
         pid: instance.pid,
         command: commands.of(instance.pid).to_owned(),
@@ -170,14 +193,16 @@ fn instance<'a>(
         epoll_id: instance.id,
         also: instance.also.iter().map(|&place| place.into()).collect(),
         confirmed: instance.unconfirmed.is_none(),
-        targets: targets
-            .filter(|target| args.shows(target))
-            .map(Target::from)
-            .collect(),
+        targets: targets.collect(),
     }
 }
 
-pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<()> {
+pub fn print(
+    args: &Args,
+    report: &Report,
+    extra: &mut Extra,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut commands = names::Commands::default();
     let skipped = report.skipped.iter();
     let calls = report.calls;
@@ -188,7 +213,7 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
         sets: report
             .instances
             .iter()
-            .map(|i| instance(args, i, &mut commands))
+            .map(|i| instance(args, i, &mut commands, extra))
             .filter(|i| !i.targets.is_empty() || !args.is_filtered())
             .collect(),
         skipped: skipped

@@ -3,12 +3,19 @@
 //! Lists epoll instances with the real owner of each target.
 
 mod args;
+mod extra;
 mod json;
+mod metrics;
 mod names;
+mod sockets;
+mod summary;
 mod table;
+#[cfg(feature = "bpf")]
+mod trace;
+mod watch;
 
 use anyhow::{Context, Result};
-use args::{Args, Owners};
+use args::{Action, Args, Owners, Sort};
 use clap::{CommandFactory, Parser};
 use epoll_cli::progress;
 use epoll_cli::text::printable;
@@ -18,6 +25,7 @@ use epoll_targets::stop::Stopped;
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -25,30 +33,69 @@ fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Args::command(), "lsepoll", &mut io::stdout());
         return ExitCode::SUCCESS;
     }
-    run(&args).unwrap_or_else(|error| {
+    let status = match &args.action {
+        Some(Action::Trace(args)) => trace(args),
+        None => run(&args),
+    };
+    status.unwrap_or_else(|error| {
         epoll_cli::report(&mut io::stderr(), "lsepoll", &error);
         ExitCode::from(2)
     })
 }
 
+#[cfg(feature = "bpf")]
+use trace::run as trace;
+
+#[cfg(not(feature = "bpf"))]
+fn trace(_: &args::TraceArgs) -> Result<ExitCode> {
+    anyhow::bail!("trace: this was built without the feature bpf")
+}
+
 fn run(args: &Args) -> Result<ExitCode> {
-    let report = resolve(args)?;
+    let Some(seconds) = args.watch else {
+        return look(args, None);
+    };
+    let mut before = watch::Before::default();
+    loop {
+        let status = look(args, Some(&mut before))?;
+        if before.is_unread {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+}
+
+/// Lists everything once, or what is not as before.
+fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
+    let pids = pids(args)?;
+    let mut report = resolve(args, &pids)?;
+    sort(args.sort, &mut report);
+    let report = report;
     if args.verbose {
         report_method(&report);
     }
     report_fallback(args, &report);
-    let failed = report_skipped(args, &report);
+    let failed = report_skipped(&pids, &report);
     let targets = || report.instances.iter().flat_map(|i| &i.targets);
     let orphaned = targets().filter(|target| target.is_orphaned()).count();
     let stale = targets().filter(|target| target.is_stale()).count();
     let stuck = targets().filter(|target| target.is_stuck()).count();
 
-    match print(args, &report) {
+    if let Some(path) = &args.metrics {
+        metrics::write(path, &report)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let mut before = before;
+    match print(args, &report, before.as_deref_mut()) {
         // The reader has seen enough.
-        Err(error) if epoll_cli::is_broken_pipe(&error) => {}
+        Err(error) if epoll_cli::is_broken_pipe(&error) => {
+            if let Some(before) = before {
+                before.is_unread = true;
+            }
+        }
         printed => printed.context("cannot print")?,
     }
-    if io::stdout().is_terminal() && !args.json {
+    if io::stdout().is_terminal() && !args.json && args.watch.is_none() {
         let (instances, targets) = (report.instances.len(), targets().count());
         eprintln!(
             "epoll instances: {instances}, targets: {targets}, orphaned: {orphaned}, stuck: {stuck}, \
@@ -57,35 +104,92 @@ fn run(args: &Args) -> Result<ExitCode> {
     }
     Ok(match (failed, orphaned + stale + stuck) {
         (true, _) => ExitCode::from(2),
+        // A timer that writes metrics has done its work.
+        (false, _) if args.metrics.is_some() => ExitCode::SUCCESS,
         (false, 0) => ExitCode::SUCCESS,
         (false, _) => ExitCode::from(1),
     })
 }
 
-fn print(args: &Args, report: &Report) -> Result<()> {
+fn print(args: &Args, report: &Report, before: Option<&mut watch::Before>) -> Result<()> {
     let mut out = epoll_cli::stdout();
-    if args.json {
-        json::print(args, report, &mut out)?;
-    } else {
-        table::print(args, report, &mut out)?;
+    let mut extra = extra::Extra::new(args, report);
+    match before {
+        _ if args.summary => summary::print(args, report, &mut out)?,
+        _ if args.json => json::print(args, report, &mut extra, &mut out)?,
+        Some(before) => watch::print(args, report, &mut extra, before, &mut out)?,
+        // Only the file is wanted.
+        None if args.metrics.is_some() => {}
+        None => table::print(args, report, &mut extra, &mut out)?,
     }
     Ok(out.flush()?)
 }
 
-fn resolve(args: &Args) -> Result<Report> {
-    let mut resolver = if args.pids.is_empty() {
+/// The processes that were named; none if all are meant.
+fn pids(args: &Args) -> Result<Vec<i32>> {
+    let mut pids = args.pids.clone();
+    let mut names: Vec<&str> = Vec::new();
+    for process in &args.processes {
+        match process.parse() {
+            Ok(pid) => pids.push(pid),
+            Err(_) => names.push(process),
+        }
+    }
+    let all = if names.is_empty() {
+        Vec::new()
+    } else {
+        proc::pids()?
+    };
+    for name in names {
+        let is_called = |pid: &i32| proc::command(*pid).is_ok_and(|command| command == cut(name));
+        let before = pids.len();
+        pids.extend(all.iter().filter(|pid| is_called(pid)));
+        anyhow::ensure!(pids.len() > before, "no process is called {name}");
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(pids)
+}
+
+/// A command name as the kernel keeps it.
+fn cut(name: &str) -> std::borrow::Cow<'_, str> {
+    const LENGTH: usize = 15;
+    String::from_utf8_lossy(&name.as_bytes()[..name.len().min(LENGTH)])
+}
+
+fn sort(by: Sort, report: &mut Report) {
+    match by {
+        Sort::Pid => report
+            .instances
+            .sort_by_key(|instance| (instance.pid, instance.efd)),
+        Sort::Efd => report
+            .instances
+            .sort_by_key(|instance| (instance.efd, instance.pid)),
+        Sort::Tfd => {
+            for instance in &mut report.instances {
+                instance
+                    .targets
+                    .sort_by_key(|resolved| (resolved.target.tfd, resolved.target.toff));
+            }
+        }
+    }
+}
+
+fn resolve(args: &Args, pids: &[i32]) -> Result<Report> {
+    let mut resolver = if pids.is_empty() {
         anyhow::ensure!(
             args.owners == Owners::All,
             "--owners given: name the processes with -p"
         );
+        anyhow::ensure!(!args.stop, "--stop: name the processes");
         Resolver::all_processes()
     } else {
-        Resolver::new(args.pids.iter().copied())
+        Resolver::new(pids.iter().copied())
     };
     if args.owners == Owners::All {
         resolver = resolver.search_all_processes();
     }
-    let stopped = args.stop.then(|| Stopped::new(&args.pids)).transpose();
+    let stopped = args.stop.then(|| Stopped::new(pids)).transpose();
     let _stopped = stopped.context("cannot stop the processes")?;
     let mut bar = progress::Progress::stderr();
     let report = resolver
@@ -145,11 +249,11 @@ fn report_fallback(args: &Args, report: &Report) {
 }
 
 /// Reports what could not be inspected; returns whether -p named any of it.
-fn report_skipped(args: &Args, report: &Report) -> bool {
+fn report_skipped(pids: &[i32], report: &Report) -> bool {
     let mut failed = false;
     let mut others = BTreeSet::new();
     for skipped in &report.skipped {
-        if args.pids.contains(&skipped.pid) {
+        if pids.contains(&skipped.pid) {
             failed |= !skipped.has_ended();
             eprintln!("lsepoll: {}", reason(skipped));
         } else if skipped.is_held() {

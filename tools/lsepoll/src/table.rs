@@ -3,18 +3,21 @@
 //! For people.
 
 use crate::args::Args;
+use crate::extra::Extra;
 use crate::names;
 use anstyle::{AnsiColor, Style};
 use epoll_cli::events;
 use epoll_cli::table::{Cell, Column, Table};
 use epoll_cli::text::printable;
+use epoll_targets::fdinfo::Events;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved, TfdState};
 use std::io::{self, Write};
 
-/// The column that is shown only if it is asked for.
+/// The columns that are shown only if they are asked for.
 const ID: usize = 3;
+const READY: usize = 10;
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     Column::right("PID"),
     Column::left("COMMAND"),
     Column::right("EFD"),
@@ -25,6 +28,7 @@ const COLUMNS: [Column; 11] = [
     Column::right("DATA"),
     Column::left("STATE"),
     Column::left("OWNER"),
+    Column::left("READY"),
     Column::left("FILE"),
 ];
 
@@ -34,6 +38,7 @@ fn row(
     instance: &Instance,
     target: Option<&Resolved>,
     names: &mut names::Commands,
+    extra: &mut Extra,
 ) -> Vec<Cell> {
     let mut row: Vec<Cell> = vec![
         instance.pid.to_string().into(),
@@ -45,7 +50,8 @@ fn row(
         row.push(id.into());
     }
     let Some(resolved) = target else {
-        row.resize(COLUMNS.len() - 1 - usize::from(!args.ids), "-".into());
+        let hidden = usize::from(!args.ids) + usize::from(!args.ready);
+        row.resize(COLUMNS.len() - 1 - hidden, "-".into());
         return row;
     };
     let target = resolved.target;
@@ -57,24 +63,26 @@ fn row(
         state(resolved),
         owner(instance, resolved).into(),
     ]);
+    if args.ready {
+        row.push(
+            extra
+                .ready(instance, resolved)
+                .map_or_else(|| "?".into(), ready),
+        );
+    }
     row
 }
 
+/// The events for which a target is ready.
+fn ready(events: Events) -> Cell {
+    match events {
+        Events(0) => "-".into(),
+        events => Cell::from(events.to_string()).style(AnsiColor::Green.on_default()),
+    }
+}
+
 fn state(resolved: &Resolved) -> Cell {
-    let states = [
-        (resolved.is_orphaned(), "orphaned"),
-        (matches!(resolved.owner, Owner::Others(_)), "moved"),
-        (resolved.is_stuck() && !resolved.is_orphaned(), "stuck"),
-        (resolved.owner == Owner::Unknown, "unknown"),
-        (resolved.is_stale(), "stale"),
-        (resolved.changed, "changed"),
-        (resolved.guessed, "guessed"),
-    ];
-    let names: Vec<_> = states
-        .iter()
-        .filter(|(is, _)| *is)
-        .map(|(_, name)| *name)
-        .collect();
+    let names = states(resolved);
     if names.is_empty() {
         return "-".into();
     }
@@ -85,6 +93,21 @@ fn state(resolved: &Resolved) -> Cell {
         _ => Style::new(),
     };
     Cell::from(names.join(",")).style(style)
+}
+
+/// The states that a target is in; none if tfd means it.
+pub fn states(resolved: &Resolved) -> Vec<&'static str> {
+    let states = [
+        (resolved.is_orphaned(), "orphaned"),
+        (matches!(resolved.owner, Owner::Others(_)), "moved"),
+        (resolved.is_stuck() && !resolved.is_orphaned(), "stuck"),
+        (resolved.owner == Owner::Unknown, "unknown"),
+        (resolved.is_stale(), "stale"),
+        (resolved.changed, "changed"),
+        (resolved.guessed, "guessed"),
+    ];
+    let is = states.into_iter().filter(|(is, _)| *is);
+    is.map(|(_, name)| name).collect()
 }
 
 fn owner(instance: &Instance, resolved: &Resolved) -> String {
@@ -108,7 +131,7 @@ fn owner(instance: &Instance, resolved: &Resolved) -> String {
 }
 
 /// The file of the owner, and what tfd means if that is another file.
-fn file(resolved: &Resolved) -> String {
+fn file(instance: &Instance, resolved: &Resolved, extra: &mut Extra) -> String {
     let owner = match &resolved.owner {
         Owner::Tfd(owner) => Some(owner),
         Owner::Others(owners) => owners.first(),
@@ -120,7 +143,15 @@ fn file(resolved: &Resolved) -> String {
         Some(format!("inode {ino} on device {major}:{minor}"))
     };
     let link = owner.and_then(|&owner| names::link(owner));
-    let file = link.or_else(inode).unwrap_or_else(|| "?".into());
+    let link = link.map(|link| match extra.address(owner, &link) {
+        Some(address) => format!("{link} {address}"),
+        None => link,
+    });
+    let mut file = link.or_else(inode).unwrap_or_else(|| "?".into());
+    let holders = extra.holders(instance, resolved);
+    if !holders.is_empty() {
+        file = format!("{file}, in {}", holders.join(" and "));
+    }
     let tfd = resolved.target.tfd;
     let text = match &resolved.tfd_state {
         TfdState::Other(link) => format!("{file} (now {tfd} is {})", link.to_string_lossy()),
@@ -145,13 +176,44 @@ fn terminal_width() -> Option<usize> {
 
 /// The targets of an instance that are shown. An instance without targets has a line
 /// as well, unless only some targets are asked for.
-fn lines<'a>(args: &'a Args, instance: &'a Instance) -> impl Iterator<Item = Option<&'a Resolved>> {
+pub fn lines<'a>(
+    args: &'a Args,
+    instance: &'a Instance,
+) -> impl Iterator<Item = Option<&'a Resolved>> {
     let is_empty = instance.targets.is_empty() && !args.is_filtered();
     let shown = instance.targets.iter().filter(|target| args.shows(target));
     shown.map(Some).chain(is_empty.then_some(None))
 }
 
-pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<()> {
+/// A table with the columns that were asked for, after `first`.
+pub fn columns(args: &Args, first: Option<Column>) -> Table {
+    let columns = COLUMNS.into_iter().enumerate();
+    let columns = columns
+        .filter(|(column, _)| (args.ids || *column != ID) && (args.ready || *column != READY));
+    let columns = first.into_iter().chain(columns.map(|(_, column)| column));
+    Table::new(columns).fit(terminal_width())
+}
+
+/// All cells of a row.
+pub fn whole_row(
+    args: &Args,
+    instance: &Instance,
+    target: Option<&Resolved>,
+    names: &mut names::Commands,
+    extra: &mut Extra,
+) -> Vec<Cell> {
+    let mut row = row(args, instance, target, names, extra);
+    let file = target.map(|target| file(instance, target, extra));
+    row.push(file.unwrap_or_else(|| "no targets".into()).into());
+    row
+}
+
+pub fn print(
+    args: &Args,
+    report: &Report,
+    extra: &mut Extra,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let lines = || {
         let instances = report.instances.iter();
         instances.flat_map(|i| lines(args, i).map(move |target| (i, target)))
@@ -159,18 +221,15 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
     if lines().next().is_none() {
         return Ok(());
     }
-    let columns = COLUMNS.into_iter().enumerate();
-    let columns = columns.filter(|(column, _)| args.ids || *column != ID);
-    let mut table = Table::new(columns.map(|(_, column)| column)).fit(terminal_width());
+    let mut table = columns(args, None);
     let mut names = names::Commands::default();
     // Each row is made twice: a million at once would need much memory.
     for (instance, target) in lines() {
-        table.measure(&row(args, instance, target, &mut names));
+        table.measure(&row(args, instance, target, &mut names, extra));
     }
     table.head(out)?;
     for (instance, target) in lines() {
-        let mut row = row(args, instance, target, &mut names);
-        row.push(target.map_or_else(|| "no targets".into(), file).into());
+        let row = whole_row(args, instance, target, &mut names, extra);
         table.row(&row, out)?;
     }
     Ok(())

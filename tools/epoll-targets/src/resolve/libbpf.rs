@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// An object that build.rs compiled; libelf needs it aligned.
 #[repr(C, align(8))]
-pub(super) struct Aligned<T: ?Sized>(pub(super) T);
+pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
 
 /// Held while the print function of libbpf, which is global, is replaced.
 static PRINT: Mutex<()> = Mutex::new(());
@@ -33,24 +33,27 @@ pub(super) fn from_libbpf(what: &'static str, source: libbpf_rs::Error) -> io::E
     io::Error::new(kind, BpfError { what, source })
 }
 
+/// Runs what would print errors on standard error, besides returning them.
+pub(crate) fn quiet<T>(run: impl FnOnce() -> T) -> T {
+    let _alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
+    let print = libbpf_rs::set_print(None);
+    let result = run();
+    libbpf_rs::set_print(print);
+    result
+}
+
 /// Loads the programs of an object, once `prepare` has seen each of its maps.
 pub(super) fn load(
     object: &'static [u8],
     prepare: impl Fn(&mut OpenMapMut<'_>) -> libbpf_rs::Result<()>,
 ) -> io::Result<Object> {
-    // libbpf would print the error on standard error, too.
-    let alone = PRINT.lock().unwrap_or_else(PoisonError::into_inner);
-    let print = libbpf_rs::set_print(None);
-    let object = ObjectBuilder::default()
-        .open_memory(object)
-        .and_then(|mut object| {
-            for mut map in object.maps_mut() {
-                prepare(&mut map)?;
-            }
-            object.load()
-        });
-    libbpf_rs::set_print(print);
-    drop(alone);
+    let object = quiet(|| {
+        let mut object = ObjectBuilder::default().open_memory(object)?;
+        for mut map in object.maps_mut() {
+            prepare(&mut map)?;
+        }
+        object.load()
+    });
     object.map_err(|error| from_libbpf("cannot load the BPF programs", error))
 }
 

@@ -463,7 +463,6 @@ impl Programs {
                 .update(&file.0.to_ne_bytes(), &[0; 4], MapFlags::ANY)
                 .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
         }
-        drop(wanted);
         self.control.left = files.len() as u32;
         let mut current: Option<(File, Walk)> = None;
         let result = self.run("walk_instances", info, |words| {

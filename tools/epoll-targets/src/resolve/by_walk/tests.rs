@@ -15,10 +15,10 @@ fn walk(targets: &[(u32, u64, u64)]) -> Walk {
 }
 
 fn shown(tfds: &[u32]) -> Vec<Target> {
-    let text: String = tfds
+    let lines = tfds
         .iter()
-        .map(|tfd| format!("tfd: {tfd} events: 1 data: 0\n"))
-        .collect();
+        .map(|tfd| format!("tfd: {tfd} events: 1 data: 0\n"));
+    let text = lines.collect::<Vec<_>>().concat();
     Targets::new(text.as_bytes()).map(Result::unwrap).collect()
 }
 

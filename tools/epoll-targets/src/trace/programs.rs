@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The BPF programs of `bpf/trace.bpf.c` and their records.
+
+use crate::resolve::libbpf::{Aligned, quiet};
+use libbpf_rs::{
+    ErrorKind, Iter, Link, MapCore as _, MapFlags, MapHandle, Object, ObjectBuilder, RingBuffer,
+    RingBufferBuilder,
+};
+use std::cell::RefCell;
+use std::fs::read_to_string;
+use std::io::{self, Read as _};
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+static PROGRAMS: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o")));
+
+/// `STACK`: how much of a stack is kept.
+pub(super) const STACK: usize = 2048;
+
+/// How many targets can be looked for at a time: the size of `candidates`.
+pub(super) const CANDIDATES: usize = 8192;
+
+/// `struct key`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct Key {
+    pub(super) ep: u64,
+    pub(super) file: u64,
+    pub(super) fd: u32,
+    pub(super) pad: u32,
+}
+
+/// `struct stack`
+#[derive(Clone, Copy, Debug, FromBytes)]
+#[repr(C)]
+pub(super) struct RawStack {
+    pub(super) ip: u64,
+    pub(super) sp: u64,
+    pub(super) bp: u64,
+    pub(super) syscall: i32,
+    pub(super) size: u32,
+    pub(super) bytes: [u8; STACK],
+}
+
+/// `struct who`
+#[derive(Clone, Copy, Debug, FromBytes)]
+#[repr(C)]
+pub(super) struct Who {
+    pub(super) tgid: i32,
+    pub(super) tid: i32,
+    pub(super) comm: [u8; 16],
+}
+
+/// `struct record`
+#[derive(Clone, Copy, Debug, FromBytes)]
+#[repr(C)]
+pub(super) struct Record {
+    pub(super) files: u64,
+    pub(super) time: u64,
+    pub(super) who: Who,
+    pub(super) efd: i32,
+    pub(super) left: u32,
+    pub(super) generation: u32,
+    _pad: u32,
+    pub(super) stack: RawStack,
+}
+
+pub(super) const WHAT_PROCESS: u32 = 0;
+pub(super) const WHAT_LEFT: u32 = 1;
+pub(super) const WHAT_EXISTS: u32 = 2;
+
+/// `struct event`
+#[derive(Clone, Copy, Debug, FromBytes)]
+#[repr(C)]
+pub(super) struct RawEvent {
+    pub(super) key: Key,
+    pub(super) time: u64,
+    pub(super) what: u32,
+    pub(super) efd: RawFd,
+    pub(super) has_record: u32,
+    pub(super) is_exit: u32,
+    pub(super) who: Who,
+    pub(super) stack: RawStack,
+    pub(super) record: Record,
+}
+
+/// `enum mode`
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mode {
+    Learn = 0,
+    Instances = 1,
+    Targets = 2,
+    Holders = 3,
+    Hidden = 4,
+}
+
+/// `struct config`
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct Config {
+    pub(super) ep_fops: u64,
+    pub(super) reader_ns: u64,
+    pub(super) reader_level: u32,
+    pub(super) efd: RawFd,
+    pub(super) mode: u32,
+    pub(super) generation: u32,
+    pub(super) all: u32,
+    pub(super) candidates: u32,
+}
+
+/// `struct counts`
+#[derive(Clone, Copy, Debug, Default, FromBytes)]
+#[repr(C)]
+pub(super) struct RawCounts {
+    pub(super) adds: u64,
+    pub(super) dels: u64,
+    pub(super) exists: u64,
+    pub(super) closes: u64,
+    pub(super) known: u64,
+    pub(super) full: u64,
+    pub(super) lost: u64,
+    pub(super) raced: u64,
+    pub(super) cut: u64,
+}
+
+/// `struct traced`
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct Traced {
+    is_root: u32,
+    pad: u32,
+    mm: u64,
+}
+
+/// `enum holder`
+pub(super) const HOLDER_FD: u32 = 0;
+pub(super) const HOLDER_MESSAGE: u32 = 1;
+pub(super) const HOLDER_RING: u32 = 2;
+pub(super) const HOLDER_MAPPING: u32 = 3;
+pub(super) const HOLDER_INSTANCE: u32 = 4;
+pub(super) const HOLDER_TARGET: u32 = 5;
+
+/// `struct found`
+#[derive(Clone, Copy, Debug, FromBytes)]
+#[repr(C)]
+pub(super) struct Found {
+    pub(super) ep: u64,
+    pub(super) file: u64,
+    pub(super) at: u64,
+    pub(super) ino: u64,
+    pub(super) kind: u32,
+    pub(super) pid: i32,
+    pub(super) fd: RawFd,
+    pub(super) tfd: RawFd,
+    pub(super) sender: i32,
+    _pad: u32,
+}
+
+const _: () = assert!(size_of::<Key>() == 24 && size_of::<RawStack>() == 32 + STACK);
+const _: () = assert!(size_of::<Record>() == 56 + size_of::<RawStack>());
+const _: () = assert!(size_of::<RawEvent>() == 72 + size_of::<RawStack>() + size_of::<Record>());
+const _: () = assert!(size_of::<Config>() == 40 && size_of::<Found>() == 56);
+
+const ZERO: [u8; 4] = [0; 4];
+
+/// An error of libbpf.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct BpfError {
+    what: String,
+    source: libbpf_rs::Error,
+}
+
+pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> io::Error {
+    let what = what.into();
+    move |source| {
+        let kind = match source.kind() {
+            ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+            ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, BpfError { what, source })
+    }
+}
+
+/// Checks what can be said better than libbpf does.
+fn check() -> io::Result<()> {
+    let unsupported = |why: &str| Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    if cfg!(not(target_arch = "x86_64")) {
+        return unsupported("calls are traced on x86-64 only");
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return unsupported("the kernel has no type information (CONFIG_DEBUG_INFO_BTF)");
+    }
+    if read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|lockdown| lockdown.contains("[confidentiality]"))
+    {
+        return unsupported("the kernel is locked down: BPF may not read its memory");
+    }
+    Ok(())
+}
+
+/// The programs, loaded.
+pub(super) struct Programs {
+    object: Object,
+    links: Vec<Link>,
+    generation: u32,
+}
+
+impl Programs {
+    /// `room`: how many targets can be remembered; `hooks`: whether calls are traced.
+    pub(super) fn load(room: u32, hooks: bool) -> io::Result<Self> {
+        check()?;
+        let object = quiet(|| {
+            let mut object = ObjectBuilder::default().open_memory(&PROGRAMS.0)?;
+            for mut map in object.maps_mut() {
+                if map.name() == "records" {
+                    map.set_max_entries(room)?;
+                }
+            }
+            for mut program in object.progs_mut() {
+                let is_iterator = program.name().to_string_lossy().starts_with("visit_");
+                program.set_autoload(hooks || is_iterator);
+            }
+            object.load()
+        });
+        let what = "cannot load the BPF programs (it takes CAP_BPF and CAP_PERFMON)";
+        let mut programs = Self {
+            object: object.map_err(failed(what))?,
+            links: Vec::new(),
+            generation: 0,
+        };
+        programs.learn()?;
+        Ok(programs)
+    }
+
+    /// Finds out what an epoll file is, by one of its own.
+    fn learn(&mut self) -> io::Result<()> {
+        use rustix::event::epoll;
+        use std::os::fd::AsRawFd as _;
+
+        let own = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let config = Config {
+            efd: own.as_raw_fd(),
+            ..Config::default()
+        };
+        self.set_config(&config)?;
+        self.visit("visit_files", Mode::Learn)?;
+        if self.config()?.ep_fops == 0 {
+            let why = "the BPF iterator does not show the descriptors of this process";
+            return Err(io::Error::other(why));
+        }
+        Ok(())
+    }
+
+    /// Begins to trace.
+    pub(super) fn attach(&mut self) -> io::Result<()> {
+        for program in ["on_fork", "on_exit", "exit_call", "enter_call"] {
+            let link = quiet(|| self.attach_one(program));
+            let link = link.map_err(failed(format!("cannot attach the BPF program {program}")))?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    fn attach_one(&self, name: &str) -> libbpf_rs::Result<Link> {
+        let program = self.object.progs_mut().find(|p| p.name() == name);
+        let missing = || libbpf_rs::Error::from(io::Error::other("it is missing"));
+        program.ok_or_else(missing)?.attach()
+    }
+
+    /// What the hooks tell is put into the queue when the ring buffer is polled.
+    pub(super) fn ring(
+        &self,
+        queue: &Rc<RefCell<Vec<RawEvent>>>,
+    ) -> io::Result<RingBuffer<'static>> {
+        let queue = Rc::clone(queue);
+        let map = self.map("events")?;
+        let mut ring = RingBufferBuilder::new();
+        ring.add(&map, move |bytes| {
+            queue
+                .borrow_mut()
+                .extend(RawEvent::read_from_bytes(bytes).ok());
+            0
+        })
+        .map_err(failed("cannot read the BPF events"))?;
+        ring.build().map_err(failed("cannot read the BPF events"))
+    }
+
+    fn map(&self, name: &str) -> io::Result<MapHandle> {
+        let map = self.object.maps().find(|map| map.name() == name);
+        let map = map.ok_or_else(|| io::Error::other(format!("there is no BPF map {name}")))?;
+        MapHandle::try_from(&map).map_err(failed("cannot use a BPF map"))
+    }
+
+    fn read<T: FromBytes>(&self, map: &str, key: &[u8]) -> io::Result<Option<T>> {
+        let value = self.map(map)?.lookup(key, MapFlags::ANY);
+        let value = value.map_err(failed("cannot read a BPF map"))?;
+        Ok(value.and_then(|bytes| T::read_from_bytes(&bytes).ok()))
+    }
+
+    fn write(&self, map: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let written = self.map(map)?.update(key, value, MapFlags::ANY);
+        written.map_err(failed("cannot write a BPF map"))
+    }
+
+    pub(super) fn config(&self) -> io::Result<Config> {
+        Ok(self.read("config", &ZERO)?.unwrap_or_default())
+    }
+
+    pub(super) fn set_config(&self, config: &Config) -> io::Result<()> {
+        self.write("config", &ZERO, config.as_bytes())
+    }
+
+    pub(super) fn counts(&self) -> io::Result<RawCounts> {
+        Ok(self.read("counts", &ZERO)?.unwrap_or_default())
+    }
+
+    pub(super) fn record(&self, key: &Key) -> io::Result<Option<Record>> {
+        self.read("records", key.as_bytes())
+    }
+
+    /// Forgets a target; returns whether it was known.
+    pub(super) fn forget(&self, key: &Key) -> io::Result<bool> {
+        match self.map("records")?.delete(key.as_bytes()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed("cannot write a BPF map")(error)),
+        }
+    }
+
+    /// All targets that are remembered.
+    pub(super) fn keys(&self) -> io::Result<Vec<Key>> {
+        let keys = self.map("records")?;
+        Ok(keys
+            .keys()
+            .filter_map(|key| Key::read_from_bytes(&key).ok())
+            .collect())
+    }
+
+    /// Traces a process; or, if it is a root, its children only.
+    pub(super) fn trace(&self, pid: i32, is_root: bool) -> io::Result<()> {
+        let traced = Traced {
+            is_root: is_root.into(),
+            pad: 0,
+            mm: 0,
+        };
+        self.write("traced", &pid.to_ne_bytes(), traced.as_bytes())
+    }
+
+    /// Sets what is looked for by [`Mode::Holders`].
+    pub(super) fn look_for(&self, keys: &[Key]) -> io::Result<()> {
+        for (index, key) in keys.iter().enumerate() {
+            let index = index as u32;
+            self.write("candidates", index.as_bytes(), key.as_bytes())?;
+            self.write("wanted", key.file.as_bytes(), index.as_bytes())?;
+        }
+        self.set_config(&Config {
+            candidates: keys.len() as u32,
+            ..self.config()?
+        })
+    }
+
+    /// The opposite.
+    pub(super) fn look_for_none(&self, keys: &[Key]) -> io::Result<()> {
+        let wanted = self.map("wanted")?;
+        for key in keys {
+            // Several targets can have one file.
+            match wanted.delete(key.file.as_bytes()) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(failed("cannot write a BPF map")(error));
+                }
+                _ => {}
+            }
+        }
+        self.look_for(&[])
+    }
+
+    /// Begins a pass of several iterators.
+    pub(super) fn next_generation(&mut self) -> io::Result<u32> {
+        self.generation += 1;
+        self.set_config(&Config {
+            generation: self.generation,
+            ..self.config()?
+        })?;
+        Ok(self.generation)
+    }
+
+    /// Runs an iterator.
+    pub(super) fn visit(&self, program: &str, mode: Mode) -> io::Result<Vec<Found>> {
+        let mode = mode as u32;
+        self.set_config(&Config {
+            mode,
+            ..self.config()?
+        })?;
+        let failed = || failed("cannot run a BPF iterator");
+        let link = self.attach_one(program).map_err(failed())?;
+        let mut iter = Iter::new(&link).map_err(failed())?;
+        let mut bytes = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match iter.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let found = bytes.chunks_exact(size_of::<Found>());
+        Ok(found.flat_map(Found::read_from_bytes).collect())
+    }
+
+    pub(super) fn poll(ring: &RingBuffer<'_>, timeout: Duration) -> io::Result<()> {
+        match ring.poll(timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            polled => polled.map_err(failed("cannot read the BPF events")),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is found out about targets beside their owners: whether they are ready, what
+//! holds the orphaned ones, and the addresses of sockets.
+
+use crate::args::Args;
+use crate::sockets::Sockets;
+use epoll_targets::Descriptor;
+use epoll_targets::fdinfo::Events;
+use epoll_targets::ready::Poller;
+use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
+use std::collections::HashMap;
+
+/// By pid and efd of the instance, tfd and inode.
+type Place = (i32, i32, i32, u64);
+
+pub struct Extra {
+    poller: Poller,
+    /// What was answered, since each row is made twice.
+    ready: HashMap<(i32, i32, u32, u32), Option<Events>>,
+    holders: HashMap<Place, Vec<String>>,
+    sockets: Sockets,
+}
+
+impl Extra {
+    pub fn new(args: &Args, report: &Report) -> Self {
+        let targets = || report.instances.iter().flat_map(|i| &i.targets);
+        let has_orphans = targets().any(Resolved::is_orphaned);
+        let is_list = !args.summary && (args.watch.is_some() || args.metrics.is_none());
+        Self {
+            poller: Poller::default(),
+            ready: HashMap::new(),
+            holders: if has_orphans && is_list {
+                hidden()
+            } else {
+                HashMap::new()
+            },
+            sockets: Sockets::new(is_list && !args.json),
+        }
+    }
+
+    /// The events for which a target is ready; `None` if it cannot be asked.
+    pub fn ready(&mut self, instance: &Instance, resolved: &Resolved) -> Option<Events> {
+        let Instance { pid, efd, .. } = *instance;
+        let owner = match &resolved.owner {
+            Owner::Tfd(owner) => *owner,
+            Owner::Others(owners) => *owners.first()?,
+            _ => return None,
+        };
+        let target = &resolved.target;
+        let known = self.ready.entry((pid, efd, target.tfd, target.toff));
+        *known.or_insert_with(|| {
+            let at = Descriptor { pid, fd: efd };
+            self.poller.ready(at, owner, target).ok()
+        })
+    }
+
+    /// What else than descriptors holds the file of an orphaned target.
+    pub fn holders(&self, instance: &Instance, resolved: &Resolved) -> Vec<String> {
+        let Some(inode) = resolved.target.inode.filter(|_| resolved.is_orphaned()) else {
+            return Vec::new();
+        };
+        let place = (
+            instance.pid,
+            instance.efd,
+            resolved.target.tfd as i32,
+            inode.ino,
+        );
+        self.holders.get(&place).cloned().unwrap_or_default()
+    }
+
+    /// The addresses of a socket.
+    pub fn address(&mut self, owner: Option<&Descriptor>, link: &str) -> Option<String> {
+        self.sockets.addresses(owner?.pid, link)
+    }
+}
+
+#[cfg(feature = "bpf")]
+fn hidden() -> HashMap<Place, Vec<String>> {
+    let mut holders: HashMap<Place, Vec<String>> = HashMap::new();
+    // Without BPF, nobody can tell.
+    for hidden in epoll_targets::trace::hidden_holders().unwrap_or_default() {
+        let name = crate::names::holder(&hidden.holder);
+        for at in &hidden.instance {
+            let place = (at.pid, at.fd, hidden.tfd, hidden.ino);
+            let named = holders.entry(place).or_default();
+            if !named.contains(&name) {
+                named.push(name.clone());
+            }
+        }
+    }
+    holders
+}
+
+#[cfg(not(feature = "bpf"))]
+fn hidden() -> HashMap<Place, Vec<String>> {
+    HashMap::new()
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Addresses of sockets, from `/proc/PID/net`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The files, in the order of columns that the kernel has given them.
+const INET: [&str; 4] = ["tcp", "tcp6", "udp", "udp6"];
+
+/// Addresses by inode, of the network namespaces that were asked about.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    is_wanted: bool,
+    /// The namespace of each process.
+    namespaces: HashMap<i32, String>,
+    /// By namespace.
+    addresses: HashMap<String, HashMap<u64, String>>,
+}
+
+impl Sockets {
+    pub fn new(is_wanted: bool) -> Self {
+        Self {
+            is_wanted,
+            ..Self::default()
+        }
+    }
+
+    /// The addresses of the socket that a link names, as the process sees it.
+    pub fn addresses(&mut self, pid: i32, link: &str) -> Option<String> {
+        if !self.is_wanted {
+            return None;
+        }
+        let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?;
+        let inode: u64 = inode.parse().ok()?;
+        let namespace = self.namespaces.entry(pid).or_insert_with(|| {
+            let link = fs::read_link(format!("/proc/{pid}/ns/net"));
+            link.map_or_else(|_| pid.to_string(), |link| link.display().to_string())
+        });
+        let namespace = namespace.clone();
+        let known = self.addresses.entry(namespace).or_insert_with(|| read(pid));
+        known.get(&inode).cloned()
+    }
+}
+
+fn read(pid: i32) -> HashMap<u64, String> {
+    let mut addresses = HashMap::new();
+    for name in INET {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        let protocol = name.trim_end_matches('6');
+        addresses.extend(text.lines().skip(1).filter_map(|line| inet(protocol, line)));
+    }
+    let text = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    addresses.extend(text.lines().skip(1).filter_map(unix));
+    addresses
+}
+
+/// A line of `/proc/net/tcp` and its like: the inode and the addresses.
+fn inet(protocol: &str, line: &str) -> Option<(u64, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (local, peer) = (address(words.get(1)?)?, address(words.get(2)?)?);
+    let inode: u64 = words.get(9)?.parse().ok()?;
+    // A closed one has no inode.
+    if inode == 0 {
+        return None;
+    }
+    let text = match peer.port() {
+        0 => format!("{protocol} {local}"),
+        _ => format!("{protocol} {local} to {peer}"),
+    };
+    Some((inode, text))
+}
+
+/// An address as the kernel writes it: words of 32 bits in its own byte order.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    if !host.is_ascii() || host.len() % 8 != 0 {
+        return None;
+    }
+    let words = host.as_bytes().chunks(8).map(|word| {
+        let word = std::str::from_utf8(word).ok()?;
+        Some(u32::from_str_radix(word, 16).ok()?.to_ne_bytes())
+    });
+    let bytes: Vec<u8> = words.collect::<Option<Vec<_>>>()?.concat();
+    let host: IpAddr = match bytes.len() {
+        4 => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into(),
+        16 => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(host, port))
+}
+
+/// A line of `/proc/net/unix`, if it has a name.
+fn unix(line: &str) -> Option<(u64, String)> {
+    let mut words = line.split_whitespace();
+    let inode = words.nth(6)?.parse().ok()?;
+    // The name may have blanks.
+    let at = line.find(&format!(" {inode} "))? + format!(" {inode} ").len();
+    Some((inode, format!("unix {}", line[at..].trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_the_kernel_writes_them() {
+        let text = |text: &str| address(text).map(|address| address.to_string());
+        // Written in the byte order of the machine.
+        let v4 = format!("{:08X}:1F90", u32::from_ne_bytes([127, 0, 0, 1]));
+        assert_eq!(text(&v4).as_deref(), Some("127.0.0.1:8080"));
+        let last = u32::from_ne_bytes([0, 0, 0, 1]);
+        let v6 = format!("000000000000000000000000{last:08X}:0035");
+        assert_eq!(text(&v6).as_deref(), Some("[::1]:53"));
+        assert_eq!(text("0100007:1F90"), None);
+        assert_eq!(text("é"), None);
+    }
+
+    #[test]
+    fn a_listener_has_no_peer() {
+        let (local, any) = (u32::from_ne_bytes([10, 0, 0, 1]), 0);
+        let line = |peer: &str, inode: u32| {
+            format!(
+                "   0: {local:08X}:0050 {peer} 0A 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 x"
+            )
+        };
+        let listener = line(&format!("{any:08X}:0000"), 77);
+        assert_eq!(inet("tcp", &listener), Some((77, "tcp 10.0.0.1:80".into())));
+        let connected = line(&format!("{local:08X}:0051"), 78);
+        let expected = (78, "tcp 10.0.0.1:80 to 10.0.0.1:81".into());
+        assert_eq!(inet("tcp", &connected), Some(expected));
+        assert_eq!(inet("tcp", &line(&format!("{any:08X}:0000"), 0)), None);
+    }
+
+    #[test]
+    fn names_of_unix_sockets_may_have_blanks() {
+        let line = "0000000000000000: 00000002 00000000 00010000 0001 01 4711 /run/a b";
+        assert_eq!(unix(line), Some((4711, "unix /run/a b".into())));
+        let unnamed = "0000000000000000: 00000002 00000000 00010000 0001 01 4711";
+        assert_eq!(unix(unnamed), None);
+    }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `lsepoll trace`: which call left a target behind, and which had added it.
+
+mod code;
+mod print;
+
+use crate::args::TraceArgs;
+use anyhow::{Context, Result};
+use code::{Resolver, Trace};
+use epoll_cli::is_broken_pipe;
+use epoll_targets::trace::{Closed, Event, Fate, Scope, TargetId, Tracer};
+use print::Printer;
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Write};
+use std::process::{Child, Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long others may take to close a file as well.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How often signals and processes are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How many targets that were left behind are remembered, to explain `EEXIST`.
+const REMEMBERED: usize = 4096;
+
+/// How many closings wait for their verdict. Beyond that, the first are judged early.
+const WAITING: usize = 4096;
+
+/// Where something was called.
+type Place = String;
+
+/// How often something happened, by the places of both calls.
+pub type Tally = HashMap<(Place, Place), u64>;
+
+fn place(trace: &Trace) -> Place {
+    let place = trace.place().map(ToString::to_string);
+    place.unwrap_or_else(|| "an unknown place".into())
+}
+
+/// Set by a signal.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    ] {
+        // The second one ends the program at once.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .context("cannot handle signals")?;
+    }
+    Ok(stop)
+}
+
+pub fn run(args: &TraceArgs) -> Result<ExitCode> {
+    let scope = match (&args.command[..], args.all) {
+        ([], true) => Scope::All,
+        ([], false) => {
+            anyhow::ensure!(
+                !args.pids.is_empty(),
+                "say what to trace: -p PID, --all, or -- COMMAND"
+            );
+            Scope::Processes(args.pids.clone())
+        }
+        _ => Scope::ChildrenOf(rustix::process::getpid().as_raw_pid()),
+    };
+    if let Scope::Processes(pids) = &scope {
+        for &pid in pids {
+            anyhow::ensure!(runs(pid), "there is no process {pid}");
+        }
+    }
+    let stop = stop_flag()?;
+    let tracer = Tracer::start(&scope, args.remember).context("cannot trace")?;
+    let child = match &args.command[..] {
+        [] => None,
+        [program, arguments @ ..] => {
+            let child = Command::new(program).args(arguments).spawn();
+            Some(child.with_context(|| format!("cannot run {program}"))?)
+        }
+    };
+    let out: Box<dyn Write> = match (&args.output, &child) {
+        (Some(path), _) => {
+            let file = std::fs::File::create(path);
+            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+            Box::new(io::BufWriter::new(file))
+        }
+        // Standard output is the command's.
+        (None, Some(_)) => Box::new(io::stderr()),
+        (None, None) => Box::new(epoll_cli::stdout()),
+    };
+    let mut resolver = Resolver::new();
+    for &pid in &args.pids {
+        resolver.look_at(pid);
+    }
+    let mut session = Session {
+        tracer,
+        resolver,
+        printer: Printer::new(out, args.json),
+        waiting: VecDeque::new(),
+        left: HashMap::new(),
+        tally: Tally::new(),
+        exists: Tally::new(),
+        pids: args.pids.clone(),
+        child,
+    };
+    match session.work(&stop) {
+        // The reader has seen enough.
+        Err(error) if is_broken_pipe(&error) => {}
+        worked => worked?,
+    }
+    let is_clean = session.tally.is_empty() && session.exists.is_empty();
+    Ok(ExitCode::from(u8::from(!is_clean)))
+}
+
+fn runs(pid: i32) -> bool {
+    epoll_targets::proc::command(pid).is_ok()
+}
+
+struct Session {
+    tracer: Tracer,
+    resolver: Resolver,
+    printer: Printer,
+    waiting: VecDeque<(Instant, Closed)>,
+    /// Where the targets that were left behind were closed.
+    left: HashMap<TargetId, Place>,
+    tally: Tally,
+    exists: Tally,
+    pids: Vec<i32>,
+    child: Option<Child>,
+}
+
+impl Session {
+    fn work(&mut self, stop: &AtomicBool) -> Result<()> {
+        let mut is_over = false;
+        while !is_over {
+            // What happened before it was over is still read.
+            is_over = stop.load(Ordering::Relaxed) || self.nobody_runs()?;
+            self.step()?;
+        }
+        // Others get the same time as before.
+        let end = Instant::now() + GRACE;
+        while Instant::now() < end {
+            self.step()?;
+        }
+        self.judge(true)?;
+        let counts = self.tracer.counts().context("cannot trace")?;
+        self.printer.summary(&self.tally, &self.exists, counts)
+    }
+
+    /// Whether all processes that were named have ended.
+    fn nobody_runs(&mut self) -> Result<bool> {
+        if let Some(child) = &mut self.child {
+            return Ok(child
+                .try_wait()
+                .context("cannot wait for the command")?
+                .is_some());
+        }
+        Ok(!self.pids.is_empty() && !self.pids.iter().any(|&pid| runs(pid)))
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let events = self.tracer.poll(TICK).context("cannot trace")?;
+        for event in events {
+            match event {
+                Event::Process(pid) => self.resolver.look_at(pid),
+                Event::Closed(closed) => {
+                    // The process may have ended when it is shown.
+                    self.resolver.look_at_once(closed.closed.pid);
+                    self.waiting.push_back((Instant::now(), *closed));
+                }
+                Event::Exists(exists) => {
+                    let call = self.resolver.resolve(exists.call.pid, &exists.call.stack);
+                    let added = exists.added.as_ref();
+                    let added = added.map(|a| self.resolver.resolve(a.pid, &a.stack));
+                    let first = added
+                        .as_ref()
+                        .map_or_else(|| "an unknown place".into(), place);
+                    *self.exists.entry((first, place(&call))).or_default() += 1;
+                    let closed = self.left.get(&exists.target);
+                    self.printer
+                        .exists(&exists, &call, added.as_ref(), closed)?;
+                }
+                _ => {}
+            }
+        }
+        self.judge(false)
+    }
+
+    /// Finds out what became of the closings that have waited long enough.
+    fn judge(&mut self, all: bool) -> Result<()> {
+        let is_due = |(since, _): &(Instant, Closed)| all || since.elapsed() >= GRACE;
+        let due = self
+            .waiting
+            .iter()
+            .take_while(|closed| is_due(closed))
+            .count();
+        let due = due.max(self.waiting.len().saturating_sub(WAITING));
+        let due: Vec<Closed> = self
+            .waiting
+            .drain(..due)
+            .map(|(_, closed)| closed)
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let fates = self.tracer.settle(&due).context("cannot trace")?;
+        for (closed, fate) in due.iter().zip(&fates) {
+            let Fate::Left { instance, holders } = fate else {
+                continue;
+            };
+            let added = self.resolver.resolve(closed.added.pid, &closed.added.stack);
+            let by = self
+                .resolver
+                .resolve(closed.closed.pid, &closed.closed.stack);
+            let places = (place(&added), print::closed_at(closed, &by));
+            if self.left.len() < REMEMBERED {
+                self.left.insert(closed.target, places.1.clone());
+            }
+            let count = self.tally.entry(places).or_default();
+            *count += 1;
+            self.printer
+                .left(closed, &added, &by, instance, holders, *count)?;
+        }
+        Ok(())
+    }
+}

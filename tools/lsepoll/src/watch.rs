@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What appears, changes and goes between two looks.
+
+use crate::args::Args;
+use crate::extra::Extra;
+use crate::names::Commands;
+use crate::table;
+use epoll_cli::table::{Cell, Column};
+use epoll_targets::fdinfo::Inode;
+use epoll_targets::resolve::{Instance, Report, Resolved};
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+/// A line: an instance, and a target of it if it has any.
+type Key = (i32, i32, Option<(u32, u32, Option<Inode>)>);
+
+fn key(instance: &Instance, target: Option<&Resolved>) -> Key {
+    let target = target.map(|resolved| {
+        let target = &resolved.target;
+        (target.tfd, target.toff, target.inode)
+    });
+    (instance.pid, instance.efd, target)
+}
+
+/// A line that was shown.
+#[derive(Debug)]
+struct Shown {
+    state: Vec<String>,
+    row: Vec<Cell>,
+}
+
+/// What was shown the last time.
+#[derive(Debug, Default)]
+pub struct Before {
+    rows: Option<HashMap<Key, Shown>>,
+    /// Nobody reads the output any more.
+    pub is_unread: bool,
+}
+
+pub fn print(
+    args: &Args,
+    report: &Report,
+    extra: &mut Extra,
+    before: &mut Before,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut names = Commands::default();
+    let mut old = before.rows.take();
+    let mut now = HashMap::new();
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
+    let mut show = |what: &str, row: &[Cell]| {
+        let what = std::iter::once(Cell::from(what));
+        rows.push(what.chain(row.iter().cloned()).collect());
+    };
+    for instance in &report.instances {
+        for target in table::lines(args, instance) {
+            let row = table::whole_row(args, instance, target, &mut names, extra);
+            // What is compared: the state, not what the owner's link reads.
+            let mut state: Vec<String> = Vec::new();
+            if let Some(target) = target {
+                state.extend(table::states(target).iter().map(ToString::to_string));
+                state.push(format!("{:?}", target.target.events));
+                if args.ready {
+                    state.push(format!("{:?}", extra.ready(instance, target)));
+                }
+            }
+            let key = key(instance, target);
+            match old.as_mut().map(|old| old.remove(&key)) {
+                None => show("", &row),
+                Some(None) => show("new", &row),
+                Some(Some(was)) if was.state != state => show("now", &row),
+                Some(Some(_)) => {}
+            }
+            now.insert(key, Shown { state, row });
+        }
+    }
+    let mut gone: Vec<_> = old.into_iter().flatten().collect();
+    gone.sort_by_key(|(key, _)| *key);
+    for (_, shown) in &gone {
+        show("gone", &shown.row);
+    }
+    before.rows = Some(now);
+    if rows.is_empty() {
+        return Ok(());
+    }
+    table::columns(args, Some(Column::left("    "))).print(&rows, out)
+}

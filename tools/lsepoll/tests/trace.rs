@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs `lsepoll trace` on programs that leave targets behind: the ignored tests below.
+
+#![cfg(feature = "bpf")]
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{FdFlags, dup, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
+use serde_json::Value;
+use std::hint::black_box;
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const LSEPOLL: &str = env!("CARGO_BIN_EXE_lsepoll");
+
+/// Longer than lsepoll waits for a verdict.
+const LONG: Duration = Duration::from_millis(600);
+
+// The two lines of source that are looked for.
+
+const ADD: u32 = line!() + 4;
+#[inline(never)]
+fn add(set: &OwnedFd, file: &OwnedFd) {
+    let data = EventData::new_u64(0);
+    epoll::add(set, file, data, EventFlags::IN).unwrap();
+}
+
+const CLOSE: u32 = line!() + 3;
+#[inline(never)]
+fn close(file: OwnedFd) {
+    drop(file);
+    // Or the call becomes a jump, and this function is not on the stack.
+    black_box(());
+}
+
+fn set_and_file() -> (OwnedFd, OwnedFd) {
+    let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    (set, eventfd(0, EventfdFlags::CLOEXEC).unwrap())
+}
+
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_by_dup() {
+    let (set, file) = set_and_file();
+    let copy = dup(&file).unwrap();
+    add(&set, &file);
+    close(file);
+    sleep(LONG);
+    drop(copy);
+}
+
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_by_a_child() {
+    let (set, file) = set_and_file();
+    add(&set, &file);
+    fcntl_setfd(&file, FdFlags::empty()).unwrap();
+    let mut child = Command::new("sleep").arg("2").spawn().unwrap();
+    close(file);
+    sleep(LONG);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_by_a_message() {
+    let (set, file) = set_and_file();
+    let (sender, receiver) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    add(&set, &file);
+    {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [file.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let text = [IoSlice::new(b"x")];
+        sendmsg(&sender, &text, &mut control, SendFlags::empty()).unwrap();
+    }
+    close(file);
+    sleep(LONG);
+    drop((sender, receiver));
+}
+
+#[test]
+#[ignore = "a program to be traced"]
+fn adds_twice() {
+    let (set, file) = set_and_file();
+    add(&set, &file);
+    let again = epoll::add(&set, &file, EventData::new_u64(0), EventFlags::IN);
+    assert_eq!(again, Err(rustix::io::Errno::EXIST));
+    // The places in the code are looked up while it lives.
+    sleep(LONG);
+}
+
+#[test]
+#[ignore = "a program to be traced"]
+fn leaves_nothing() {
+    // Removed, the last descriptor, and the end of a process that has all.
+    for _ in 0..100 {
+        let (set, file) = set_and_file();
+        let copy = dup(&file).unwrap();
+        add(&set, &file);
+        epoll::delete(&set, &file).unwrap();
+        close(file);
+        add(&set, &copy);
+        close(copy);
+    }
+    // A child has the file for a moment.
+    let (set, file) = set_and_file();
+    add(&set, &file);
+    assert!(Command::new("true").status().unwrap().success());
+    close(file);
+    let (kept, file) = set_and_file();
+    let _copy = dup(&file).unwrap();
+    add(&kept, &file);
+    std::mem::forget((set, kept, file));
+}
+
+/// What lsepoll prints of a program, by lines; `None` if it cannot trace here.
+fn trace(program: &str) -> Option<(i32, Vec<Value>)> {
+    let this = std::env::current_exe().unwrap();
+    let output = Command::new(LSEPOLL)
+        .args(["trace", "--json", "--"])
+        .arg(this)
+        .args(["--exact", program, "--include-ignored", "--test-threads=1"])
+        .stdout(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    if text.starts_with("lsepoll: cannot trace") {
+        // Past the capture of the test's output.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {}", text.trim_end());
+        return None;
+    }
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+    Some((output.status.code().unwrap(), lines.collect()))
+}
+
+fn has_line(call: &Value, line: u32) -> bool {
+    let frames = call["stack"].as_array().unwrap().iter();
+    let mut lines = frames.filter_map(|frame| frame["line"].as_str());
+    lines.any(|at| at.ends_with(&format!("tests/trace.rs:{line}")))
+}
+
+/// The only target that was left behind, and who has it.
+fn left(program: &str) -> Option<String> {
+    let (status, lines) = trace(program)?;
+    let left: Vec<_> = lines
+        .iter()
+        .filter(|line| line["event"] == "left")
+        .collect();
+    assert_eq!((status, left.len()), (1, 1), "{lines:#?}");
+    assert!(has_line(&left[0]["added"], ADD), "{:#}", left[0]);
+    assert!(has_line(&left[0]["closed"], CLOSE), "{:#}", left[0]);
+    assert_eq!(left[0]["by"], "close()");
+    let summary = lines.last().unwrap();
+    assert_eq!(summary["event"], "summary");
+    assert_eq!(summary["left"][0]["count"], 1);
+    let added = summary["left"][0]["added"].as_str().unwrap();
+    assert!(added.ends_with(&format!("tests/trace.rs:{ADD}")), "{added}");
+    let holders = left[0]["holders"].as_array().unwrap().iter();
+    Some(
+        holders
+            .map(|holder| holder.as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join("\n"),
+    )
+}
+
+#[test]
+fn a_duplicate_keeps_a_target() {
+    let Some(holders) = left("leaks_by_dup") else {
+        return;
+    };
+    assert!(holders.starts_with("fd "), "{holders}");
+    assert_eq!(holders.lines().count(), 1, "{holders}");
+}
+
+#[test]
+fn a_child_keeps_a_target() {
+    let Some(holders) = left("leaks_by_a_child") else {
+        return;
+    };
+    assert!(holders.contains("(sleep)"), "{holders}");
+    assert_eq!(holders.lines().count(), 1, "{holders}");
+}
+
+#[test]
+fn a_message_keeps_a_target() {
+    let Some(holders) = left("leaks_by_a_message") else {
+        return;
+    };
+    assert!(
+        holders.starts_with("a message that waits at fd "),
+        "{holders}"
+    );
+}
+
+#[test]
+fn what_is_in_the_way_of_an_add() {
+    let Some((status, lines)) = trace("adds_twice") else {
+        return;
+    };
+    let exists: Vec<_> = lines
+        .iter()
+        .filter(|line| line["event"] == "exists")
+        .collect();
+    assert_eq!((status, exists.len()), (1, 1), "{lines:#?}");
+    assert!(has_line(&exists[0]["added"], ADD), "{:#}", exists[0]);
+    assert!(!has_line(&exists[0]["call"], ADD), "{:#}", exists[0]);
+}
+
+#[test]
+fn nothing_is_said_of_what_is_not_left() {
+    let Some((status, lines)) = trace("leaves_nothing") else {
+        return;
+    };
+    assert_eq!((status, lines.len()), (0, 1), "{lines:#?}");
+    assert!(lines[0]["adds"].as_u64() >= Some(202), "{:#}", lines[0]);
+    assert_eq!(lines[0]["lost"], 0);
+}
+
+#[test]
+fn a_signal_ends_it_with_a_summary() {
+    let mut target = Command::new("sleep").arg("60").spawn().unwrap();
+    let mut lsepoll = Command::new(LSEPOLL)
+        .args(["trace", "-p", &target.id().to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Until it can handle the signal.
+    let handles = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", lsepoll.id()));
+        let status = status.unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        caught.is_none_or(|set| set & (1 << (libc::SIGTERM - 1)) != 0)
+    };
+    let begin = Instant::now();
+    while !handles() && begin.elapsed() < Duration::from_secs(60) {
+        sleep(Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&lsepoll);
+    let sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    let waited = lsepoll.wait();
+    target.kill().unwrap();
+    target.wait().unwrap();
+    let output = lsepoll.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    if errors.starts_with("lsepoll: cannot trace") {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {}", errors.trim_end());
+        return;
+    }
+    sent.unwrap();
+    assert_eq!(waited.unwrap().code(), Some(0), "{errors}");
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(out.starts_with("targets added: "), "{out}");
+}
