@@ -376,7 +376,7 @@ fn what_moves_is_not_orphaned() {
     }
 }
 
-/// What stays is right while other targets come and go at full speed.
+/// What stays is right, or unknown, while other targets come and go at full speed.
 #[test]
 fn instances_that_change() {
     let (_alone, methods) = methods();
@@ -409,21 +409,32 @@ fn instances_that_change() {
                 });
             }
             let begin = Instant::now();
-            while begin.elapsed() < Duration::from_secs(2) {
+            // On a busy machine it can take a while until a look is not disturbed.
+            let mut right = [0; 3];
+            while begin.elapsed() < Duration::from_secs(2)
+                || right.contains(&0) && begin.elapsed() < Duration::from_secs(60)
+            {
                 let report = resolve(method, &[pid()]);
                 let pid = pid();
                 let place = |fd: &OwnedFd| Descriptor {
                     pid,
                     fd: fd.as_raw_fd(),
                 };
-                assert_eq!(target(&report, 1).owner, Owner::Tfd(place(&own)));
-                let owner = Owner::Others(vec![place(&moved)]);
-                assert_eq!(target(&report, 2).owner, owner);
-                assert!(target(&report, 3).is_orphaned());
-                for data in 1..=3 {
-                    assert!(!target(&report, data).changed);
+                let owners = [
+                    Owner::Tfd(place(&own)),
+                    Owner::Others(vec![place(&moved)]),
+                    Owner::Orphaned,
+                ];
+                for (data, owner) in (1..).zip(owners) {
+                    let found = target(&report, data);
+                    if found.owner == Owner::Unknown {
+                        continue;
+                    }
+                    assert_eq!(found.owner, owner);
+                    right[data as usize - 1] += 1;
                 }
             }
+            assert!(!right.contains(&0), "{right:?}");
         });
         drop(receive(&receiver));
     }

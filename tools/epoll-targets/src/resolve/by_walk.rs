@@ -502,10 +502,27 @@ impl<'a> ByWalk<'a> {
         for view in &mut *views {
             view.settled = !view.targets.iter().any(is_suspect);
         }
-        let walks = self.walk(places, views)?;
+        let mut there: HashMap<File, HashSet<_>> = HashMap::new();
+        for _ in 0..ROUNDS {
+            // A walk can miss one while others come and go.
+            for (file, walk) in self.walk(places, views)? {
+                let seen = walk.targets.iter().map(Seen::identity);
+                there.entry(file).or_default().extend(seen);
+            }
+            let is_there = |view: &View| {
+                let there = there.get(&view.file);
+                let mut seen = view.targets.iter().filter(|c| is_suspect(c));
+                seen.all(|c| {
+                    c.seen
+                        .is_some_and(|s| there.is_some_and(|t| t.contains(&s.identity())))
+                })
+            };
+            if views.iter().filter(|view| !view.settled).all(is_there) {
+                break;
+            }
+        }
         for view in views.iter_mut().filter(|view| !view.settled) {
-            let still = walks.get(&view.file).map(|walk| &walk.targets);
-            let still: HashSet<_> = still.into_iter().flatten().map(Seen::identity).collect();
+            let still = there.remove(&view.file).unwrap_or_default();
             for candidate in view.targets.iter_mut().filter(|c| is_suspect(c)) {
                 let Some(seen) = candidate.seen.filter(|s| still.contains(&s.identity())) else {
                     candidate.owners_total = None;
