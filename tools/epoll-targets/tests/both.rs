@@ -7,7 +7,7 @@ mod common;
 
 use common::{add, can, copy, file, found, method, new_set, pair, pid, receive, send};
 use epoll_targets::fdinfo;
-use epoll_targets::resolve::{Descriptor, Method, Owner, Report, Resolver, TfdState};
+use epoll_targets::resolve::{Descriptor, Method, Owner, Report, Resolver, Skipped, TfdState};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
@@ -185,7 +185,10 @@ fn targets_in_all_states() {
 
     let (own, there) = (pid(), holder.pid());
     let named = same(|| Resolver::new([own]));
-    assert!(found(&named, &set).targets.iter().any(|t| t.is_orphaned()));
+    // Who does not look at all processes may not know whether anybody has a file.
+    let nobody = [Owner::Orphaned, Owner::Unknown];
+    let targets = &found(&named, &set).targets;
+    assert!(targets.iter().any(|t| nobody.contains(&t.owner)));
     assert!(found(&named, &set).targets.iter().any(|t| t.is_stale()));
     assert!(found(&named, &empty).targets.is_empty());
     let of_400 = |report: &Report| owner_of(report, 400);
@@ -505,7 +508,9 @@ fn a_set_that_is_refused() {
 
     // kcmp needs no descriptor of it.
     assert_eq!(auto.method, Method::Kcmp);
-    assert!(auto.skipped.is_empty(), "{:?}", auto.skipped);
+    // Others, which it looked at for owners, may not be compared.
+    let of_ours = |skipped: &Skipped| skipped.pid == pid();
+    assert!(!auto.skipped.iter().any(of_ours), "{:?}", auto.skipped);
     let fd = target.as_raw_fd();
     let owners = Owner::Others(vec![Descriptor { pid: pid(), fd }]);
     assert_eq!(owner_of(&auto, 21), owners);

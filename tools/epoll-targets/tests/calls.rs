@@ -30,7 +30,7 @@ fn a_thousand_targets() {
 
     let set = new_set();
     // By numbers that nothing else gets, as the resolver opens descriptors, too.
-    let far_away = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 4000).unwrap();
+    let far_away = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 2 * N as i32).unwrap();
     let mut files: Vec<OwnedFd> = (0..N).map(|_| far_away(file())).collect();
     for (data, file) in (0..).zip(&files) {
         add(&set, file, data);

@@ -256,7 +256,8 @@ fn json() {
     assert_eq!(output["version"], 1);
     assert_eq!(output["complete"], true);
     assert_eq!(output["skipped"], serde_json::json!([]));
-    assert_eq!(output["statistics"]["tables"], 1);
+    // All are searched before a target is called orphaned.
+    assert!(output["statistics"]["tables"].as_u64() >= Some(1));
     let set = &output["sets"][0];
     assert_eq!(set["pid"].to_string(), pid());
     assert_eq!(set["efd"], fixture.set.as_raw_fd());

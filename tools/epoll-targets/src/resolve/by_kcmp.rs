@@ -22,9 +22,13 @@ use crate::reader::Reader;
 use ask::Failure;
 use kinds::Kinds;
 use processes::Listed;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
+
+/// How often a target must not be found, while nothing of its kind changes, to be
+/// orphaned.
+const QUIET: u32 = 3;
 
 /// How many new descriptors are compared one by one, rather than sorted; and how many
 /// targets are compared with all descriptors.
@@ -185,22 +189,29 @@ impl<'a> ByKcmp<'a> {
             }
         }
         let mut each = FEW;
+        // Links that were there in one look and not in another.
+        let mut changed = HashSet::new();
         for round in 1.. {
             left.retain(|task| task.owner.is_none());
             if left.is_empty() {
                 break;
             }
             let state = self.check_pool()?;
+            changed.extend(state.changed);
             for task in &mut left {
                 self.step(task, |this, task| this.ask_each(task, &state.loose))?;
                 if state.held {
-                    let moved = self.kinds.may_be_among(&task.target, &state.changed);
+                    let moved = self.kinds.may_be_among(&task.target, &changed);
                     if moved && each > 0 {
                         each -= 1;
                         self.step(task, |this, task| this.ask_each(task, &state.all))?;
                     }
+                    // Files that are exchanged can escape a search, and leave no trace.
                     if !moved && self.sees_all() {
-                        task.owner.get_or_insert(Owner::Orphaned);
+                        self.step(task, Self::search_pool)?;
+                        if round >= QUIET {
+                            task.owner.get_or_insert(Owner::Orphaned);
+                        }
                     }
                 } else {
                     self.step(task, Self::search_pool)?;
