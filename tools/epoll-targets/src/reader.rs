@@ -224,7 +224,12 @@ impl Reader {
         if read.as_ref().is_err_and(broken) {
             self.0 = None;
         }
-        read
+        match read {
+            // A thread that has given up capabilities may still read what is its own
+            // process's; another process with the same capabilities may not.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => std::fs::read(path),
+            read => read,
+        }
     }
 
     /// The process that reads.
