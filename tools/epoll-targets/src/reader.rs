@@ -196,6 +196,11 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     Ok(())
 }
 
+/// Whether a file is one of this process. Nobody else's may be waited for here.
+fn is_own(path: &str) -> bool {
+    path.starts_with(&format!("/proc/{}/", std::process::id()))
+}
+
 /// Reads files, each within reasonable time.
 #[derive(Debug, Default)]
 pub(crate) struct Reader(Option<Helper>);
@@ -227,7 +232,9 @@ impl Reader {
         match read {
             // A thread that has given up capabilities may still read what is its own
             // process's; another process with the same capabilities may not.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => std::fs::read(path),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_own(path) => {
+                std::fs::read(path)
+            }
             read => read,
         }
     }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{add, copy, file, new_set, pair, pid, receive, send};
+use common::{Holder, add, copy, file, new_set, pair, pid, receive, send};
 use epoll_targets::proc::{self, Stat, State};
 use epoll_targets::resolve::{
     Descriptor, HAS_BPF, Method, Owner, Report, Resolved, Resolver, TfdState,
@@ -13,7 +13,7 @@ use rustix::event::epoll;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -70,35 +70,6 @@ fn target(report: &Report, data: u64) -> &Resolved {
     targets.find(|t| t.target.data == data).unwrap()
 }
 
-/// A process that has this file as descriptor 0.
-struct Holder(Child);
-
-impl Holder {
-    fn new(file: &OwnedFd) -> Self {
-        let mut command = Command::new("sleep");
-        command.arg("600").stdin(copy(file));
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let holder = Self(command.spawn().unwrap());
-        // Before that it has what we have.
-        while proc::command(holder.place().pid).unwrap() != "sleep" {
-            std::thread::yield_now();
-        }
-        holder
-    }
-
-    fn place(&self) -> Descriptor {
-        let pid = self.0.id() as i32;
-        Descriptor { pid, fd: 0 }
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn unshare_files() -> i32 {
     // SAFETY: What is closed after this stays open for all other threads, and what they
     // close stays open here.
@@ -130,7 +101,7 @@ fn closed_here_and_open_in_a_child() {
             let set = new_set();
             let number = far_away(&target_file, 0);
             add(&set, &number, 1);
-            let holder = Holder::new(&target_file);
+            let holder = Holder::new(copy(&target_file));
             drop((number, target_file));
             for report in [
                 resolve(method, &[pid()]),
@@ -140,7 +111,7 @@ fn closed_here_and_open_in_a_child() {
                 let target = target(&report, 1);
                 assert_eq!(
                     target.owner,
-                    Owner::Others(vec![holder.place()]),
+                    Owner::Others(vec![holder.descriptor()]),
                     "{method:?}"
                 );
                 assert_eq!(target.tfd_state, TfdState::Closed);
@@ -159,7 +130,7 @@ fn all_holders_are_counted() {
             let set = new_set();
             let number = far_away(&target_file, 0);
             add(&set, &number, 1);
-            let holders: Vec<_> = (0..10).map(|_| Holder::new(&target_file)).collect();
+            let holders: Vec<_> = (0..10).map(|_| Holder::new(copy(&target_file))).collect();
             drop((number, target_file));
             let report = resolve(method, &[pid()]);
             let target = target(&report, 1);
@@ -171,7 +142,7 @@ fn all_holders_are_counted() {
             assert!(
                 named
                     .iter()
-                    .all(|d| holders.iter().any(|h| h.place() == *d))
+                    .all(|d| holders.iter().any(|h| h.descriptor() == *d))
             );
         }
     }

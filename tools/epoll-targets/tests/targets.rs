@@ -4,12 +4,13 @@
 
 mod common;
 
-use common::{add, can, copy, everyone, file, found, new_set, pair, pid, receive, resolver, send};
+use common::{
+    Holder, add, can, copy, everyone, file, found, new_set, pair, pid, receive, resolver, send,
+};
 use epoll_targets::resolve::{Descriptor, Instance, Owner, Progress, Resolved, Resolver, TfdState};
 use epoll_targets::{fdinfo, proc};
 use rustix::pipe::PipeFlags;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -49,36 +50,6 @@ fn start() -> Option<MutexGuard<'static, ()>> {
 
 fn pipe() -> OwnedFd {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap().0
-}
-
-/// A process whose descriptor 0 is this file.
-struct Holder(Child);
-
-impl Holder {
-    fn new(file: OwnedFd) -> Self {
-        let mut command = Command::new("sleep");
-        command.arg("600").stdin(Stdio::from(file));
-        // Not to be held on to when something goes wrong here.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let holder = Self(command.spawn().unwrap());
-        // Before that it has what we have.
-        while proc::command(holder.descriptor().pid).unwrap() != "sleep" {
-            std::thread::yield_now();
-        }
-        holder
-    }
-
-    fn descriptor(&self) -> Descriptor {
-        let pid = self.0.id() as i32;
-        Descriptor { pid, fd: 0 }
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -4,7 +4,8 @@
 #![allow(dead_code)]
 
 use epoll_targets::kcmp::{self, Support};
-use epoll_targets::resolve::{Instance, Method, Report, Resolver};
+use epoll_targets::proc;
+use epoll_targets::resolve::{Descriptor, Instance, Method, Report, Resolver};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
@@ -14,6 +15,7 @@ use rustix::net::{
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
 
 /// Whether the kernel can; says so if not, past the capture of the test's output.
 pub fn can() -> bool {
@@ -105,4 +107,34 @@ pub fn found<'a>(report: &'a Report, set: &OwnedFd) -> &'a Instance {
     let efd = set.as_raw_fd();
     let mut sets = report.instances.iter();
     sets.find(|s| s.pid == pid() && s.efd == efd).unwrap()
+}
+
+/// A process whose descriptor 0 is this file.
+pub struct Holder(Child);
+
+impl Holder {
+    pub fn new(file: OwnedFd) -> Self {
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(Stdio::from(file));
+        // Not to be held on to when something goes wrong here.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let holder = Self(command.spawn().unwrap());
+        // Before that it has what we have.
+        while proc::command(holder.descriptor().pid).unwrap() != "sleep" {
+            std::thread::yield_now();
+        }
+        holder
+    }
+
+    pub fn descriptor(&self) -> Descriptor {
+        let pid = self.0.id() as i32;
+        Descriptor { pid, fd: 0 }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
