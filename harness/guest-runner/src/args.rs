@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use regex::bytes::Regex;
+use regex_lite::Regex;
 
 pub const QEMU: &str = "qemu-system-x86_64";
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use regex::bytes::{Regex, RegexSet};
+use regex_lite::Regex;
 
 use crate::lines::Lines;
 
@@ -71,7 +71,7 @@ pub struct Console {
 struct Watch {
     trouble: Regex,
     ours: Regex,
-    ignore: RegexSet,
+    ignore: Vec<Regex>,
     ignored: usize,
     /// The last lines.
     before: VecDeque<Vec<u8>>,
@@ -90,8 +90,7 @@ impl Console {
             watch: Watch {
                 trouble: regex(&TROUBLE.join("|")),
                 ours: regex(COMMAND_LINE),
-                ignore: RegexSet::new(ignore.iter().map(Regex::as_str))
-                    .expect("each is well-formed by itself"),
+                ignore: ignore.to_vec(),
                 ignored: 0,
                 before: VecDeque::with_capacity(LINES_BEFORE),
                 report: Vec::new(),
@@ -137,18 +136,23 @@ impl Watch {
                 self.report.push(line.to_vec());
                 self.after -= 1;
             }
-        } else if self.trouble.is_match(line) && !self.ours.is_match(line) {
-            if self.ignore.is_match(line) {
-                self.ignored += 1;
-            } else {
-                self.report.extend(self.before.iter().cloned());
-                self.report.push(line.to_vec());
-            }
+        } else if self.is_trouble(&String::from_utf8_lossy(line)) {
+            self.report.extend(self.before.iter().cloned());
+            self.report.push(line.to_vec());
         }
         if self.before.len() == LINES_BEFORE {
             self.before.pop_front();
         }
         self.before.push_back(line.to_vec());
+    }
+
+    fn is_trouble(&mut self, line: &str) -> bool {
+        if !self.trouble.is_match(line) || self.ours.is_match(line) {
+            return false;
+        }
+        let ignored = self.ignore.iter().any(|regex| regex.is_match(line));
+        self.ignored += usize::from(ignored);
+        !ignored
     }
 }
 
@@ -219,7 +223,7 @@ mod tests {
         for pattern in TROUBLE {
             let regex = Regex::new(pattern).unwrap();
             assert!(
-                samples.iter().any(|s| regex.is_match(s.as_bytes())),
+                samples.iter().any(|s| regex.is_match(s)),
                 "no sample of {pattern}"
             );
         }
