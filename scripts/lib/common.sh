@@ -72,17 +72,29 @@ checkout_id() {
 }
 
 shopt -s nullglob
-# series LINE: the patches of the series for this line of Linux, in order. What stands in
-# patches/LINE/ takes the place of the patch with the same number, or is for this line only.
-series() {
-	local patch number
-	local -A patches=()
-	for patch in "$TOP"/patches/[0-9]*.patch "$TOP/patches/$1"/[0-9]*.patch; do
-		number=$(basename "$patch" | cut -c1-4)
-		patches[$number]=$patch
+# The series for Linux, in the order in which they apply: each stands on those before it.
+SERIES_NAMES=(fixes eventpoll rust-epoll bpf-iter-epoll epoll-cr)
+
+# series_of LINE NAME: the patches of this series for this line of Linux, in order. One in
+# patches/LINE/NAME/ takes the place of the patch of that name.
+series_of() {
+	local patch own
+	for patch in "$TOP/patches/$2"/[0-9]*.patch; do
+		own=$TOP/patches/$1/$2/${patch##*/}
+		[ ! -e "$own" ] || patch=$own
+		printf '%s\n' "$patch"
 	done
-	printf '%s\n' "${!patches[@]}" | sort | while read -r number; do
-		printf '%s\n' "${patches[$number]}"
+}
+
+# series LINE: all patches for this line of Linux, in order: first those that bring it what
+# later lines have, in patches/LINE/backports/.
+series() {
+	local name
+	for name in "$TOP/patches/$1/backports"/[0-9]*.patch; do
+		printf '%s\n' "$name"
+	done
+	for name in "${SERIES_NAMES[@]}"; do
+		series_of "$1" "$name"
 	done
 }
 
