@@ -86,21 +86,44 @@ series_of() {
 	done
 }
 
-# series LINE: all patches for this line of Linux, in order: first those that bring it what
-# later lines have, in patches/LINE/backports/.
+# series LINE NAME...: the patches of these series for this line of Linux, in order: first
+# those that bring it what later lines have, in patches/LINE/backports/.
 series() {
-	local name
-	for name in "$TOP/patches/$1/backports"/[0-9]*.patch; do
+	local line=$1 name
+	shift
+	for name in "$TOP/patches/$line/backports"/[0-9]*.patch; do
 		printf '%s\n' "$name"
 	done
-	for name in "${SERIES_NAMES[@]}"; do
-		series_of "$1" "$name"
+	for name; do
+		series_of "$line" "$name"
 	done
+}
+
+# own_files: our own files that Linux gets, and where each stands in its tree.
+own_files() {
+	local f
+	(cd "$TOP" && find rust/*/ rust/kcmp_epoll.rs include/uapi selftests -type f \
+		! -name '*~' ! -name '.*.sw?') | while read -r f; do
+		f=${f/\/\//\/}
+		printf '%s\t%s\n' "$f" "$(in_tree "$f")"
+	done
+}
+
+# in_tree FILE: where our own file stands in the tree of Linux.
+in_tree() {
+	case $1 in
+	rust/kernel/* | rust/helpers/* | include/*) echo "$1" ;;
+	rust/*/*) echo "fs/${1#rust/}" ;;
+	rust/*) echo "kernel/${1#rust/}" ;;
+	selftests/*) echo "tools/testing/$1" ;;
+	esac
 }
 
 # shellcheck disable=SC2034 # used by those who source this
 {
-	mapfile -t SERIES < <(series "$LINUX")
+	mapfile -t SERIES < <(series "$LINUX" "${SERIES_NAMES[@]}")
+	# What of it this kernel has: all, what is C alone, or none.
+	HAS=all
 	suite=
 	[ "$DEBIAN" = trixie ] || suite=-$DEBIAN
 	lane=$KERNEL
@@ -114,9 +137,13 @@ series() {
 	ARCH=x86
 	IMAGE=arch/x86/boot/bzImage
 	case $KERNEL in
-	stock) SERIES=() ;;
+	stock) SERIES=() HAS=none ;;
+	eventpoll)
+		mapfile -t SERIES < <(series "$LINUX" fixes eventpoll)
+		HAS=c
+		;;
 	um) ARCH=um IMAGE=linux ;;
-	distro-*) SERIES=() IMAGE=vmlinuz ;;
+	distro-*) SERIES=() HAS=none IMAGE=vmlinuz ;;
 	esac
 }
 

@@ -8,14 +8,6 @@
 # that are our own, from rust/, include/ and selftests/: patches/NAME/files says which patch
 # of the series NAME brings which, one 'NNNN PATTERN' a line. So there is one source.
 
-# in_tree FILE: where our own file stands in the tree of Linux.
-in_tree() {
-	case $1 in
-	selftests/*) echo "tools/testing/$1" ;;
-	*) echo "$1" ;;
-	esac
-}
-
 # brought NAME NUMBER: the files that this patch brings.
 brought() {
 	local number pattern
@@ -23,19 +15,20 @@ brought() {
 	while read -r number pattern; do
 		[ "$number" = "$2" ] || continue
 		# shellcheck disable=SC2086 # a pattern
-		(cd "$TOP" && printf '%s\n' $pattern)
+		(shopt -s dotglob && cd "$TOP" && find $pattern -maxdepth 0 -type f ! -name '*~' ! -name '.*.sw?' | sort)
 	done < <(grep -v '^#' "$TOP/patches/$1/files")
 }
 
 # without_later FILE DIR: our own file, without the declarations of modules of the crate
 # that are not in DIR yet: those come with a later patch.
 without_later() {
-	local to dir
-	to=$(in_tree "$1")
-	dir=$2/${to%.rs}
-	awk -v dir="${dir%/mod}" '
+	local to
+	to=$2/$(in_tree "$1")
+	# They are in a directory of its name, or beside the root of the crate.
+	awk -v below="${to%.rs}" -v beside="${to%/*}" '
 		function there(name, line) {
-			return (getline line <(dir "/" name ".rs")) > 0
+			return (getline line <(below "/" name ".rs")) >= 0 ||
+			       (getline line <(beside "/" name ".rs")) >= 0
 		}
 		# An attribute belongs to what follows it.
 		/^#\[cfg\(/ { held = held $0 "\n"; next }
