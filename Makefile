@@ -12,7 +12,7 @@ word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j has an effect on the kernel's make only.
 .NOTPARALLEL:
-.PHONY: all setup run check check-all bench vm kselftest-install modules series refresh clean distclean help
+.PHONY: all setup run check check-all bench vm kselftest-install modules series mbox refresh clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -51,8 +51,8 @@ kselftest-install: setup
 kdir:
 	@scripts/kdir $(call word-as-is,KDIR)
 
-series:
-	@scripts/series
+series mbox:
+	@scripts/$@
 
 refresh:
 	@scripts/refresh

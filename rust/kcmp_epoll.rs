@@ -8,12 +8,8 @@
 //!
 //! The handler is a port of `kcmp_epoll_target()` in `kernel/kcmp.c` and of the functions of
 //! `fs/eventpoll.c` that it calls, which are found here by the same names. See
-//! `Documentation/port.rst` for a comparison. The results are the same, except that the handler
-//!
-//! - finds the epitem in O(log n + toff) instead of visiting all epitems before it;
-//! - drops the mutex of the instance every few epitems, and can be killed while it waits for it;
-//! - compares two files that both exist, so that 'equal' means that they are the same file. In C,
-//!   the reference to the first file has been dropped by then, and its memory may have been reused.
+//! `Documentation/port.rst` for a comparison. The results are the same. The handler drops the mutex
+//! of the instance every few epitems, where C holds it until it has counted them.
 
 use core::ops::ControlFlow;
 use kernel::{
@@ -100,8 +96,8 @@ fn ep_count_tfd<R>(
 /// Finds the file that `file`, an epoll file, watches as the `toff`-th epitem of descriptor `tfd`,
 /// and calls `found` with its identity while the mutex is held.
 ///
-/// The C function returns the address of the file after it has dropped the mutex, when the file may
-/// have been freed. Here the identity borrows from the epitem and cannot leave `found`.
+/// The C function is called `get_epoll_tfile` since it takes a reference to the file. Here none is
+/// needed: the identity borrows from the epitem and cannot leave `found`.
 ///
 /// Fails with [`EINVAL`] if `file` is not an epoll file, with [`ENOENT`] if there is no such
 /// epitem, and as [`Eventpoll::lock`] does.

@@ -14,8 +14,6 @@
 //! - [`Epitem`] is an entry of the interest list, borrowed from the guard.
 //! - [`Cursor`] is a position in the order of the epitems. It is a plain value that holds no
 //!   reference and can be kept while the mutex is not held.
-//! - [`Visit`] combines a guard, an epitem and references to what they depend on, for code that C
-//!   calls once per epitem and that cannot borrow anything between calls.
 //!
 //! # Locking
 //!
@@ -24,14 +22,14 @@
 //! `epoll_wait(2)` fault on memory that a userspace server provides. Reading epitems therefore
 //! either waits for the mutex killably or does not wait at all, and should hold it for a bounded
 //! number of epitems only, as [`Eventpoll::walk`] does. While it waits, it must not hold anything
-//! that others wait for, such as [`Attach`]. Adding and removing epitems waits killably, too.
+//! that others wait for, such as the `exec_update_lock` of a task. Adding and removing epitems waits
+//! killably, too.
 //!
 //! While it is held, do not take the mutex of another instance, nor call anything that does: epoll
 //! itself nests these mutexes in the order in which the instances are nested. Dropping the last
 //! reference to a file is fine, since [`fput`] defers the release.
 //!
 //! [locking rules of `fs/eventpoll.c`]: srctree/fs/eventpoll.c
-//! [`Attach`]: crate::ptrace::Attach
 //! [`fput`]: srctree/fs/file_table.c
 //!
 //! C headers: [`include/linux/eventpoll.h`](srctree/include/linux/eventpoll.h) and
@@ -83,18 +81,17 @@ use core::{
 
 #[cfg(CONFIG_BPF_SYSCALL)]
 mod bpf;
+mod id;
 #[cfg(CONFIG_KUNIT)]
 pub mod kunit;
 pub mod restore;
 mod visit;
 mod walk;
 
-pub use self::{
-    visit::Visit,
-    walk::{
-        pause_killable,
-        WALK_BATCH, //
-    }, //
+pub use self::visit::Visit;
+pub use self::walk::{
+    pause_killable,
+    WALK_BATCH, //
 };
 
 /// Whether to wait for the mutex of an epoll instance.
@@ -118,8 +115,10 @@ impl Eventpoll {
     /// Returns the epoll instance of an open file, if it is an epoll file.
     ///
     /// The instance lives as long as its file, hence the lifetime of the result.
+    //
+    // Modules cannot use `eventpoll_fops`, so this must not be compiled into them.
     #[doc(alias = "is_file_epoll")]
-    #[inline]
+    #[inline(never)]
     pub fn from_file(file: &RemoteFile) -> Result<&Eventpoll, NotEpollError> {
         // SAFETY: `file` is valid since we have a reference to it. `f_op` is set before the file is
         // published. That of an epoll file never changes; other files replace the whole pointer.
@@ -136,16 +135,6 @@ impl Eventpoll {
         // keeps alive until its refcount drops to zero. `file` has a reference for as long as it is
         // borrowed. The cast is okay because `Eventpoll` is `repr(transparent)`.
         Ok(unsafe { &*ep.cast() })
-    }
-
-    /// Returns the id of the instance, which is never reused while the system is running.
-    ///
-    /// It is shown as `epoll-id` in the fdinfo of each descriptor of the instance.
-    #[inline]
-    pub fn id(&self) -> u64 {
-        // SAFETY: By the type invariants, this is a valid instance. `id` is not written after the
-        // instance has been created.
-        unsafe { (*self.0.get()).id }
     }
 
     /// Locks the mutex of the instance.

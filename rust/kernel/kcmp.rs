@@ -149,9 +149,8 @@ pub trait EpollHandler {
     /// a reference to its module is held, unless the module is being loaded or unloaded. The second
     /// call must not fail with [`EAGAIN`].
     ///
-    /// Context: may sleep. The `exec_update_lock` of both tasks is held for reading during the first
-    /// call, but not during the second: however long that waits, nothing waits for it. The caller
-    /// had access to the tasks when the files were taken.
+    /// Context: may sleep. No lock is held: however long the second call waits, nothing waits for
+    /// it. The caller had access to the tasks when the files were taken.
     fn compare(query: &EpollQuery<'_>) -> Result<FileOrder>;
 }
 

@@ -72,23 +72,58 @@ checkout_id() {
 }
 
 shopt -s nullglob
-# series LINE: the patches of the series for this line of Linux, in order. What stands in
-# patches/LINE/ takes the place of the patch with the same number, or is for this line only.
+# The series for Linux, in the order in which they apply: each stands on those before it.
+SERIES_NAMES=(fixes eventpoll rust-epoll bpf-iter-epoll epoll-cr)
+
+# series_of LINE NAME: the patches of this series for this line of Linux, in order. One in
+# patches/LINE/NAME/ takes the place of the patch of that name.
+series_of() {
+	local patch own
+	for patch in "$TOP/patches/$2"/[0-9]*.patch; do
+		own=$TOP/patches/$1/$2/${patch##*/}
+		[ ! -e "$own" ] || patch=$own
+		printf '%s\n' "$patch"
+	done
+}
+
+# series LINE NAME...: the patches of these series for this line of Linux, in order: first
+# those that bring it what later lines have, in patches/LINE/backports/.
 series() {
-	local patch number
-	local -A patches=()
-	for patch in "$TOP"/patches/[0-9]*.patch "$TOP/patches/$1"/[0-9]*.patch; do
-		number=$(basename "$patch" | cut -c1-4)
-		patches[$number]=$patch
+	local line=$1 name
+	shift
+	for name in "$TOP/patches/$line/backports"/[0-9]*.patch; do
+		printf '%s\n' "$name"
 	done
-	printf '%s\n' "${!patches[@]}" | sort | while read -r number; do
-		printf '%s\n' "${patches[$number]}"
+	for name; do
+		series_of "$line" "$name"
 	done
+}
+
+# own_files: our own files that Linux gets, and where each stands in its tree.
+own_files() {
+	local f
+	(cd "$TOP" && find rust/*/ rust/kcmp_epoll.rs include/uapi selftests -type f \
+		! -name '*~' ! -name '.*.sw?') | while read -r f; do
+		f=${f/\/\//\/}
+		printf '%s\t%s\n' "$f" "$(in_tree "$f")"
+	done
+}
+
+# in_tree FILE: where our own file stands in the tree of Linux.
+in_tree() {
+	case $1 in
+	rust/kernel/* | rust/helpers/* | include/*) echo "$1" ;;
+	rust/*/*) echo "fs/${1#rust/}" ;;
+	rust/*) echo "kernel/${1#rust/}" ;;
+	selftests/*) echo "tools/testing/$1" ;;
+	esac
 }
 
 # shellcheck disable=SC2034 # used by those who source this
 {
-	mapfile -t SERIES < <(series "$LINUX")
+	mapfile -t SERIES < <(series "$LINUX" "${SERIES_NAMES[@]}")
+	# What of it this kernel has: all, what is C alone, or none.
+	HAS=all
 	suite=
 	[ "$DEBIAN" = trixie ] || suite=-$DEBIAN
 	lane=$KERNEL
@@ -102,9 +137,13 @@ series() {
 	ARCH=x86
 	IMAGE=arch/x86/boot/bzImage
 	case $KERNEL in
-	stock) SERIES=() ;;
+	stock) SERIES=() HAS=none ;;
+	eventpoll)
+		mapfile -t SERIES < <(series "$LINUX" fixes eventpoll)
+		HAS=c
+		;;
 	um) ARCH=um IMAGE=linux ;;
-	distro-*) SERIES=() IMAGE=vmlinuz ;;
+	distro-*) SERIES=() HAS=none IMAGE=vmlinuz ;;
 	esac
 }
 

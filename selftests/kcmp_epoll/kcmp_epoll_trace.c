@@ -190,16 +190,12 @@ TEST_F(kcmp_epoll, killed_caller)
 	}
 	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	EXPECT_EQ(0, kill(pid, SIGKILL));
-	/* The C handler answers nevertheless, once it can. */
-	if (!variant->rust)
-		EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
-	if (variant->rust)
-		EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(1, release_set(&held));
 
 	EXPECT_EQ(0, enable_trace(dir, false));
 	EXPECT_EQ(1, read_trace(dir, me, &seen, 1));
-	EXPECT_EQ(variant->rust ? -EINTR : 0, seen.ret);
+	EXPECT_EQ(-EINTR, seen.ret);
 	EXPECT_EQ(0, rmdir(dir));
 }
 

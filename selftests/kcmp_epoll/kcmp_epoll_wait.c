@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Callers that wait: what ends the wait, and what is kept meanwhile. */
+#include <linux/fuse.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/uio.h>
+
 #include "kcmp_epoll_fixture.h"
 
 #define CANNOT_HOLD	"needs root and userfaultfd to hold a mutex"
@@ -38,19 +43,9 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 
-	if (variant->rust) {
-		EXPECT_EQ(-SIGKILL, wait_exit(pid));
-		EXPECT_EQ(refs, module_refs());
-		EXPECT_EQ(1, release_set(&held));
-	} else {
-		/* The C handler cannot be killed while it waits. */
-		sleep_ms(A_WHILE_MS);
-		EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
-		EXPECT_TRUE(asleep_in(pid, __NR_kcmp));
-		EXPECT_EQ(1, release_set(&held));
-		EXPECT_EQ(-SIGKILL, wait_exit(pid));
-	}
-
+	EXPECT_EQ(-SIGKILL, wait_exit(pid));
+	EXPECT_EQ(refs, module_refs());
+	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(0, kcmp_tfd_self(self->fd, self->efd, TFD, 0));
 }
 
@@ -104,7 +99,7 @@ static pid_t fork_executor(int *sock)
 
 /*
  * The tasks that a caller asks about can execute another program while it waits
- * for the set, if the module answers: nothing of theirs is locked.
+ * for the set: nothing of theirs is locked.
  */
 TEST_F(kcmp_epoll, exec_while_caller_waits)
 {
@@ -130,12 +125,7 @@ TEST_F(kcmp_epoll, exec_while_caller_waits)
 	ASSERT_TRUE(wait_asleep_in(second, __NR_kcmp));
 
 	ASSERT_TRUE(sync_post(sock));
-	if (variant->rust) {
-		EXPECT_EQ(KSFT_SKIP, wait_exit(task));
-	} else {
-		sleep_ms(A_WHILE_MS);
-		EXPECT_EQ(0, waitpid(task, NULL, WNOHANG));
-	}
+	EXPECT_EQ(KSFT_SKIP, wait_exit(task));
 	EXPECT_TRUE(asleep_in(first, __NR_kcmp));
 	EXPECT_TRUE(asleep_in(second, __NR_kcmp));
 
@@ -143,8 +133,6 @@ TEST_F(kcmp_epoll, exec_while_caller_waits)
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(EQUAL, wait_exit(first));
 	EXPECT_EQ(EQUAL, wait_exit(second));
-	if (!variant->rust)
-		EXPECT_EQ(KSFT_SKIP, wait_exit(task));
 }
 
 /* A query whose slot is in memory that is not there yet. */
@@ -196,48 +184,133 @@ TEST_F(kcmp_epoll, exec_while_slot_is_read)
 	EXPECT_EQ(-EBADF, query.ret);
 }
 
+/* A FUSE server of one file, which is the root of its file system. */
+struct fuse_server {
+	int dev;
+	char path[64];
+};
+
+/* -ENODEV: FUSE cannot be used here. */
+static int fuse_start(struct fuse_server *server)
+{
+	char options[64];
+	int fd;
+
+	server->dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (server->dev < 0)
+		return errno == ENOENT ? -ENODEV : -errno;
+	if (unshare(CLONE_NEWNS))
+		return errno == EPERM ? -ENODEV : -errno;
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return -errno;
+	strcpy(server->path, "/tmp/kcmp_epoll_fuse.XXXXXX");
+	fd = mkstemp(server->path);
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	snprintf(options, sizeof(options),
+		 "fd=%d,rootmode=100000,user_id=0,group_id=0", server->dev);
+
+	return mount("kcmp_epoll", server->path, "fuse.kcmp_epoll",
+		     MS_NODEV | MS_NOSUID, options) ? -errno : 0;
+}
+
+static int fuse_answer(const struct fuse_server *server, __u64 unique, int error,
+		       const void *body, size_t len)
+{
+	struct fuse_out_header head = {
+		.len = sizeof(head) + len,
+		.error = error,
+		.unique = unique,
+	};
+	struct iovec parts[] = {
+		{ .iov_base = &head, .iov_len = sizeof(head) },
+		{ .iov_base = (void *)body, .iov_len = len },
+	};
+
+	return writev(server->dev, parts, len ? 2 : 1) < 0 ? -errno : 0;
+}
+
+/* Answer requests until the file is flushed; returns that request's number. */
+static __u64 fuse_serve_until_flush(const struct fuse_server *server)
+{
+	struct fuse_init_out init = {
+		.major = FUSE_KERNEL_VERSION,
+		.minor = FUSE_KERNEL_MINOR_VERSION,
+		.max_write = FUSE_MIN_READ_BUFFER / 2,
+	};
+	struct fuse_open_out open = { .fh = 1 };
+	union {
+		struct fuse_in_header head;
+		char room[2 * FUSE_MIN_READ_BUFFER];
+	} in;
+	struct pollfd pfd = { .fd = server->dev, .events = POLLIN };
+	int ret = 0;
+
+	while (!ret && poll(&pfd, 1, PATIENCE_MS) == 1 &&
+	       read(server->dev, &in, sizeof(in)) > 0) {
+		switch (in.head.opcode) {
+		case FUSE_INIT:
+			ret = fuse_answer(server, in.head.unique, 0, &init,
+					  sizeof(init));
+			break;
+		case FUSE_OPEN:
+			ret = fuse_answer(server, in.head.unique, 0, &open,
+					  sizeof(open));
+			break;
+		case FUSE_FLUSH:
+			return in.head.unique;
+		case FUSE_INTERRUPT:
+		case FUSE_FORGET:
+			/* These requests need no answer. */
+			break;
+		default:
+			ret = fuse_answer(server, in.head.unique, -EOPNOTSUPP,
+					  NULL, 0);
+		}
+	}
+
+	return 0;
+}
+
 /*
  * EINTR: a caller can be killed while it waits for the exec_update_lock of a
- * task that it asks about. That lock is held for reading by another caller,
- * which the C handler answers, and which waits for a held set. The task wants it
- * for writing to go through with its exec.
+ * task that it asks about. The task holds that while it executes another program,
+ * and closes a file meanwhile that its server flushes when it likes.
  */
 TEST_F(kcmp_epoll, killed_waiting_for_exec)
 {
-	pid_t me = getpid(), none = unused_pid(), task, reader, pid;
-	struct held_set held;
-	int ret, sock;
+	pid_t me = getpid(), none = unused_pid(), task, pid;
+	struct fuse_server server;
+	__u64 flush;
+	int ret, null;
 
 	if (geteuid())
 		SKIP(return, CANNOT_HOLD);
 	ASSERT_GT(none, 0);
-	task = fork_executor(&sock);
-	ASSERT_GE(task, 0);
-	ASSERT_EQ(0, eventfd_write(self->fd, 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
-		SKIP(return, CANNOT_HOLD);
+	ret = fuse_start(&server);
+	if (ret == -ENODEV)
+		SKIP(return, "needs FUSE, and root to mount it");
 	ASSERT_EQ(0, ret);
 
-	if (variant->rust)
-		ASSERT_EQ(0, unload(MODULE));
-	reader = fork_caller(task, self->fd, me, self->efd);
-	ASSERT_GE(reader, 0);
-	ASSERT_TRUE(wait_asleep_in(reader, __NR_kcmp));
-	if (variant->rust)
-		ASSERT_EQ(0, module_load());
-
-	ASSERT_TRUE(sync_post(sock));
-
-	/* Until the exec has got that far, the answer is EBADF. */
-	pid = fork_bound();
-	ASSERT_GE(pid, 0);
-	if (!pid) {
-		while (kcmp_tfd(task, NO_FD, task, self->efd, TFD, 0) == -EBADF)
-			sleep_ms(1);
-		_exit(0);
+	task = fork_bound();
+	ASSERT_GE(task, 0);
+	if (!task) {
+		null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+		if (dup2(null, STDOUT_FILENO) >= 0 &&
+		    dup2(null, STDERR_FILENO) >= 0 &&
+		    open(server.path, O_RDONLY | O_CLOEXEC) >= 0)
+			execl("/proc/self/exe", "kcmp_epoll_wait", "-l", NULL);
+		_exit(1);
 	}
-	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
+	flush = fuse_serve_until_flush(&server);
+	EXPECT_EQ(0, umount2(server.path, MNT_DETACH));
+	EXPECT_EQ(0, unlink(server.path));
+	ASSERT_NE(0, flush);
+
+	pid = fork_caller(task, NO_FD, me, self->efd);
+	ASSERT_GE(pid, 0);
+	EXPECT_TRUE(wait_asleep_in(pid, __NR_kcmp));
 	sleep_ms(A_WHILE_MS);
 	EXPECT_TRUE(asleep_in(pid, __NR_kcmp));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
@@ -266,18 +339,13 @@ TEST_F(kcmp_epoll, killed_waiting_for_exec)
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
 
-	/* All of this happened while the first caller waited. */
-	EXPECT_TRUE(asleep_in(reader, __NR_kcmp));
-	EXPECT_EQ(1, release_set(&held));
-	EXPECT_EQ(EQUAL, wait_exit(reader));
+	/* All of this happened while the task was in execve(2). */
+	EXPECT_EQ(0, fuse_answer(&server, flush, 0, NULL, 0));
 	EXPECT_EQ(KSFT_SKIP, wait_exit(task));
+	close(server.dev);
 }
 
-/*
- * The module keeps the first file open until it has compared it. The C handler
- * drops it before it waits for the epoll instance, and compares a stale
- * address.
- */
+/* The first file stays open until it has been compared. */
 TEST_F(kcmp_epoll, first_file_stays_open)
 {
 	struct pollfd pfd = { .events = POLLIN };
@@ -307,9 +375,7 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 	/* The read end reports when the write end is released. */
 	close(fds[1]);
 	pfd.fd = fds[0];
-	EXPECT_EQ(variant->rust ? 0 : 1, poll(&pfd, 1, variant->rust ?
-						      A_WHILE_MS :
-						      PATIENCE_MS));
+	EXPECT_EQ(0, poll(&pfd, 1, A_WHILE_MS));
 
 	EXPECT_EQ(1, release_set(&held));
 	EXPECT_EQ(EQUAL + cmp, wait_exit(pid));

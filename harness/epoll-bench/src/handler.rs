@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Switches between the handler in C and the module.
+//! Switches between the handler in C and the module, if the kernel can have it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -31,11 +31,11 @@ pub enum Handler {
 impl Handler {
     /// The order of a round. It changes, so that what goes up or down in the
     /// course of a run is not taken for a difference.
-    pub fn order(round: u32) -> [Self; 2] {
+    pub fn order(round: u32) -> &'static [Self] {
         if round % 2 == 0 {
-            [Self::C, Self::Rust]
+            &[Self::C, Self::Rust]
         } else {
-            [Self::Rust, Self::C]
+            &[Self::Rust, Self::C]
         }
     }
 }
@@ -50,13 +50,15 @@ pub struct Switch {
     orders: ChildStdin,
     results: BufReader<ChildStdout>,
     was_loaded: bool,
+    has_module: bool,
     /// Other modules that are here because of us.
     brought: Vec<&'static str>,
     build_id: String,
 }
 
 impl Switch {
-    pub fn new() -> Result<Self> {
+    /// On a kernel without the series there is only the handler in C.
+    pub fn new(has_module: bool) -> Result<Self> {
         let mut shell = Command::new("sh")
             .args([
                 "-c",
@@ -73,17 +75,33 @@ impl Switch {
             orders,
             results: BufReader::new(results),
             was_loaded: is_loaded(),
+            has_module,
             brought: Vec::new(),
             build_id: String::new(),
         };
-        switch.to(Handler::Rust)?;
-        switch.build_id = build_id_of(MODULE)?;
+        if has_module {
+            switch.to(Handler::Rust)?;
+            switch.build_id = build_id_of(MODULE)?;
+        }
         Ok(switch)
     }
 
     /// Of the module.
     pub fn build_id(&self) -> &str {
         &self.build_id
+    }
+
+    pub fn has_module(&self) -> bool {
+        self.has_module
+    }
+
+    /// Those that there are, in the order of a round.
+    pub fn order(&self, round: u32) -> &'static [Handler] {
+        if self.has_module {
+            Handler::order(round)
+        } else {
+            &[Handler::C]
+        }
     }
 
     /// Have the BPF iterator, until this is dropped. Returns its build id.

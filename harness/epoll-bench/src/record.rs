@@ -103,6 +103,9 @@ pub enum Variant {
     /// The unpatched kernel, the patched one.
     Stock,
     Base,
+    /// The handler in C of the unpatched kernel, and `KCMP_FILE` there.
+    Mainline,
+    MainlineFile,
     /// The BPF iterator.
     BpfIter,
     /// Reading `/proc/PID/fdinfo/EFD`.

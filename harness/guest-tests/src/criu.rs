@@ -18,7 +18,7 @@ use guest_tests::subject::{Answer, Subject, criu};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Signal, kill_process};
 
-use crate::handler::{Handler, is_patched};
+use crate::handler::Handler;
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
 
@@ -207,12 +207,7 @@ impl Scenario {
     /// Dumps and restores the program with each handler.
     fn run(&self) -> Result<()> {
         output_of("--version")?;
-        let handlers: &[Handler] = if is_patched() {
-            &Handler::BOTH
-        } else {
-            note("this kernel has only the C handler");
-            &[Handler::C]
-        };
+        let handlers = Handler::present();
         let mut outcomes = Vec::new();
         for &handler in handlers {
             let _answering = handler.answers()?;

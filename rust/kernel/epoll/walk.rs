@@ -19,13 +19,10 @@ use crate::{
 };
 use core::ops::ControlFlow;
 
-/// The number of epitems that [`Eventpoll::walk`] and [`Visit::next`] pass before they drop the
-/// mutex.
+/// The number of epitems that [`Eventpoll::walk`] passes before it drops the mutex.
 ///
 /// Resuming takes O(log n), so the batch is large enough to make that cost vanish. It is small
 /// enough not to delay a task that waits for the mutex noticeably.
-///
-/// [`Visit::next`]: super::Visit::next
 pub const WALK_BATCH: usize = 256;
 
 /// How often [`Eventpoll::yield_to_waiters`] checks whether a waiter has taken the mutex.

@@ -79,7 +79,9 @@ impl RemoteFile {
     /// The caller is responsible for access checks.
     ///
     /// Context: takes `task_lock` of `task`; does not sleep.
-    #[inline]
+    //
+    // Modules cannot use the C function, so this must not be compiled into them.
+    #[inline(never)]
     pub fn fget_task(task: &Task, fd: u32) -> Result<ARef<RemoteFile>, BadFdError> {
         // SAFETY: `task` is valid since we have a reference to it. There are no requirements on
         // `fd`.

@@ -7,8 +7,10 @@
 KERNEL_LINES=1500
 
 stage_kernel() {
+	local own=(rust/kernel rust/helpers include/uapi)
+	[ "$KERNEL" != intree ] || own=(rust include/uapi)
 	# shellcheck disable=SC2046 # one name a word
-	KERNEL_HASH=$ROOT_NAME-$VERSION-$(hash_files scripts/lib/stages/kernel.sh "${SERIES[@]}" rust/kernel rust/helpers include/uapi $(fragments))
+	KERNEL_HASH=$ROOT_NAME-$VERSION-$(hash_files scripts/lib/stages/kernel.sh "${SERIES[@]}" "${own[@]}" $(fragments))
 	! stamped kernel "$KERNEL_HASH" || return 0
 	rm -f "$T/stamp/kernel"
 	progress "kernel" "$T/log/kernel.log" "$KERNEL_LINES" "$log_fix" \

@@ -9,7 +9,7 @@ make_modules() {
 	local install=(INSTALL_MOD_PATH="$T/mod.tmp" INSTALL_MOD_STRIP=1 modules_install)
 	mkdir -p "$T/mo" "$T/mod.tmp/lib/modules"
 	"${kernel_make[@]}" "${install[@]}"
-	[ "$KERNEL" != stock ] || return 0
+	[ "$HAS" = all ] && [ "$KERNEL" != intree ] || return 0
 	"${kernel_make[@]}" M="$TOP" MO="$T/mo" modules
 	"${kernel_make[@]}" M="$TOP" MO="$T/mo" "${install[@]}"
 }

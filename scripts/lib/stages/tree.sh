@@ -8,7 +8,9 @@
 find_seed() {
 	local built own=${T##*/} all
 	all=("$OUT"/tree/*/"$own"/stamp/kernel)
-	[ "$KERNEL" != stock ] || all+=("$OUT"/tree/*/"base${own#stock}"/stamp/kernel)
+	case $KERNEL in
+	stock | eventpoll | intree) all+=("$OUT"/tree/*/"base${own#"$KERNEL"}"/stamp/kernel) ;;
+	esac
 	[ ${#all[@]} -gt 0 ] || return 0
 	# shellcheck disable=SC2012 # by time; the names are ours
 	ls -t "${all[@]}" | while read -r built; do
@@ -59,21 +61,6 @@ prune_trees() {
 	done
 }
 
-# Our own files: where each goes in the tree.
-own_files() {
-	local f dir
-	local dirs=(rust/kernel rust/helpers include/uapi selftests)
-	[ "$KERNEL" != stock ] || dirs=(selftests)
-	for dir in "${dirs[@]}"; do
-		[ ! -d "$dir" ] || find "$dir" -type f ! -name '*~' ! -name '.*.sw?'
-	done | while read -r f; do
-		case $f in
-		selftests/*) printf '%s\t%s\n' "$f" "tools/testing/$f" ;;
-		*) printf '%s\t%s\n' "$f" "$f" ;;
-		esac
-	done
-}
-
 # In DIR, all files that the series and we touch, as they are to be.
 wanted_files() {
 	local dir=$1 patch from to
@@ -90,6 +77,7 @@ wanted_files() {
 			die "$(basename "$patch") does not apply to Linux $VERSION"
 	done
 	own_files | while IFS=$'\t' read -r from to; do
+		[ "$HAS" = all ] || [[ $from = selftests/* ]] || continue
 		[ ! -e "$SOURCE/$to" ] || die "$from is a file of Linux: change it in patches/"
 		mkdir -p "$dir/$(dirname "$to")"
 		cp -p "$from" "$dir/$to"
@@ -142,7 +130,7 @@ stage_tree() {
 			 "move it away; to build against it: make KDIR=DIR"
 	mkdir -p linux
 	forward | cmp -s - linux/Makefile || forward >linux/Makefile
-	hash=$VERSION-$(hash_files scripts/lib/stages/tree.sh "${SERIES[@]}" rust/kernel rust/helpers include/uapi selftests)
+	hash=$VERSION-$(hash_files scripts/lib/stages/tree.sh scripts/lib/common.sh "${SERIES[@]}" rust include/uapi selftests)
 	! stamped tree "$hash" || return 0
 	sync_tree
 	stamp tree "$hash"

@@ -38,8 +38,8 @@ kselftests() {
 	echo kcmp
 	for d in selftests/*/; do
 		d=$(basename "$d")
-		case $KERNEL-$d in
-		stock-epoll_iter | stock-epoll_cr) ;;
+		case $HAS-$d in
+		none-epoll_iter | none-epoll_cr | c-epoll_iter | c-epoll_cr) ;;
 		*) echo "$d" ;;
 		esac
 	done
@@ -53,7 +53,7 @@ make_userspace() {
 		"${kernel_make[@]}" kselftest-install INSTALL_PATH="$T/kselftest.tmp" \
 			TARGETS="$(kselftests | tr '\n' ' ')" FORCE_TARGETS=1
 	fi
-	if [ "$KERNEL" != stock ] && grep -qx CONFIG_DEBUG_INFO_BTF=y "$TREE/.config"; then
+	if [ "$HAS" = all ] && grep -qx CONFIG_DEBUG_INFO_BTF=y "$TREE/.config"; then
 		make_bpf
 	fi
 }

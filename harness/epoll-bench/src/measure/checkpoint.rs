@@ -117,7 +117,7 @@ fn checkpoints(
         devices.push(medians[0]);
         alls.push(medians[1]);
         fdinfos.push(medians[2]);
-        for handler in Handler::order(round) {
+        for &handler in Handler::order(round) {
             switch.to(handler)?;
             match handler {
                 Handler::C => c.push(owner.ask(of_c)?),

@@ -40,7 +40,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             if round > 0 && begin.elapsed() > PATIENCE {
                 break;
             }
-            for handler in Handler::order(round) {
+            for &handler in Handler::order(round) {
                 switch.to(handler)?;
                 let runs = match handler {
                     Handler::C => &mut c,

@@ -107,7 +107,7 @@ fn measure(
     let (mut c, mut idle_c) = (Waits::default(), Waits::default());
     let (mut rust, mut idle_rust) = (Waits::default(), Waits::default());
     for round in 0..session.rounds(ROUNDS) {
-        for handler in Handler::order(round) {
+        for &handler in Handler::order(round) {
             switch.to(handler)?;
             let (asked, idle) = match handler {
                 Handler::C => (&mut c, &mut idle_c),

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::{Timestamp, Unit as TimeUnit};
 
 use crate::handler::Switch;
@@ -40,7 +40,7 @@ pub struct Options {
     /// Leave out larger sets, where memory is short
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     max_targets: usize,
-    /// What the measurements of `ops` are called: they are the same on each kernel
+    /// Which kernel this is: the unpatched one has no module
     #[arg(long, value_enum, default_value_t = Kernel::Base)]
     kernel: Kernel,
     /// Which boot this is, if measurements of several are compared
@@ -186,7 +186,12 @@ pub fn run(options: &Options) -> Result<()> {
             }
         };
         check_support()?;
-        run(&mut session, &mut Switch::new()?)?;
+        let has_module = options.kernel == Kernel::Base;
+        ensure!(
+            has_module || matches!(suite, Suite::Query | Suite::OneNumber),
+            "there is nothing to compare on an unpatched kernel but question, one_number and ops"
+        );
+        run(&mut session, &mut Switch::new(has_module)?)?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             layout: Layout::OneNumber,
             targets,
             asked: None,
-            handler: Some(&build_id),
+            handler: switch.has_module().then_some(build_id.as_str()),
         };
         session.progress(&subject);
         set.grow(targets)?;
@@ -33,7 +33,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
         let mut rust = Timed::new(ask);
         let (mut c_runs, mut rust_runs) = (Vec::new(), Vec::new());
         for round in 0..session.rounds(ROUNDS) {
-            for handler in Handler::order(round) {
+            for &handler in switch.order(round) {
                 switch.to(handler)?;
                 let (timed, runs) = match handler {
                     Handler::C => (&mut c, &mut c_runs),
@@ -44,6 +44,10 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             }
         }
         let what = What::Call;
+        if !switch.has_module() {
+            session.write(&subject, what, Variant::Mainline, &c_runs, c.samples())?;
+            continue;
+        }
         session.write(&subject, what, Variant::C, &c_runs, c.samples())?;
         session.write(&subject, what, Variant::Rust, &rust_runs, rust.samples())?;
     }

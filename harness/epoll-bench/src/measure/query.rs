@@ -24,6 +24,7 @@ struct Runs {
 
 pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
     let handler = switch.build_id().to_string();
+    let handler = handler.as_str();
     let mut set = Set::distinct()?;
     for targets in session.sizes(SIZES) {
         let subject = Subject {
@@ -31,7 +32,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             layout: Layout::Distinct,
             targets,
             asked: None,
-            handler: Some(&handler),
+            handler: switch.has_module().then_some(handler),
         };
         session.progress(&subject);
         set.grow(targets)?;
@@ -55,7 +56,7 @@ fn measure(
     let (mut with_c, mut with_rust) = (Runs::default(), Runs::default());
 
     for round in 0..session.rounds(ROUNDS) {
-        for handler in Handler::order(round) {
+        for &handler in switch.order(round) {
             switch.to(handler)?;
             let (asked, runs) = match handler {
                 Handler::C => (&mut c, &mut with_c),
@@ -82,6 +83,11 @@ fn measure(
     }
 
     let what = What::Call;
+    if !switch.has_module() {
+        let (asked, floor) = (&with_c.asked, &with_c.files);
+        session.write(subject, what, Variant::Mainline, asked, c.samples())?;
+        return session.write(subject, what, Variant::MainlineFile, floor, files.samples());
+    }
     let both = |a: &[f64], b: &[f64]| [a, b].concat();
     for (variant, runs, samples) in [
         (Variant::C, with_c.asked.clone(), c.samples()),

@@ -55,7 +55,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             let rounds = session.rounds(ROUNDS);
             let (mut c, mut rust, mut bpf) = (Vec::new(), Vec::new(), Vec::new());
             for round in 0..rounds {
-                for handler in Handler::order(round) {
+                for &handler in Handler::order(round) {
                     if handler == Handler::C && round >= rounds_of_c(place, targets, rounds) {
                         continue;
                     }

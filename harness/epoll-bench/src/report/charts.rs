@@ -131,6 +131,15 @@ fn query(results: &Results, file: &Path) -> Result<bool> {
         "Time of a query, by the number of targets",
         "time of one call",
         vec![
+            of(
+                Variant::Mainline,
+                Look::new(
+                    "C handler of mainline, in a boot of its own",
+                    ORANGE,
+                    Marker::None,
+                )
+                .dashed(),
+            ),
             of(Variant::C, c()),
             of(Variant::Rust, rust()),
             goal,

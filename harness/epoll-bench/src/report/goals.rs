@@ -42,7 +42,7 @@ pub const FLAT: f64 = 1.25;
 /// In how large a set there are goals for checkpoints.
 pub const CHECKPOINT_TARGETS: u32 = 100_000;
 /// How many times as long as the device it takes to ask the handler in C.
-pub const CHECKPOINT_C: f64 = 1_000.0;
+pub const CHECKPOINT_C: f64 = 1.0;
 /// How many times as long as the device it takes to read fdinfo.
 pub const CHECKPOINT_FDINFO: f64 = 1.00;
 /// To restore a set, next to as many EPOLL_CTL_ADD.

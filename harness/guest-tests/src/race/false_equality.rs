@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `equal` for two files that have never existed at the same time.
 //!
-//! The C handler takes the address of the file of idx1, drops its reference, and waits
-//! for the mutex of the epoll instance. Meanwhile that file, A, is released. Only then a
-//! new one, B, is opened, which gets A's memory, and is added. The handler then compares
-//! A's address with B's.
+//! The C handler of mainline takes the address of the file of idx1, drops its reference,
+//! and waits for the mutex of the epoll instance. Meanwhile that file, A, is released.
+//! Only then a new one, B, is opened, which gets A's memory, and is added. The handler
+//! then compares A's address with B's. On a kernel without the series, this has to show
+//! up; with them, neither handler may do it.
 //!
 //! The race does not depend on luck. A thread holds the mutex while the caller begins to
 //! wait for it. Then a real-time task keeps the caller's CPU busy, so that the caller does
@@ -31,7 +32,7 @@ const READY: i32 = 302;
 
 /// Enough false answers to be sure.
 const ENOUGH: u64 = 50;
-/// How much longer the C handler is queried than the module, where luck is needed.
+/// How much longer the handler of mainline is queried than others, where luck is needed.
 const PATIENCE: u32 = 3;
 
 #[derive(Default)]
@@ -43,31 +44,29 @@ struct Count {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    handler::need_patched()?;
     let seconds = Duration::from_secs(options.seconds);
     let cpus = two_cpus()?;
-
-    let c = {
-        let _answering = Handler::C.answers()?;
+    let fixed = handler::is_fixed()?;
+    for &handler in Handler::present() {
+        let _answering = handler.answers()?;
         let until = Instant::now() + seconds;
-        rounds(cpus, |count| count.equal < ENOUGH && Instant::now() < until)?
-    };
-    let rust = {
-        let _answering = Handler::Rust.answers()?;
-        rounds(cpus, |count| count.asked < c.asked)?
-    };
-    if c.early + rust.early > 0 {
-        note(format!(
-            "B was added too late: {} times with C, {} times with Rust",
-            c.early, rust.early
-        ));
+        let count = rounds(cpus, |count| {
+            count.equal < ENOUGH && Instant::now() < until
+        })?;
+        if count.early > 0 {
+            note(format!(
+                "{handler}: B was added too late: {} times",
+                count.early
+            ));
+        }
+        verdict(handler, fixed, count.equal, count.asked)?;
     }
-    verdict([c.equal, c.asked], [rust.equal, rust.asked])
+    Ok(())
 }
 
 /// The same without a held mutex: the caller is preempted anywhere.
 pub fn preempted(options: &Options) -> Result<()> {
-    handler::need_patched()?;
+    let fixed = handler::is_fixed()?;
     let efd = sys::epoll_create()?;
     let me = sys::getpid();
     let slot = Slot::new(efd, preempted::B, 0);
@@ -79,33 +78,30 @@ pub fn preempted(options: &Options) -> Result<()> {
             || sys::epoll_add(efd, preempted::B),
         )
     };
-    let c = {
-        let _answering = Handler::C.answers()?;
-        race(Duration::from_secs(options.seconds) * PATIENCE, ENOUGH)?
-    };
-    let rust = {
-        let _answering = Handler::Rust.answers()?;
-        race(Duration::from_secs(options.seconds), u64::MAX)?
-    };
-    note(format!("changes: C: {}, Rust: {}", c.changes, rust.changes));
-    verdict([c.equal, c.asked], [rust.equal, rust.asked])
+    let seconds = Duration::from_secs(options.seconds);
+    for &handler in Handler::present() {
+        let _answering = handler.answers()?;
+        let count = if fixed {
+            race(seconds, u64::MAX)?
+        } else {
+            race(seconds * PATIENCE, ENOUGH)?
+        };
+        note(format!("{handler}: {} changes", count.changes));
+        verdict(handler, fixed, count.equal, count.asked)?;
+    }
+    Ok(())
 }
 
 /// Judges false answers, out of all answers.
-fn verdict(c: [u64; 2], rust: [u64; 2]) -> Result<()> {
-    note(format!(
-        "C: {} false of {}; Rust: {} of {}",
-        c[0], c[1], rust[0], rust[1]
-    ));
-    ensure!(
-        rust[0] == 0,
-        "the module reports files as equal that never existed at one time"
-    );
-    if c[0] == 0 {
-        return skip(format!(
-            "the race did not show up in {} queries to C (KASAN delays the reuse of memory)",
-            c[1]
-        ));
+fn verdict(handler: Handler, fixed: bool, equal: u64, asked: u64) -> Result<()> {
+    note(format!("{handler}: {equal} false of {asked}"));
+    if fixed {
+        ensure!(
+            equal == 0,
+            "{handler} reports files as equal that never existed at one time"
+        );
+    } else if equal == 0 {
+        return skip(format!("the flaw did not show up in {asked} queries"));
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ const ENOUGH: u64 = 10;
 const PATIENCE: u32 = 12;
 
 pub fn run(options: &Options) -> Result<()> {
-    let fixed = handler::is_patched();
+    let fixed = handler::is_fixed()?;
     let (patience, enough) = if fixed {
         (1, u64::MAX)
     } else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A caller that waits for a held set dies by SIGKILL, if the module answers.
+//! A caller that waits for a held set dies by SIGKILL, except in mainline.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -19,15 +19,15 @@ const SOON: Duration = Duration::from_secs(20);
 const A_WHILE: Duration = Duration::from_millis(300);
 
 pub fn run(_: &Options) -> Result<()> {
-    handler::need_patched()?;
-    for handler in Handler::BOTH {
+    let fixed = handler::is_fixed()?;
+    for &handler in Handler::present() {
         let _answering = handler.answers()?;
-        with(handler).with_context(|| format!("{handler}"))?;
+        with(handler, fixed).with_context(|| format!("{handler}"))?;
     }
     Ok(())
 }
 
-fn with(handler: Handler) -> Result<()> {
+fn with(handler: Handler, killable: bool) -> Result<()> {
     let efd = sys::epoll_create()?;
     let fd = sys::eventfd(1)?;
     sys::epoll_add(efd, fd)?;
@@ -52,28 +52,25 @@ fn with(handler: Handler) -> Result<()> {
     let dead = |status: Option<ExitStatus>| {
         status.and_then(|status| status.signal()) == Some(libc::SIGKILL)
     };
-    match handler {
-        Handler::Rust => {
-            ensure!(dead(caller.wait(SOON)?), "the caller does not die");
-            note(format!(
-                "Rust: dead after {:.1} ms, while the mutex was held",
-                ms(killed)
-            ));
-            held.release()?;
-        }
-        Handler::C => {
-            ensure!(caller.wait(A_WHILE)?.is_none(), "the caller did not wait");
-            ensure!(
-                sleeps_in_kcmp(caller.pid(), caller.pid()),
-                "the caller is not in kcmp"
-            );
-            held.release()?;
-            ensure!(dead(caller.wait(SOON)?), "the caller does not die");
-            note(format!(
-                "C: alive until the mutex was released, {:.1} ms",
-                ms(killed)
-            ));
-        }
+    if killable {
+        ensure!(dead(caller.wait(SOON)?), "the caller does not die");
+        note(format!(
+            "{handler}: dead after {:.1} ms, while the mutex was held",
+            ms(killed)
+        ));
+        held.release()?;
+    } else {
+        ensure!(caller.wait(A_WHILE)?.is_none(), "the caller did not wait");
+        ensure!(
+            sleeps_in_kcmp(caller.pid(), caller.pid()),
+            "the caller is not in kcmp"
+        );
+        held.release()?;
+        ensure!(dead(caller.wait(SOON)?), "the caller does not die");
+        note(format!(
+            "{handler}: alive until the mutex was released, {:.1} ms",
+            ms(killed)
+        ));
     }
     ensure!(
         sys::epoll_tfd(me, fd, me, slot) == Ok(sys::EQUAL),
