@@ -47,7 +47,7 @@ fn a_thousand_targets() {
     for target in targets {
         assert_eq!(target.tfd_state, TfdState::Target);
         let fd = files[target.target.data as usize].as_raw_fd();
-        assert_eq!(target.target.tfd, fd as u32);
+        assert_eq!(target.target.tfd, fd);
     }
     assert_eq!(report.calls.epoll_tfd, N as u64);
     // Whether other processes have the instance, too.

@@ -10,14 +10,15 @@ use epoll_targets::fdinfo::Events;
 use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
 use std::collections::HashMap;
+use std::os::fd::RawFd;
 
 /// By pid and efd of the instance, tfd and inode.
-type Place = (i32, i32, i32, u64);
+type Place = (i32, RawFd, RawFd, u64);
 
 pub struct Extra {
     poller: Poller,
     /// What was answered, since each row is made twice.
-    ready: HashMap<(i32, i32, u32, u32), Option<Events>>,
+    ready: HashMap<(i32, RawFd, RawFd, u32), Option<Events>>,
     holders: HashMap<Place, Vec<String>>,
     sockets: Sockets,
 }
@@ -63,7 +64,7 @@ impl Extra {
         let place = (
             instance.pid,
             instance.efd,
-            resolved.target.tfd as i32,
+            resolved.target.tfd,
             inode.ino,
         );
         self.holders.get(&place).cloned().unwrap_or_default()

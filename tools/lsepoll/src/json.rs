@@ -9,6 +9,7 @@ use epoll_targets::resolve::{Descriptor, Owner, Report, Resolved, TfdState};
 use epoll_targets::{fdinfo, resolve};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 
 #[derive(Serialize)]
 struct Output<'a> {
@@ -25,7 +26,7 @@ struct Output<'a> {
 struct Instance<'a> {
     pid: i32,
     command: String,
-    efd: i32,
+    efd: RawFd,
     epoll_id: Option<u64>,
     also: Vec<Place>,
     /// Whether fdinfo agrees.
@@ -35,7 +36,7 @@ struct Instance<'a> {
 
 #[derive(Serialize)]
 struct Target<'a> {
-    tfd: u32,
+    tfd: RawFd,
     toff: u32,
     events: Events,
     data: String,
@@ -80,14 +81,14 @@ struct Inode {
 #[derive(Serialize)]
 struct Place {
     pid: i32,
-    fd: i32,
+    fd: RawFd,
     file: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Skipped {
     pid: i32,
-    efd: Option<i32>,
+    efd: Option<RawFd>,
     reason: String,
 }
 

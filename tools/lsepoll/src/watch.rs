@@ -11,9 +11,10 @@ use epoll_targets::fdinfo::Inode;
 use epoll_targets::resolve::{Instance, Report, Resolved};
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 
 /// A line: an instance, and a target of it if it has any.
-type Key = (i32, i32, Option<(u32, u32, Option<Inode>)>);
+type Key = (i32, RawFd, Option<(RawFd, u32, Option<Inode>)>);
 
 fn key(instance: &Instance, target: Option<&Resolved>) -> Key {
     let target = target.map(|resolved| {

@@ -201,7 +201,7 @@ impl<'a> Holders<'a> {
         }
     }
 
-    fn file(&self, table: usize, fd: u32) -> Option<File> {
+    fn file(&self, table: usize, fd: RawFd) -> Option<File> {
         *self.dense.get(&table)?.get(fd as usize)?
     }
 
@@ -218,7 +218,7 @@ impl<'a> Holders<'a> {
         let Some(Seen { tfd, file, .. }) = candidate.seen else {
             return;
         };
-        let fd = tfd as RawFd;
+        let fd = tfd;
         let mut owner = None;
         for &table in homes {
             let pid = self.places.name(table);
@@ -456,9 +456,9 @@ impl<'a> ByWalk<'a> {
         for (holders, candidate) in changed.take(FEW) {
             let target = candidate.target;
             for &(table, efd) in holders {
-                let (pid, fd) = (places.task(table), target.tfd as RawFd);
+                let (pid, fd) = (places.task(table), target.tfd);
                 let slot = Slot {
-                    efd: efd as u32,
+                    efd,
                     tfd: target.tfd,
                     toff: target.toff,
                 };
@@ -615,7 +615,7 @@ fn agree(
         true => HashSet::new(),
         false => before.targets.iter().map(Seen::identity).collect(),
     };
-    let mut stable: HashMap<u32, Vec<Option<Seen>>> = HashMap::new();
+    let mut stable: HashMap<RawFd, Vec<Option<Seen>>> = HashMap::new();
     let Some(shown) = shown else {
         // Without fdinfo: what was there twice.
         let mut toffs = HashMap::new();
@@ -648,7 +648,7 @@ fn agree(
             stable.entry(seen.tfd).or_default().push(Some(*seen));
         }
     }
-    let mut counts: HashMap<u32, usize> = HashMap::new();
+    let mut counts: HashMap<RawFd, usize> = HashMap::new();
     for target in &shown {
         *counts.entry(target.tfd).or_default() += 1;
     }

@@ -31,7 +31,7 @@ pub(super) const CANDIDATES: usize = 8192;
 pub(super) struct Key {
     pub(super) ep: u64,
     pub(super) file: u64,
-    pub(super) fd: u32,
+    pub(super) fd: RawFd,
     pub(super) pad: u32,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Record {
     pub(super) files: u64,
     pub(super) time: u64,
     pub(super) who: Who,
-    pub(super) efd: i32,
+    pub(super) efd: RawFd,
     pub(super) left: u32,
     pub(super) generation: u32,
     _pad: u32,

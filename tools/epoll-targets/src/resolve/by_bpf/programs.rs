@@ -64,7 +64,7 @@ pub(super) struct Seen {
     pos: i64,
     ino: u64,
     dev: u32,
-    pub(super) tfd: u32,
+    pub(super) tfd: RawFd,
     events: u32,
     /// The number of its file, unless `home_same` is known.
     pub(super) file: u32,

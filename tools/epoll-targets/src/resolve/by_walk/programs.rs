@@ -67,7 +67,7 @@ pub(super) struct Place {
 /// A target of an epoll instance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
-    pub(super) tfd: u32,
+    pub(super) tfd: RawFd,
     pub(super) file: File,
     epitem: Epitem,
     pub(super) events: u32,
@@ -103,7 +103,7 @@ const MAX_WANTED: usize = 1 << 12;
 #[repr(C)]
 struct Control {
     fops: u64,
-    own_efd: u32,
+    own_efd: RawFd,
     by_fd: u32,
     pass: u32,
     kinds: u32,
@@ -201,7 +201,7 @@ impl Sample {
     }
 
     /// The targets' descriptors and data, in the kernel's order.
-    fn order(&self) -> io::Result<Vec<(u32, u64)>> {
+    fn order(&self) -> io::Result<Vec<(RawFd, u64)>> {
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         let path = format!("/proc/self/task/{own}/fdinfo/{}", self.instance.as_raw_fd());
         let targets = fdinfo::Targets::new(io::BufReader::new(fs::File::open(path)?));
@@ -235,10 +235,10 @@ impl Programs {
 
     fn learn(&mut self, sample: &Sample) -> io::Result<()> {
         let order = sample.order()?;
-        let inner = sample.inner.as_raw_fd() as u32;
+        let inner = sample.inner.as_raw_fd();
         // Ordered by file, the two of one file are neighbours.
         self.control.by_fd = (order.len() == 3 && order[1].0 == inner).into();
-        self.control.own_efd = sample.instance.as_raw_fd() as u32;
+        self.control.own_efd = sample.instance.as_raw_fd();
         self.run("walk_instances", own(), |_| {})?;
         self.control.fops = self.control.learned;
         if self.control.fops == 0 {
@@ -274,9 +274,7 @@ impl Programs {
             }
             let of = |fd: &OwnedFd| {
                 let mut targets = walk.targets.iter();
-                targets
-                    .find(|t| t.tfd == fd.as_raw_fd() as u32)
-                    .map(|t| t.file)
+                targets.find(|t| t.tfd == fd.as_raw_fd()).map(|t| t.file)
             };
             return Ok(a.is_some()
                 && b.is_some()
@@ -473,7 +471,7 @@ impl Programs {
                     Tag::Target => {
                         if let Some((_, walk)) = &mut current {
                             walk.targets.push(Seen {
-                                tfd: head as u32,
+                                tfd: head as RawFd,
                                 file: File(rest[0]),
                                 data: rest[1],
                                 events: rest[2] as u32,
@@ -525,7 +523,7 @@ impl Table {
 
 #[cfg(test)]
 impl Seen {
-    pub(super) fn new(tfd: u32, file: u64, epitem: u64) -> Self {
+    pub(super) fn new(tfd: RawFd, file: u64, epitem: u64) -> Self {
         Self {
             tfd,
             file: File(file),
