@@ -75,8 +75,6 @@ mod by_kcmp;
 #[cfg(feature = "bpf")]
 mod by_walk;
 mod kernel;
-#[cfg(feature = "bpf")]
-pub(crate) mod libbpf;
 mod report;
 mod tables;
 mod task;

@@ -3,7 +3,7 @@
 //! The BPF programs of `bpf/walk.bpf.c` and their records.
 
 use crate::fdinfo;
-use crate::resolve::libbpf::{self, Aligned, from_libbpf};
+use crate::libbpf::{self, Aligned, FIRST, failed};
 use libbpf_rs::{MapCore as _, MapFlags, Object};
 use libbpf_sys::bpf_iter_link_info;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -14,7 +14,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 static PROGRAMS: &Aligned<[u8]> =
@@ -115,8 +114,6 @@ struct Control {
     _state: [u64; STATE],
 }
 
-const KEY: [u8; 4] = [0; 4];
-
 enum Tag {
     Task,
     Fd,
@@ -155,15 +152,7 @@ fn unsupported(why: &'static str) -> io::Error {
 
 /// Checks what the programs need, where the error would not tell.
 fn check() -> io::Result<()> {
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        let why = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
-        return Err(unsupported(why));
-    }
-    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if lockdown.contains("[confidentiality]") {
-        let why = "the kernel is locked down for confidentiality";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
+    libbpf::check()?;
     let has = rustix::thread::capabilities(None)?.effective;
     let admin = has.contains(CapabilitySet::SYS_ADMIN);
     let bpf = has.contains(CapabilitySet::BPF) && has.contains(CapabilitySet::PERFMON);
@@ -215,7 +204,8 @@ impl Programs {
     /// Loads the programs, and tries them on an instance of this process.
     pub(super) fn load() -> io::Result<Self> {
         check()?;
-        let object = libbpf::load(&PROGRAMS.0, |_| Ok(()))?;
+        let object = libbpf::load(&PROGRAMS.0, |_| Ok(()));
+        let object = object.map_err(failed("cannot load the BPF programs"))?;
         let mut programs = Self {
             object,
             control: Control::new_zeroed(),
@@ -293,26 +283,22 @@ impl Programs {
 
     /// Takes the output that there is.
     fn take(&mut self, tell: &mut impl FnMut(&[u64])) -> io::Result<()> {
-        let failed = |error| from_libbpf("cannot read a BPF map", error);
-        let map = self.map("control")?;
-        let control = map.lookup(&KEY, MapFlags::ANY).map_err(failed)?;
-        let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
-        let mut control = control.ok_or(io::ErrorKind::InvalidData)?;
+        let control = libbpf::read(&self.map("control")?, &FIRST)?;
+        let mut control: Control = control.ok_or(io::ErrorKind::InvalidData)?;
         if control.filled > 0 {
             let map = self.map("output")?;
             let filled = control.filled as usize;
             for chunk in 0..filled.div_ceil(CHUNK) {
                 let key = (chunk as u32).to_ne_bytes();
-                let output = map.lookup(&key, MapFlags::ANY).map_err(failed)?;
+                let output = map.lookup(&key, MapFlags::ANY);
+                let output = output.map_err(failed("cannot read a BPF map"))?;
                 let output = output.unwrap_or_default();
                 let words = output.chunks_exact(8).take(filled - chunk * CHUNK);
                 let words: Vec<u64> = words.flat_map(u64::read_from_bytes).collect();
                 tell(&words);
             }
             control.filled = 0;
-            self.map("control")?
-                .update(&KEY, control.as_bytes(), MapFlags::ANY)
-                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+            libbpf::write(&self.map("control")?, &FIRST, control.as_bytes())?;
         }
         self.control = control;
         Ok(())
@@ -333,9 +319,7 @@ impl Programs {
             _state: [0; STATE],
             ..self.control
         };
-        self.map("control")?
-            .update(&KEY, self.control.as_bytes(), MapFlags::ANY)
-            .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+        libbpf::write(&self.map("control")?, &FIRST, self.control.as_bytes())?;
         let mut iter = libbpf::iterate(&self.object, program, info)?;
         let walks = self.control.left > 0;
         loop {
@@ -457,9 +441,7 @@ impl Programs {
     ) -> io::Result<()> {
         let wanted = self.map("wanted")?;
         for file in files {
-            wanted
-                .update(&file.0.to_ne_bytes(), &[0; 4], MapFlags::ANY)
-                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+            libbpf::write(&wanted, &file.0.to_ne_bytes(), &[0; 4])?;
         }
         self.control.left = files.len() as u32;
         let mut current: Option<(File, Walk)> = None;
