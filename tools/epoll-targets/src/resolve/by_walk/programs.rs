@@ -26,7 +26,10 @@ pub(super) struct File(u64);
 
 /// The address of a target in the kernel. The same holds for it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Epitem(u64);
+pub(super) struct Epitem(u64);
+
+/// See [`Seen::identity`].
+pub(super) type Identity = (RawFd, File, Epitem);
 
 /// A task that has descriptors. Threads that have the table of their leader are not
 /// listed.
@@ -56,7 +59,7 @@ pub(super) struct Listing {
 }
 
 /// A descriptor of a task.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) pid: i32,
     pub(super) tid: i32,
@@ -75,7 +78,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// What does not change as long as the target is there.
-    pub(super) fn identity(&self) -> impl Eq + std::hash::Hash + use<> {
+    pub(super) fn identity(&self) -> Identity {
         (self.tfd, self.file, self.epitem)
     }
 }

@@ -3,6 +3,7 @@
 //! What two walks and fdinfo say together.
 
 use super::*;
+use crate::fdinfo::Targets;
 
 fn walk(targets: &[(RawFd, u64, u64)]) -> Walk {
     let targets = targets.iter();
