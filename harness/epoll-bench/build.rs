@@ -7,8 +7,12 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
+/// The types of the kernel.
+const HEADERS: &str = "../../tools/epoll-targets/src/bpf";
+
 fn main() {
     println!("cargo::rerun-if-changed=src/bpf");
+    println!("cargo::rerun-if-changed={HEADERS}");
     println!("cargo::rerun-if-env-changed=CLANG");
     let object = Path::new(&env::var_os("OUT_DIR").expect("cargo sets it")).join("pass.bpf.o");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
@@ -20,6 +24,8 @@ fn main() {
             "-O2",
             "-Wall",
             "-Werror",
+            "-I",
+            HEADERS,
             "-c",
             "src/bpf/pass.bpf.c",
             "-o",

@@ -18,9 +18,11 @@
 
 #include "bpf_iter_epoll.h"
 #include "epoll_owners.h"
-#include "tasks.bpf.h"
+#include "task.h"
 
 char LICENSE[] SEC("license") = "GPL";
+
+extern const void eventpoll_fops __ksym;
 
 /* Without the kernel's packing, which clang would load byte by byte. */
 struct epitem___loads {
@@ -75,7 +77,7 @@ int list_descriptors(struct bpf_iter__task_file *ctx)
 	 * another file by now.
 	 */
 	if (known && (known->pid != owner.pid || known->fd != owner.fd) &&
-	    is_open_as(known->pid, known->fd, file))
+	    is_open_as(known->pid, known->fd, file) == OPEN_AS_SAME)
 		return 0;
 	if (bpf_map_update_elem(&owners, &key, &owner, BPF_ANY))
 		overflow = true;
@@ -105,12 +107,13 @@ int list_targets(struct bpf_iter__epoll *ctx)
 	BPF_SEQ_PRINTF(seq, "%7d %5d %7d %8x %16llx ", set_pid, set_efd,
 		       epi->ffd.fd, epi->event.events, epi->event.data);
 	/* In most cases, the number is the owner: check that first. */
-	if (is_open_as(set_pid, epi->ffd.fd, file)) {
+	if (is_open_as(set_pid, epi->ffd.fd, file) == OPEN_AS_SAME) {
 		BPF_SEQ_PRINTF(seq, "%7d:%-7d", set_pid, epi->ffd.fd);
 	} else {
 		key = (__u64)file;
 		owner = bpf_map_lookup_elem(&owners, &key);
-		if (owner && is_open_as(owner->pid, owner->fd, file))
+		if (owner &&
+		    is_open_as(owner->pid, owner->fd, file) == OPEN_AS_SAME)
 			BPF_SEQ_PRINTF(seq, "%7d:%-7d", owner->pid, owner->fd);
 		else
 			BPF_SEQ_PRINTF(seq, "%7s %-7s", "nobody", "");

@@ -349,6 +349,13 @@ static int hold_reader(struct __test_metadata *_metadata, struct epoll_iter *ske
 	return 0;
 }
 
+/* Lets the reader go on, and waits until it has ended. */
+static void let_go(struct __test_metadata *_metadata, struct reader *reader)
+{
+	ASSERT_EQ(0, served_fill(&reader->served, 0, NULL));
+	ASSERT_EQ(0, pthread_join(reader->thread, NULL));
+}
+
 /* A thread that does something that waits for the mutex. */
 struct waiter {
 	pthread_t thread;
@@ -412,8 +419,7 @@ TEST_F(epoll_iter, dying_targets)
 		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
 					  __NR_close));
 	}
-	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
-	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	let_go(_metadata, &reader);
 	for (i = 0; i < ARRAY_SIZE(dying); i++) {
 		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
 		EXPECT_EQ(0, waiters[i].ret);
@@ -448,8 +454,7 @@ TEST_F(epoll_iter, dying_rest)
 		ASSERT_EQ(0, start_waiter(&waiters[i], close_target,
 					  __NR_close));
 	}
-	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
-	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	let_go(_metadata, &reader);
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, pthread_join(waiters[i].thread, NULL));
 
@@ -480,8 +485,7 @@ TEST_F(epoll_iter, shown_target_is_pinned)
 	pfd.fd = fds[0];
 	EXPECT_EQ(0, poll(&pfd, 1, A_WHILE_MS));
 
-	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
-	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	let_go(_metadata, &reader);
 	ASSERT_EQ(2, reader.nr);
 	EXPECT_EQ(st.st_ino, reader.r[0].ino);
 	EXPECT_EQ(1, poll(&pfd, 1, PATIENCE_MS));
@@ -529,8 +533,7 @@ TEST_F_TIMEOUT(epoll_iter, others_get_the_set, LONG_TIMEOUT)
 	ASSERT_EQ(last, waiter.fd);
 	ASSERT_EQ(0, start_waiter(&waiter, add_target, __NR_epoll_ctl));
 	EXPECT_EQ(0, self->skel->bss->counted);
-	ASSERT_EQ(0, served_fill(&reader.served, 0, NULL));
-	ASSERT_EQ(0, pthread_join(reader.thread, NULL));
+	let_go(_metadata, &reader);
 	ASSERT_EQ(0, pthread_join(waiter.thread, NULL));
 
 	EXPECT_EQ(0, waiter.ret);
@@ -539,70 +542,73 @@ TEST_F_TIMEOUT(epoll_iter, others_get_the_set, LONG_TIMEOUT)
 	EXPECT_EQ(1, self->skel->bss->ended);
 }
 
+/* A process that waits for the mutex with a read of one record. */
+struct process_reader {
+	struct held_set held;
+	int iter;
+	pid_t pid;
+};
+
+/* Returns -EOPNOTSUPP if the mutex cannot be held here. */
+static int start_process(struct __test_metadata *_metadata, struct epoll_iter *skel,
+			 int efd, int *fds, struct process_reader *reader)
+{
+	struct record r;
+	int ret;
+
+	ASSERT_EQ(0, add_files(efd, fds, NR_FEW, 100, 1, 0));
+	ASSERT_EQ(0, eventfd_write(fds[0], 1));
+	ret = hold_set(&reader->held, efd);
+	if (ret == -EOPNOTSUPP)
+		return ret;
+	ASSERT_EQ(0, ret);
+
+	reader->iter = open_iter(skel->progs.records, efd);
+	ASSERT_GE(reader->iter, 0);
+	reader->pid = fork_bound();
+	ASSERT_GE(reader->pid, 0);
+	if (!reader->pid)
+		_exit(read(reader->iter, &r, sizeof(r)) == sizeof(r) ? 0 : 1);
+	ASSERT_TRUE(wait_asleep_in(reader->pid, __NR_read));
+
+	return 0;
+}
+
 /*
  * A reader that waits for the mutex can be killed, and leaves nothing behind.
  */
 TEST_F(epoll_iter, killed_reader)
 {
-	struct held_set held;
-	struct record r;
-	int iter, ret;
-	pid_t pid;
+	struct process_reader reader;
+	struct record *r;
 
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	ASSERT_EQ(0, eventfd_write(self->fds[0], 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
+	if (start_process(_metadata, self->skel, self->efd, self->fds, &reader))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, kill(reader.pid, SIGKILL));
+	EXPECT_EQ(-SIGKILL, wait_exit(reader.pid));
 
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
-	pid = fork_bound();
-	ASSERT_GE(pid, 0);
-	if (!pid)
-		_exit(read(iter, &r, sizeof(r)) == sizeof(r) ? 0 : 1);
-	ASSERT_TRUE(wait_asleep_in(pid, __NR_read));
-	ASSERT_EQ(0, kill(pid, SIGKILL));
-	EXPECT_EQ(-SIGKILL, wait_exit(pid));
-
-	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(1, release_set(&reader.held));
 	/* The iterator is where it was. */
-	ASSERT_EQ(sizeof(r), read(iter, &r, sizeof(r)));
-	EXPECT_EQ(0, r.seq_num);
-	EXPECT_EQ(100, r.fd);
+	r = next(_metadata, reader.iter);
+	EXPECT_EQ(0, r->seq_num);
+	EXPECT_EQ(100, r->fd);
 }
 
 /* A signal that is not fatal does not end the wait. */
 TEST_F(epoll_iter, signalled_reader)
 {
 	struct sigaction act = { .sa_handler = ignore_signal };
-	struct held_set held;
-	struct record r;
-	int iter, ret;
-	pid_t pid;
-
-	ASSERT_EQ(0, add_files(self->efd, self->fds, NR_FEW, 100, 1, 0));
-	ASSERT_EQ(0, eventfd_write(self->fds[0], 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
-		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
+	struct process_reader reader;
 
 	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
-	iter = open_iter(self->skel->progs.records, self->efd);
-	ASSERT_GE(iter, 0);
-	pid = fork_bound();
-	ASSERT_GE(pid, 0);
-	if (!pid)
-		_exit(read(iter, &r, sizeof(r)) == sizeof(r) ? 0 : 1);
-	ASSERT_TRUE(wait_asleep_in(pid, __NR_read));
-	ASSERT_EQ(0, kill(pid, SIGUSR1));
+	if (start_process(_metadata, self->skel, self->efd, self->fds, &reader))
+		SKIP(return, CANNOT_HOLD);
+	ASSERT_EQ(0, kill(reader.pid, SIGUSR1));
 	sleep_ms(A_WHILE_MS);
-	EXPECT_TRUE(asleep_in(pid, __NR_read));
+	EXPECT_TRUE(asleep_in(reader.pid, __NR_read));
 
-	EXPECT_EQ(1, release_set(&held));
-	EXPECT_EQ(0, wait_exit(pid));
+	EXPECT_EQ(1, release_set(&reader.held));
+	EXPECT_EQ(0, wait_exit(reader.pid));
 }
 
 /*

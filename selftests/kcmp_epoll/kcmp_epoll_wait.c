@@ -26,21 +26,43 @@ static pid_t fork_caller(pid_t pid1, int fd, pid_t pid2, int efd)
 /* Its exit status. */
 #define EQUAL	200
 
+/* Likewise, once it waits. */
+static pid_t start_caller(struct __test_metadata *_metadata, pid_t pid1, int fd,
+			  pid_t pid2, int efd)
+{
+	pid_t pid = fork_caller(pid1, fd, pid2, efd);
+
+	ASSERT_GE(pid, 0);
+	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
+
+	return pid;
+}
+
+/* Hold the mutex of the fixture's epoll instance; false if that cannot be done here. */
+static bool hold_own_set(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(kcmp_epoll) *self, struct held_set *held)
+{
+	int ret;
+
+	ASSERT_EQ(0, eventfd_write(self->fd, 1));
+	ret = hold_set(held, self->efd);
+	if (ret == -EOPNOTSUPP)
+		return false;
+	ASSERT_EQ(0, ret);
+
+	return true;
+}
+
 TEST_F(kcmp_epoll, killed_waiting_for_set)
 {
-	int ret, refs = module_refs();
+	int refs = module_refs();
 	struct held_set held;
 	pid_t pid;
 
-	ASSERT_EQ(0, eventfd_write(self->fd, 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
+	if (!hold_own_set(_metadata, self, &held))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
 
-	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
-	ASSERT_GE(pid, 0);
-	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
+	pid = start_caller(_metadata, getpid(), self->fd, getpid(), self->efd);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 
 	EXPECT_EQ(-SIGKILL, wait_exit(pid));
@@ -55,18 +77,12 @@ TEST_F(kcmp_epoll, signalled_waiting_for_set)
 	struct sigaction act = { .sa_handler = ignore_signal };
 	struct held_set held;
 	pid_t pid;
-	int ret;
 
-	ASSERT_EQ(0, eventfd_write(self->fd, 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
+	if (!hold_own_set(_metadata, self, &held))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
 
 	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
-	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
-	ASSERT_GE(pid, 0);
-	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
+	pid = start_caller(_metadata, getpid(), self->fd, getpid(), self->efd);
 	ASSERT_EQ(0, kill(pid, SIGUSR1));
 
 	sleep_ms(A_WHILE_MS);
@@ -105,24 +121,17 @@ TEST_F(kcmp_epoll, exec_while_caller_waits)
 {
 	pid_t me = getpid(), task, first, second;
 	struct held_set held;
-	int ret, sock;
+	int sock;
 
 	if (geteuid())
 		SKIP(return, CANNOT_HOLD);
 	task = fork_executor(&sock);
 	ASSERT_GE(task, 0);
-	ASSERT_EQ(0, eventfd_write(self->fd, 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
+	if (!hold_own_set(_metadata, self, &held))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
 
-	first = fork_caller(task, self->fd, me, self->efd);
-	ASSERT_GE(first, 0);
-	ASSERT_TRUE(wait_asleep_in(first, __NR_kcmp));
-	second = fork_caller(me, self->fd, task, self->efd);
-	ASSERT_GE(second, 0);
-	ASSERT_TRUE(wait_asleep_in(second, __NR_kcmp));
+	first = start_caller(_metadata, task, self->fd, me, self->efd);
+	second = start_caller(_metadata, me, self->fd, task, self->efd);
 
 	ASSERT_TRUE(sync_post(sock));
 	EXPECT_EQ(KSFT_SKIP, wait_exit(task));
@@ -357,11 +366,8 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 	cmp = kcmp_tfd_self(fds[1], self->efd, TFD, 0);
 	ASSERT_GT(cmp, 0);
 
-	ASSERT_EQ(0, eventfd_write(self->fd, 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
+	if (!hold_own_set(_metadata, self, &held))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
 
 	pid = fork_bound();
 	ASSERT_GE(pid, 0);
@@ -390,15 +396,10 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	int ret, refs = module_refs();
 	pid_t pid;
 
-	ASSERT_EQ(0, eventfd_write(self->fd, 1));
-	ret = hold_set(&held, self->efd);
-	if (ret == -EOPNOTSUPP)
+	if (!hold_own_set(_metadata, self, &held))
 		SKIP(return, CANNOT_HOLD);
-	ASSERT_EQ(0, ret);
 
-	pid = fork_caller(getpid(), self->fd, getpid(), self->efd);
-	ASSERT_GE(pid, 0);
-	ASSERT_TRUE(wait_asleep_in(pid, __NR_kcmp));
+	pid = start_caller(_metadata, getpid(), self->fd, getpid(), self->efd);
 
 	if (variant->rust) {
 		/* The module stays loaded while it is needed. */

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Compiles the BPF programs, if they are wanted.
+//!
+//! libbpf-cargo could call clang as well, and would generate a skeleton. It would
+//! replace one command by fifty more crates to build, while the programs here are
+//! run by iterators that are attached at each use, so that there is little for a
+//! skeleton to hold.
 
 use std::env;
 use std::path::Path;

@@ -100,8 +100,8 @@ impl Set {
     pub fn ask(&self, index: usize) -> Result<()> {
         let fd = &self.files[index];
         let slot = Slot {
-            efd: number(&self.set),
-            tfd: number(fd),
+            efd: self.set.as_raw_fd(),
+            tfd: fd.as_raw_fd(),
             toff: 0,
         };
         match kcmp::epoll_tfd(self.descriptor(fd), self.pid, slot)? {
@@ -113,10 +113,9 @@ impl Set {
     /// Compare some file with the one in this place among those of one number.
     /// Which of them that is is not known.
     pub fn ask_offset(&self, toff: usize) -> Result<()> {
-        let number = self.number.as_ref().map_or(0, number);
         let slot = Slot {
-            efd: self::number(&self.set),
-            tfd: number,
+            efd: self.set.as_raw_fd(),
+            tfd: self.number.as_ref().map_or(0, AsRawFd::as_raw_fd),
             toff: u32::try_from(toff)?,
         };
         kcmp::epoll_tfd(self.descriptor(&self.files[0]), self.pid, slot)?;

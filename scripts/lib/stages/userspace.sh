@@ -7,7 +7,8 @@
 # programs, which are compiled against the types of this kernel.
 make_bpf() {
 	local src name bpf=$T/bpf.tmp bpftool=$T/bin.tmp/bpftool
-	local clang=(scripts/enter clang -O2 -Wall -Wextra -Werror "-I$bpf" "-I$TOP/samples/bpf")
+	local clang=(scripts/enter clang -O2 -Wall -Wextra -Werror "-I$bpf" "-I$TOP/samples/bpf"
+		"-I$TOP/tools/epoll-targets/src/bpf")
 	# As the kernel's own are; vmlinux.h has structures without a name.
 	local target=(--target=bpf -mcpu=v3 -g -fms-extensions -Wno-microsoft-anon-tag)
 	rm -rf "$bpf"

@@ -33,7 +33,7 @@ use std::os::fd::RawFd;
 #[non_exhaustive]
 pub struct Target {
     /// The descriptor by which the target was added. It may mean another file by now.
-    pub tfd: u32,
+    pub tfd: RawFd,
     /// How many targets of the same tfd come before it.
     pub toff: u32,
     /// The events it waits for.
@@ -209,7 +209,7 @@ pub struct Targets<R> {
     reader: Option<R>,
     line: u64,
     text: Vec<u8>,
-    counts: HashMap<u32, u32>,
+    counts: HashMap<RawFd, u32>,
     id: Option<u64>,
 }
 
@@ -289,7 +289,7 @@ fn parse(line: &str) -> Option<Target> {
     let (events, rest) = field(rest, "events:")?;
     let (data, rest) = field(rest, "data:")?;
     let mut target = Target {
-        tfd: tfd.parse::<i32>().ok()?.try_into().ok()?,
+        tfd: tfd.parse().ok().filter(|&tfd| tfd >= 0)?,
         toff: 0,
         events: Events(hex(events)?.try_into().ok()?),
         data: hex(data)?,
@@ -341,7 +341,7 @@ fn hex(digits: &str) -> Option<u64> {
 ///
 /// let pid = std::process::id() as i32;
 /// let target = fdinfo::read(pid, set.as_raw_fd())?.next().unwrap()?;
-/// assert_eq!(target.tfd, reader.as_raw_fd() as u32);
+/// assert_eq!(target.tfd, reader.as_raw_fd());
 /// assert_eq!(target.data, 77);
 /// assert_eq!(target.events.to_string(), "IN|ERR|HUP");
 /// # Ok(()) }

@@ -31,6 +31,7 @@ use crate::descriptor::Descriptor;
 use std::cmp::Ordering;
 use std::fmt;
 use std::io;
+use std::os::fd::RawFd;
 
 /// What is compared: the types of kcmp(2), with the kernel's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,14 +89,15 @@ pub enum Resource {
     Sysvsem = Type::Sysvsem as u8,
 }
 
-/// A target of an epoll instance: `struct kcmp_epoll_slot` of `linux/kcmp.h`.
+/// A target of an epoll instance: `struct kcmp_epoll_slot` of `linux/kcmp.h`, where
+/// descriptors are `__u32`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Slot {
     /// The descriptor of the epoll instance, in the second process.
-    pub efd: u32,
+    pub efd: RawFd,
     /// The descriptor by which the target was added.
-    pub tfd: u32,
+    pub tfd: RawFd,
     /// How many targets of the same tfd to skip.
     pub toff: u32,
 }
@@ -232,8 +234,8 @@ pub fn files(a: Descriptor, b: Descriptor) -> io::Result<Ordering> {
 /// epoll::add(&set, &reader, EventData::new_u64(1), EventFlags::IN)?;
 ///
 /// let slot = Slot {
-///     efd: set.as_raw_fd() as u32,
-///     tfd: reader.as_raw_fd() as u32,
+///     efd: set.as_raw_fd(),
+///     tfd: reader.as_raw_fd(),
 ///     toff: 0,
 /// };
 /// let fd = reader.as_raw_fd();

@@ -66,5 +66,7 @@ pub mod stop;
 pub mod trace;
 
 mod descriptor;
+#[cfg(feature = "bpf")]
+mod libbpf;
 mod order;
 mod reader;

@@ -112,7 +112,7 @@ fn is_file_of(file: &impl AsFd, instance: Descriptor, target: &Target) -> io::Re
         fd: file.as_raw_fd(),
     };
     let slot = Slot {
-        efd: instance.fd as u32,
+        efd: instance.fd,
         tfd: target.tfd,
         toff: target.toff,
     };

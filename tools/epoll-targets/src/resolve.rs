@@ -3,11 +3,25 @@
 //! Resolves the targets of epoll instances: which descriptors have their files?
 //!
 //! For each target of each epoll instance of some processes, [`Resolver`] finds the
-//! descriptors that refer to the target's open file description. There are two ways
+//! descriptors that refer to the target's open file description. There are several ways
 //! to find them, with the same results: see [`Method`].
+//!
+//! # With BPF programs that walk interest lists
+//!
+//! [`Method::Walk`]. One program lists the descriptors of all tasks, with the addresses
+//! of their files, the other walks the interest lists. It does not take the mutex of an
+//! instance, so what it sees can be incomplete if the list changes meanwhile.
+//! Therefore each list is walked twice. In between, the descriptors are listed, and
+//! fdinfo is read, which takes the mutex and has to agree. Targets that kept changing
+//! are marked as [`changed`](Resolved::changed), and 64 of them are compared with
+//! descriptor tfd by kcmp(2).
+//!
+//! [`Owner::Orphaned`] means that the target was still there after 32 lists of all
+//! descriptors in a row had no new one of its file.
 //!
 //! # With kcmp(2)
 //!
+//! [`Method::Kcmp`].
 //! Only the answers of kcmp(2) count. Everything else that is known only determines
 //! which descriptors are compared first:
 //!
@@ -41,9 +55,9 @@
 //! with some more if others have descriptors that look the same.
 //! [`Report::calls`] has the counts.
 //!
-//! # With BPF
+//! # With BPF iterators of the module `epoll_iter`
 //!
-//! Iterators in the kernel run two programs. One sees all descriptors and numbers the
+//! [`Method::Bpf`]. Iterators in the kernel run two programs. One sees all descriptors and numbers the
 //! open file descriptions by their addresses. The other sees the targets of an epoll
 //! instance and looks up their files. Both take time in proportion to what they visit.
 //! An address identifies a file only while that file is held. So the second program
@@ -75,8 +89,6 @@ mod by_kcmp;
 #[cfg(feature = "bpf")]
 mod by_walk;
 mod kernel;
-#[cfg(feature = "bpf")]
-pub(crate) mod libbpf;
 mod report;
 mod tables;
 mod task;

@@ -438,7 +438,7 @@ impl Tracer {
             there.extend(targets.map(|target| Key {
                 ep: target.ep,
                 file: target.file,
-                fd: target.tfd as u32,
+                fd: target.tfd,
                 pad: 0,
             }));
             if round == 0 {
@@ -475,7 +475,7 @@ fn event(raw: &RawEvent) -> Option<Event> {
     let call = || Call::new(&raw.who, raw.time, &raw.stack);
     let added = (raw.has_record != 0).then(|| Call::of_add(&raw.record));
     let target = TargetId(raw.key);
-    let tfd = raw.key.fd as RawFd;
+    let tfd = raw.key.fd;
     Some(match raw.what {
         WHAT_PROCESS => Event::Process(raw.who.tgid),
         WHAT_LEFT => Event::Closed(Box::new(Closed {

@@ -36,18 +36,18 @@ fn a_thousand_targets() {
         add(&set, file, data);
     }
 
+    let resolve = || {
+        let resolver = Resolver::new([pid()]).method(Method::Kcmp);
+        resolver.search_all_processes().resolve().unwrap()
+    };
     // Each is what its number means.
-    let report = Resolver::new([pid()])
-        .method(Method::Kcmp)
-        .search_all_processes()
-        .resolve()
-        .unwrap();
+    let report = resolve();
     let targets = &found(&report, &set).targets;
     assert_eq!(targets.len(), N);
     for target in targets {
         assert_eq!(target.tfd_state, TfdState::Target);
         let fd = files[target.target.data as usize].as_raw_fd();
-        assert_eq!(target.target.tfd, fd as u32);
+        assert_eq!(target.target.tfd, fd);
     }
     assert_eq!(report.calls.epoll_tfd, N as u64);
     // Whether other processes have the instance, too.
@@ -69,11 +69,7 @@ fn a_thousand_targets() {
         number += 1;
         number % 2 == 1
     });
-    let report = Resolver::new([pid()])
-        .method(Method::Kcmp)
-        .search_all_processes()
-        .resolve()
-        .unwrap();
+    let report = resolve();
     let targets = &found(&report, &set).targets;
     assert_eq!(targets.len(), N);
     for target in targets {

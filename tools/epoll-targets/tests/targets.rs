@@ -61,7 +61,7 @@ fn same_number() {
     let target = here(&target);
     assert_eq!(only(&set).owner, Owner::Tfd(target));
     assert_eq!(only(&set).tfd_state, TfdState::Target);
-    assert_eq!(only(&set).target.tfd, target.fd as u32);
+    assert_eq!(only(&set).target.tfd, target.fd);
     assert_eq!(only(&set).target.data, 0xfedc_ba98_7654_3210);
     assert!(!only(&set).is_orphaned() && !only(&set).is_stale() && !only(&set).changed);
 }
@@ -112,7 +112,7 @@ fn three_under_one_number() {
     assert_eq!(set.targets.len(), 3);
     let number = here(&number);
     for (toff, target) in set.targets.iter().enumerate() {
-        assert_eq!(target.target.tfd, number.fd as u32);
+        assert_eq!(target.target.tfd, number.fd);
         assert_eq!(target.target.toff, toff as u32);
         match target.target.data {
             2 => {

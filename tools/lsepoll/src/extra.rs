@@ -1,33 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is found out about targets beside their owners: whether they are ready, what
-//! holds the orphaned ones, and the addresses of sockets.
+//! What is printed, and what is found out for that beside the owners of targets: the
+//! commands of processes, whether targets are ready, what holds the orphaned ones, and
+//! the addresses of sockets.
 
 use crate::args::Args;
+use crate::names::Commands;
 use crate::sockets::Sockets;
 use epoll_targets::Descriptor;
 use epoll_targets::fdinfo::Events;
 use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
 use std::collections::HashMap;
+use std::os::fd::RawFd;
 
 /// By pid and efd of the instance, tfd and inode.
-type Place = (i32, i32, i32, u64);
+type Place = (i32, RawFd, RawFd, u64);
 
-pub struct Extra {
+pub struct Extra<'a> {
+    pub args: &'a Args,
+    pub report: &'a Report,
+    commands: Commands,
     poller: Poller,
     /// What was answered, since each row is made twice.
-    ready: HashMap<(i32, i32, u32, u32), Option<Events>>,
+    ready: HashMap<(i32, RawFd, RawFd, u32), Option<Events>>,
     holders: HashMap<Place, Vec<String>>,
     sockets: Sockets,
 }
 
-impl Extra {
-    pub fn new(args: &Args, report: &Report) -> Self {
+impl<'a> Extra<'a> {
+    pub fn new(args: &'a Args, report: &'a Report) -> Self {
         let targets = || report.instances.iter().flat_map(|i| &i.targets);
         let has_orphans = targets().any(Resolved::is_orphaned);
         let is_list = !args.summary && (args.watch.is_some() || args.metrics.is_none());
         Self {
+            args,
+            report,
+            commands: Commands::default(),
             poller: Poller::default(),
             ready: HashMap::new(),
             holders: if has_orphans && is_list {
@@ -37,6 +46,11 @@ impl Extra {
             },
             sockets: Sockets::new(is_list && !args.json),
         }
+    }
+
+    /// The command name of a process; `?` if it is gone.
+    pub fn command(&mut self, pid: i32) -> &str {
+        self.commands.of(pid)
     }
 
     /// The events for which a target is ready; `None` if it cannot be asked.
@@ -60,12 +74,7 @@ impl Extra {
         let Some(inode) = resolved.target.inode.filter(|_| resolved.is_orphaned()) else {
             return Vec::new();
         };
-        let place = (
-            instance.pid,
-            instance.efd,
-            resolved.target.tfd as i32,
-            inode.ino,
-        );
+        let place = (instance.pid, instance.efd, resolved.target.tfd, inode.ino);
         self.holders.get(&place).cloned().unwrap_or_default()
     }
 

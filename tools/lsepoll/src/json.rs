@@ -2,13 +2,13 @@
 
 //! For programs. The manual page documents it: lsepoll.1, OUTPUT FOR PROGRAMS.
 
-use crate::args::Args;
 use crate::extra::Extra;
 use crate::names;
-use epoll_targets::resolve::{Descriptor, Owner, Report, Resolved, TfdState};
+use epoll_targets::resolve::{Descriptor, Owner, Resolved, TfdState};
 use epoll_targets::{fdinfo, resolve};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 
 #[derive(Serialize)]
 struct Output<'a> {
@@ -25,7 +25,7 @@ struct Output<'a> {
 struct Instance<'a> {
     pid: i32,
     command: String,
-    efd: i32,
+    efd: RawFd,
     epoll_id: Option<u64>,
     also: Vec<Place>,
     /// Whether fdinfo agrees.
@@ -35,7 +35,7 @@ struct Instance<'a> {
 
 #[derive(Serialize)]
 struct Target<'a> {
-    tfd: u32,
+    tfd: RawFd,
     toff: u32,
     events: Events,
     data: String,
@@ -80,14 +80,14 @@ struct Inode {
 #[derive(Serialize)]
 struct Place {
     pid: i32,
-    fd: i32,
+    fd: RawFd,
     file: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Skipped {
     pid: i32,
-    efd: Option<i32>,
+    efd: Option<RawFd>,
     reason: String,
 }
 
@@ -172,12 +172,9 @@ impl<'a> From<&'a Resolved> for Target<'a> {
     }
 }
 
-fn instance<'a>(
-    args: &Args,
-    instance: &'a resolve::Instance,
-    commands: &mut names::Commands,
-    extra: &mut Extra,
-) -> Instance<'a> {
+fn instance<'a>(instance: &'a resolve::Instance, extra: &mut Extra<'_>) -> Instance<'a> {
+    let args = extra.args;
+    let command = extra.command(instance.pid).to_owned();
     let shown = instance.targets.iter().filter(|target| args.shows(target));
     let targets = shown.map(|resolved| Target {
         ready: args
@@ -188,7 +185,7 @@ fn instance<'a>(
     });
     Instance {
         pid: instance.pid,
-        command: commands.of(instance.pid).to_owned(),
+        command,
         efd: instance.efd,
         epoll_id: instance.id,
         also: instance.also.iter().map(|&place| place.into()).collect(),
@@ -197,13 +194,8 @@ fn instance<'a>(
     }
 }
 
-pub fn print(
-    args: &Args,
-    report: &Report,
-    extra: &mut Extra,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let mut commands = names::Commands::default();
+pub fn print(extra: &mut Extra<'_>, out: &mut impl Write) -> io::Result<()> {
+    let (args, report) = (extra.args, extra.report);
     let skipped = report.skipped.iter();
     let calls = report.calls;
     let output = Output {
@@ -213,7 +205,7 @@ pub fn print(
         sets: report
             .instances
             .iter()
-            .map(|i| instance(args, i, &mut commands, extra))
+            .map(|i| instance(i, extra))
             .filter(|i| !i.targets.is_empty() || !args.is_filtered())
             .collect(),
         skipped: skipped

@@ -116,11 +116,11 @@ fn print(args: &Args, report: &Report, before: Option<&mut watch::Before>) -> Re
     let mut extra = extra::Extra::new(args, report);
     match before {
         _ if args.summary => summary::print(args, report, &mut out)?,
-        _ if args.json => json::print(args, report, &mut extra, &mut out)?,
-        Some(before) => watch::print(args, report, &mut extra, before, &mut out)?,
+        _ if args.json => json::print(&mut extra, &mut out)?,
+        Some(before) => watch::print(&mut extra, before, &mut out)?,
         // Only the file is wanted.
         None if args.metrics.is_some() => {}
-        None => table::print(args, report, &mut extra, &mut out)?,
+        None => table::print(&mut extra, &mut out)?,
     }
     Ok(out.flush()?)
 }

@@ -10,7 +10,7 @@ use epoll_cli::events;
 use epoll_cli::table::{Cell, Column, Table};
 use epoll_cli::text::printable;
 use epoll_targets::fdinfo::Events;
-use epoll_targets::resolve::{Instance, Owner, Report, Resolved, TfdState};
+use epoll_targets::resolve::{Instance, Owner, Resolved, TfdState};
 use std::io::{self, Write};
 
 /// The columns that are shown only if they are asked for.
@@ -33,16 +33,11 @@ const COLUMNS: [Column; 12] = [
 ];
 
 /// All columns but the last.
-fn row(
-    args: &Args,
-    instance: &Instance,
-    target: Option<&Resolved>,
-    names: &mut names::Commands,
-    extra: &mut Extra,
-) -> Vec<Cell> {
+fn row(instance: &Instance, target: Option<&Resolved>, extra: &mut Extra<'_>) -> Vec<Cell> {
+    let args = extra.args;
     let mut row: Vec<Cell> = vec![
         instance.pid.to_string().into(),
-        printable(names.of(instance.pid)).into(),
+        printable(extra.command(instance.pid)).into(),
         instance.efd.to_string().into(),
     ];
     if args.ids {
@@ -131,7 +126,7 @@ fn owner(instance: &Instance, resolved: &Resolved) -> String {
 }
 
 /// The file of the owner, and what tfd means if that is another file.
-fn file(instance: &Instance, resolved: &Resolved, extra: &mut Extra) -> String {
+fn file(instance: &Instance, resolved: &Resolved, extra: &mut Extra<'_>) -> String {
     let owner = match &resolved.owner {
         Owner::Tfd(owner) => Some(owner),
         Owner::Others(owners) => owners.first(),
@@ -196,24 +191,18 @@ pub fn columns(args: &Args, first: Option<Column>) -> Table {
 
 /// All cells of a row.
 pub fn whole_row(
-    args: &Args,
     instance: &Instance,
     target: Option<&Resolved>,
-    names: &mut names::Commands,
-    extra: &mut Extra,
+    extra: &mut Extra<'_>,
 ) -> Vec<Cell> {
-    let mut row = row(args, instance, target, names, extra);
+    let mut row = row(instance, target, extra);
     let file = target.map(|target| file(instance, target, extra));
     row.push(file.unwrap_or_else(|| "no targets".into()).into());
     row
 }
 
-pub fn print(
-    args: &Args,
-    report: &Report,
-    extra: &mut Extra,
-    out: &mut impl Write,
-) -> io::Result<()> {
+pub fn print(extra: &mut Extra<'_>, out: &mut impl Write) -> io::Result<()> {
+    let (args, report) = (extra.args, extra.report);
     let lines = || {
         let instances = report.instances.iter();
         instances.flat_map(|i| lines(args, i).map(move |target| (i, target)))
@@ -222,14 +211,13 @@ pub fn print(
         return Ok(());
     }
     let mut table = columns(args, None);
-    let mut names = names::Commands::default();
     // Each row is made twice: a million at once would need much memory.
     for (instance, target) in lines() {
-        table.measure(&row(args, instance, target, &mut names, extra));
+        table.measure(&row(instance, target, extra));
     }
     table.head(out)?;
     for (instance, target) in lines() {
-        let row = whole_row(args, instance, target, &mut names, extra);
+        let row = whole_row(instance, target, extra);
         table.row(&row, out)?;
     }
     Ok(())

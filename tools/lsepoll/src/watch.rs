@@ -2,18 +2,17 @@
 
 //! What appears, changes and goes between two looks.
 
-use crate::args::Args;
 use crate::extra::Extra;
-use crate::names::Commands;
 use crate::table;
 use epoll_cli::table::{Cell, Column};
 use epoll_targets::fdinfo::Inode;
-use epoll_targets::resolve::{Instance, Report, Resolved};
+use epoll_targets::resolve::{Instance, Resolved};
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 
 /// A line: an instance, and a target of it if it has any.
-type Key = (i32, i32, Option<(u32, u32, Option<Inode>)>);
+type Key = (i32, RawFd, Option<(RawFd, u32, Option<Inode>)>);
 
 fn key(instance: &Instance, target: Option<&Resolved>) -> Key {
     let target = target.map(|resolved| {
@@ -38,14 +37,8 @@ pub struct Before {
     pub is_unread: bool,
 }
 
-pub fn print(
-    args: &Args,
-    report: &Report,
-    extra: &mut Extra,
-    before: &mut Before,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let mut names = Commands::default();
+pub fn print(extra: &mut Extra<'_>, before: &mut Before, out: &mut impl Write) -> io::Result<()> {
+    let args = extra.args;
     let mut old = before.rows.take();
     let mut now = HashMap::new();
     let mut rows: Vec<Vec<Cell>> = Vec::new();
@@ -53,9 +46,9 @@ pub fn print(
         let what = std::iter::once(Cell::from(what));
         rows.push(what.chain(row.iter().cloned()).collect());
     };
-    for instance in &report.instances {
+    for instance in &extra.report.instances {
         for target in table::lines(args, instance) {
-            let row = table::whole_row(args, instance, target, &mut names, extra);
+            let row = table::whole_row(instance, target, extra);
             // What is compared: the state, not what the owner's link reads.
             let mut state: Vec<String> = Vec::new();
             if let Some(target) = target {

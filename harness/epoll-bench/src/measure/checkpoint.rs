@@ -152,7 +152,7 @@ struct Owner<'a> {
     _process: Process,
     pid: i32,
     pidfd: PidFd,
-    efd: u32,
+    efd: RawFd,
     targets: usize,
 }
 
@@ -171,7 +171,7 @@ impl<'a> Owner<'a> {
             _process: process,
             pid,
             pidfd,
-            efd: set.fd,
+            efd: set.fd as RawFd,
             targets,
         })
     }
@@ -238,8 +238,7 @@ impl<'a> Owner<'a> {
     /// its order, that of a walk.
     fn ask(&self, queries: usize) -> Result<f64> {
         let start = Instant::now();
-        let targets: Vec<Target> =
-            fdinfo::read(self.pid, self.efd as RawFd)?.collect::<io::Result<_>>()?;
+        let targets: Vec<Target> = fdinfo::read(self.pid, self.efd)?.collect::<io::Result<_>>()?;
         let parsing = start.elapsed();
         let n = targets.len();
         ensure!(
@@ -256,7 +255,7 @@ impl<'a> Owner<'a> {
                 tfd,
                 toff,
             };
-            let (pid, fd) = (self.pid, tfd as RawFd);
+            let (pid, fd) = (self.pid, tfd);
             match kcmp::epoll_tfd(Descriptor { pid, fd }, pid, slot)? {
                 Ordering::Equal => {}
                 other => bail!("the answer should be 'equal', but is {other:?}"),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The kernel's types as far as the programs use them. libbpf relocates the fields
- * when it loads the programs, so that the build needs no kernel.
+ * when it loads the programs, so that the build needs no kernel, and only those that
+ * a program uses have to be in the running one.
  */
 #ifndef KERNEL_H
 #define KERNEL_H
@@ -25,10 +26,13 @@ typedef __u32 __wsum;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 enum {
 	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1,
 };
 
@@ -60,6 +64,22 @@ struct path {
 	struct dentry *dentry;
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
 struct file_operations;
 
 struct file {
@@ -68,19 +88,34 @@ struct file {
 	struct inode *f_inode;
 	struct path f_path;
 	long long f_pos;
+	struct hlist_head *f_ep;
+	/* to 6.12 */
+	atomic64_t f_count;
+};
+
+/* from 6.13 on: one reference is 0 */
+struct file___ref {
+	struct {
+		atomic64_t refcnt;
+	} f_ref;
 };
 
 struct fdtable {
 	unsigned int max_fds;
 	struct file **fd;
+	unsigned long *close_on_exec;
 };
 
 struct files_struct {
+	atomic_t count;
 	struct fdtable *fdt;
 };
 
+struct pid_namespace;
+
 struct upid {
 	int nr;
+	struct pid_namespace *ns;
 };
 
 struct pid {
@@ -88,14 +123,38 @@ struct pid {
 	struct upid numbers[];
 };
 
+struct mm_struct;
+
+struct thread_info {
+	__u32 status;
+};
+
+struct signal_struct {
+	atomic_t live;
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	int pid;
 	int tgid;
 	unsigned int flags;
 	int exit_state;
+	struct mm_struct *mm;
+	struct signal_struct *signal;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	struct files_struct *files;
+	char comm[16];
+};
+
+struct pt_regs {
+	unsigned long bp;
+	unsigned long dx;
+	unsigned long si;
+	unsigned long di;
+	unsigned long orig_ax;
+	unsigned long ip;
+	unsigned long sp;
 };
 
 struct rb_node {
@@ -129,12 +188,70 @@ struct epitem {
 	struct rb_node rbn;
 	struct epoll_key ffd;
 	struct eventpoll *ep;
+	struct hlist_node fllink;
 	struct epoll_event event;
 };
 
 struct eventpoll {
 	struct rb_root_cached rbr;
 	__u64 id;
+};
+
+/* Messages that wait at a unix socket. */
+struct sock_common {
+	__u16 skc_family;
+};
+
+struct sk_buff {
+	struct sk_buff *next;
+	char cb[48];
+};
+
+struct sk_buff_head {
+	struct sk_buff *next;
+	__u32 qlen;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	struct sk_buff_head sk_receive_queue;
+};
+
+struct socket {
+	struct sock *sk;
+};
+
+struct scm_fp_list {
+	short count;
+	struct file *fp[];
+};
+
+struct unix_skb_parms {
+	struct pid *pid;
+	struct scm_fp_list *fp;
+};
+
+/* The registered files of an io_uring, from 6.13 on. */
+struct io_rsrc_node {
+	unsigned long file_ptr;
+};
+
+struct io_rsrc_data {
+	unsigned int nr;
+	struct io_rsrc_node **nodes;
+};
+
+struct io_file_table {
+	struct io_rsrc_data data;
+};
+
+struct io_ring_ctx {
+	struct io_file_table file_table;
+};
+
+struct vm_area_struct {
+	unsigned long vm_start;
+	struct file *vm_file;
 };
 
 struct seq_file;
@@ -157,6 +274,12 @@ struct bpf_iter__task_file {
 struct bpf_iter__task {
 	struct bpf_iter_meta *meta;
 	struct task_struct *task;
+};
+
+struct bpf_iter__task_vma {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	struct vm_area_struct *vma;
 };
 
 struct bpf_iter__epoll {

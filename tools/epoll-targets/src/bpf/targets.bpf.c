@@ -41,6 +41,8 @@ struct control {
 	__u32 pad;
 };
 
+#include "control.h"
+
 enum kind {
 	KIND_OTHER,
 	KIND_EPOLL,
@@ -104,23 +106,6 @@ struct {
 	__type(value, __s32);
 } homes SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct control);
-} control SEC(".maps");
-
-struct task_struct *bpf_task_from_vpid(__s32 vpid) __ksym;
-void bpf_task_release(struct task_struct *task) __ksym;
-
-static __always_inline struct control *get_control(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&control, &zero);
-}
-
 /* The state of a file, which gets a number; NULL if the map is full. */
 static __always_inline struct file_state *get_file(const struct file *file,
 						   struct control *ctl)
@@ -154,15 +139,9 @@ static __always_inline __u32 get_table(const struct files_struct *table,
 
 static __always_inline bool is_eventpoll(const struct file *file)
 {
-	static const char eventpoll[] = "[eventpoll]";
-	char name[sizeof(eventpoll)] = {};
-	unsigned int i;
+	static const char name[] = "[eventpoll]";
 
-	bpf_probe_read_kernel(name, sizeof(name), file->f_path.dentry->d_name.name);
-	for (i = 0; i < sizeof(eventpoll); i++)
-		if (name[i] != eventpoll[i])
-			return false;
-	return true;
+	return is_named(file, name, sizeof(name));
 }
 
 SEC("iter/task_file")
@@ -204,46 +183,6 @@ int list_descriptors(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-enum slot {
-	SLOT_CLOSED,
-	SLOT_OTHER,
-	SLOT_SAME,
-};
-
-/*
- * Compare descriptor fd of a process with a file. The caller holds the file, so
- * that what has its address is that file and no other.
- */
-static __always_inline enum slot is_open_as(__s32 pid, __u32 fd,
-					    const struct file *file)
-{
-	struct task_struct *task = bpf_task_from_vpid(pid);
-	struct files_struct *table, *after;
-	enum slot slot = SLOT_CLOSED;
-	struct file *found = NULL;
-	struct fdtable *fdt;
-
-	if (!task)
-		return SLOT_CLOSED;
-	/*
-	 * The table can be freed at any time, and its memory be reused. Reading it
-	 * is safe: a load that faults returns 0. A task that exits, or gets another
-	 * table, drops its pointer to this one before it releases it. So if the
-	 * pointer is unchanged afterwards, the table was the task's.
-	 */
-	table = task->files;
-	if (table) {
-		fdt = table->fdt;
-		if (fdt && fd < fdt->max_fds)
-			bpf_probe_read_kernel(&found, sizeof(found), fdt->fd + fd);
-	}
-	bpf_probe_read_kernel(&after, sizeof(after), &task->files);
-	if (found && after == table)
-		slot = found == file ? SLOT_SAME : SLOT_OTHER;
-	bpf_task_release(task);
-	return slot;
-}
-
 SEC("iter/epoll")
 int list_targets(struct bpf_iter__epoll *ctx)
 {
@@ -276,16 +215,16 @@ int list_targets(struct bpf_iter__epoll *ctx)
 	bpf_for(i, 0, ctl->nr_homes) {
 		__u32 index = i;
 		__s32 *home = bpf_map_lookup_elem(&homes, &index);
-		enum slot slot;
+		enum open_as slot;
 
 		if (!home)
 			break;
 		slot = is_open_as(*home, out.tfd, file);
-		if (slot == SLOT_CLOSED)
+		if (slot == OPEN_AS_NOTHING)
 			continue;
 		if (out.home_open < 0)
 			out.home_open = index;
-		if (slot == SLOT_SAME) {
+		if (slot == OPEN_AS_SAME) {
 			out.home_same = index;
 			break;
 		}
@@ -298,7 +237,7 @@ int list_targets(struct bpf_iter__epoll *ctx)
 			return 0;
 		}
 		out.file = state->number;
-		if (state->pid && is_open_as(state->pid, state->fd, file) == SLOT_SAME) {
+		if (state->pid && is_open_as(state->pid, state->fd, file) == OPEN_AS_SAME) {
 			out.pid = state->pid;
 			out.fd = state->fd;
 		}

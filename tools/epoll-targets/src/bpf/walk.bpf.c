@@ -100,16 +100,11 @@ struct control {
 	__u64 block[BLOCK];
 };
 
+#include "control.h"
+
 struct chunk {
 	__u64 words[CHUNK_WORDS];
 };
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct control);
-} control SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -135,13 +130,6 @@ struct {
 	__type(key, __u64);
 	__type(value, __u32);
 } wanted SEC(".maps");
-
-static __always_inline struct control *get_control(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&control, &zero);
-}
 
 /* Room for a record of n words; NULL if the output is full. */
 static __always_inline __u64 *room(struct control *ctl, __u32 n)

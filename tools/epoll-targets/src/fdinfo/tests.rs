@@ -28,7 +28,7 @@ fn all(text: &[u8]) -> io::Result<Vec<Target>> {
 fn target() -> impl Strategy<Value = Target> {
     let place = (any::<i64>(), any::<u64>(), 0..1u32 << 12, 0..1u32 << 20);
     // Few numbers, so that some come more than once.
-    let number = prop_oneof![0..4u32, 0..=i32::MAX as u32];
+    let number = prop_oneof![0..4, 0..=RawFd::MAX];
     (
         number,
         any::<u32>(),

@@ -47,7 +47,7 @@ impl View {
 }
 
 /// Identifies a target from one read to the next: tfd, file, data, inode.
-type Identity = (u32, u32, u64, u64);
+type Identity = (RawFd, u32, u64, u64);
 
 /// A target as BPF saw it.
 struct Candidate {
@@ -245,7 +245,7 @@ impl<'a> ByBpf<'a> {
             let count = counts.entry(seen.tfd).or_insert(0);
             let mut task = Task::new(index, seen.target(*count));
             *count += 1;
-            let fd = seen.tfd as RawFd;
+            let fd = seen.tfd;
             if let Some(home) = seen.home_same() {
                 let pid = homes[home];
                 task.owner = Some(Owner::Tfd(Descriptor { pid, fd }));

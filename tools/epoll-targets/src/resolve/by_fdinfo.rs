@@ -124,7 +124,7 @@ fn guess(
     target: Target,
     by_inode: &HashMap<u64, Vec<Descriptor>>,
 ) -> Resolved {
-    let fd = target.tfd as RawFd;
+    let fd = target.tfd;
     let at_tfd = Descriptor { pid, fd };
     let link = links.get(&fd).cloned();
     let same = match (&link, target.inode) {

@@ -2,16 +2,11 @@
 
 //! The BPF programs of `bpf/trace.bpf.c` and their records.
 
-use crate::resolve::libbpf::{Aligned, quiet};
-use libbpf_rs::{
-    ErrorKind, Iter, Link, MapCore as _, MapFlags, MapHandle, Object, ObjectBuilder, RingBuffer,
-    RingBufferBuilder,
-};
+use crate::libbpf::{self, Aligned, FIRST, failed, quiet};
+use libbpf_rs::{ErrorKind, Iter, Link, Map, MapCore as _, Object, RingBuffer, RingBufferBuilder};
 use std::cell::RefCell;
-use std::fs::read_to_string;
 use std::io::{self, Read as _};
 use std::os::fd::RawFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -31,7 +26,7 @@ pub(super) const CANDIDATES: usize = 8192;
 pub(super) struct Key {
     pub(super) ep: u64,
     pub(super) file: u64,
-    pub(super) fd: u32,
+    pub(super) fd: RawFd,
     pub(super) pad: u32,
 }
 
@@ -63,7 +58,7 @@ pub(super) struct Record {
     pub(super) files: u64,
     pub(super) time: u64,
     pub(super) who: Who,
-    pub(super) efd: i32,
+    pub(super) efd: RawFd,
     pub(super) left: u32,
     pub(super) generation: u32,
     _pad: u32,
@@ -166,46 +161,6 @@ const _: () = assert!(size_of::<Record>() == 56 + size_of::<RawStack>());
 const _: () = assert!(size_of::<RawEvent>() == 72 + size_of::<RawStack>() + size_of::<Record>());
 const _: () = assert!(size_of::<Config>() == 40 && size_of::<Found>() == 56);
 
-const ZERO: [u8; 4] = [0; 4];
-
-/// An error of libbpf.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-struct BpfError {
-    what: String,
-    source: libbpf_rs::Error,
-}
-
-pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> io::Error {
-    let what = what.into();
-    move |source| {
-        let kind = match source.kind() {
-            ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
-            ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
-            ErrorKind::NotFound => io::ErrorKind::NotFound,
-            _ => io::ErrorKind::Other,
-        };
-        io::Error::new(kind, BpfError { what, source })
-    }
-}
-
-/// Checks what can be said better than libbpf does.
-fn check() -> io::Result<()> {
-    let unsupported = |why: &str| Err(io::Error::new(io::ErrorKind::Unsupported, why));
-    if cfg!(not(target_arch = "x86_64")) {
-        return unsupported("calls are traced on x86-64 only");
-    }
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        return unsupported("the kernel has no type information (CONFIG_DEBUG_INFO_BTF)");
-    }
-    if read_to_string("/sys/kernel/security/lockdown")
-        .is_ok_and(|lockdown| lockdown.contains("[confidentiality]"))
-    {
-        return unsupported("the kernel is locked down: BPF may not read its memory");
-    }
-    Ok(())
-}
-
 /// The programs, loaded.
 pub(super) struct Programs {
     object: Object,
@@ -216,9 +171,12 @@ pub(super) struct Programs {
 impl Programs {
     /// `room`: how many targets can be remembered; `hooks`: whether calls are traced.
     pub(super) fn load(room: u32, hooks: bool) -> io::Result<Self> {
-        check()?;
-        let object = quiet(|| {
-            let mut object = ObjectBuilder::default().open_memory(&PROGRAMS.0)?;
+        if cfg!(not(target_arch = "x86_64")) {
+            let why = "calls are traced on x86-64 only";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        libbpf::check()?;
+        let object = libbpf::load(&PROGRAMS.0, |object| {
             for mut map in object.maps_mut() {
                 if map.name() == "records" {
                     map.set_max_entries(room)?;
@@ -228,7 +186,7 @@ impl Programs {
                 let is_iterator = program.name().to_string_lossy().starts_with("visit_");
                 program.set_autoload(hooks || is_iterator);
             }
-            object.load()
+            Ok(())
         });
         let what = "cannot load the BPF programs (it takes CAP_BPF and CAP_PERFMON)";
         let mut programs = Self {
@@ -293,33 +251,28 @@ impl Programs {
         ring.build().map_err(failed("cannot read the BPF events"))
     }
 
-    fn map(&self, name: &str) -> io::Result<MapHandle> {
-        let map = self.object.maps().find(|map| map.name() == name);
-        let map = map.ok_or_else(|| io::Error::other(format!("there is no BPF map {name}")))?;
-        MapHandle::try_from(&map).map_err(failed("cannot use a BPF map"))
+    fn map(&self, name: &str) -> io::Result<Map<'_>> {
+        libbpf::map(&self.object, name)
     }
 
     fn read<T: FromBytes>(&self, map: &str, key: &[u8]) -> io::Result<Option<T>> {
-        let value = self.map(map)?.lookup(key, MapFlags::ANY);
-        let value = value.map_err(failed("cannot read a BPF map"))?;
-        Ok(value.and_then(|bytes| T::read_from_bytes(&bytes).ok()))
+        libbpf::read(&self.map(map)?, key)
     }
 
     fn write(&self, map: &str, key: &[u8], value: &[u8]) -> io::Result<()> {
-        let written = self.map(map)?.update(key, value, MapFlags::ANY);
-        written.map_err(failed("cannot write a BPF map"))
+        libbpf::write(&self.map(map)?, key, value)
     }
 
     pub(super) fn config(&self) -> io::Result<Config> {
-        Ok(self.read("config", &ZERO)?.unwrap_or_default())
+        Ok(self.read("config", &FIRST)?.unwrap_or_default())
     }
 
     pub(super) fn set_config(&self, config: &Config) -> io::Result<()> {
-        self.write("config", &ZERO, config.as_bytes())
+        self.write("config", &FIRST, config.as_bytes())
     }
 
     pub(super) fn counts(&self) -> io::Result<RawCounts> {
-        Ok(self.read("counts", &ZERO)?.unwrap_or_default())
+        Ok(self.read("counts", &FIRST)?.unwrap_or_default())
     }
 
     pub(super) fn record(&self, key: &Key) -> io::Result<Option<Record>> {

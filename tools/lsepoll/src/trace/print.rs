@@ -11,6 +11,7 @@ use epoll_targets::Descriptor;
 use epoll_targets::trace::{Call, Closed, Counts, Exists, Holder};
 use serde::Serialize;
 use std::io::Write;
+use std::os::fd::RawFd;
 
 /// How many holders are named.
 const HOLDERS: usize = 8;
@@ -100,7 +101,7 @@ fn json_call<'a>(call: &'a Call, trace: &'a Trace) -> JsonCall<'a> {
 #[serde(tag = "event", rename_all = "lowercase")]
 enum Json<'a> {
     Left {
-        tfd: i32,
+        tfd: RawFd,
         instance: Vec<Place>,
         added: JsonCall<'a>,
         by: String,
@@ -109,8 +110,8 @@ enum Json<'a> {
         count: u64,
     },
     Exists {
-        efd: i32,
-        tfd: i32,
+        efd: RawFd,
+        tfd: RawFd,
         call: JsonCall<'a>,
         added: Option<JsonCall<'a>>,
         left_at: Option<&'a str>,

@@ -9,7 +9,6 @@ use crate::resolve::task::Watched;
 use crate::resolve::{HINTS, OWNERS, Owner, TfdState};
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::os::fd::RawFd;
 
 /// The descriptors that are of interest, by file and by inode, each with its table.
 #[derive(Default)]
@@ -153,7 +152,7 @@ impl ByBpf<'_> {
     fn at_tfd(watched: &Watched, target: &Candidate, index: &Index) -> Option<Descriptor> {
         let further = watched.homes.get(MAX_HOMES..)?;
         let of_file = index.files.get(&target.file)?.iter();
-        let at_tfd = of_file.filter(|(_, open)| open.fd == target.task.target.tfd as RawFd);
+        let at_tfd = of_file.filter(|(_, open)| open.fd == target.task.target.tfd);
         let place = |table| further.iter().position(|home| *home == table);
         let first = at_tfd.filter_map(|(table, open)| Some((place(*table)?, *open)));
         first.min().map(|(_, descriptor)| descriptor)

@@ -4,8 +4,8 @@
 
 use crate::descriptor::Descriptor;
 use crate::fdinfo::{Events, Inode, Target};
-use crate::resolve::libbpf::{self, Aligned, from_libbpf};
-use libbpf_rs::{MapCore as _, MapFlags, Object};
+use crate::libbpf::{self, Aligned, FIRST, failed};
+use libbpf_rs::Object;
 use libbpf_sys::bpf_iter_link_info;
 use std::ffi::OsStr;
 use std::fs;
@@ -64,7 +64,7 @@ pub(super) struct Seen {
     pos: i64,
     ino: u64,
     dev: u32,
-    pub(super) tfd: u32,
+    pub(super) tfd: RawFd,
     events: u32,
     /// The number of its file, unless `home_same` is known.
     pub(super) file: u32,
@@ -116,10 +116,6 @@ struct Control {
     _pad: u32,
 }
 
-impl Control {
-    const KEY: [u8; 4] = [0; 4];
-}
-
 const _: () = assert!(size_of::<Open>() == 32 && size_of::<Seen>() == 56);
 const _: () = assert!(size_of::<Control>() == 32);
 
@@ -130,12 +126,10 @@ pub(super) struct Programs {
 
 /// Checks what the programs need.
 fn check() -> io::Result<()> {
-    let unsupported = |why| Err(io::Error::new(io::ErrorKind::Unsupported, why));
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        return unsupported("the kernel has no type information (CONFIG_DEBUG_INFO_BTF)");
-    }
+    libbpf::check()?;
     if !Path::new("/sys/module/epoll_iter").exists() {
-        return unsupported("the module epoll_iter is not loaded");
+        let why = "the module epoll_iter is not loaded";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
     Ok(())
 }
@@ -152,26 +146,26 @@ impl Programs {
     pub(super) fn load() -> io::Result<Self> {
         check()?;
         let room = room()?;
-        let object = libbpf::load(&PROGRAMS.0, |map| {
-            if ["files", "tables"].map(OsStr::new).contains(&map.name()) {
-                map.set_max_entries(room)?;
+        let object = libbpf::load(&PROGRAMS.0, |object| {
+            for mut map in object.maps_mut() {
+                if ["files", "tables"].map(OsStr::new).contains(&map.name()) {
+                    map.set_max_entries(room)?;
+                }
             }
             Ok(())
-        })?;
+        });
+        let object = object.map_err(failed("cannot load the BPF programs"))?;
         Ok(Self { object })
     }
 
     fn control(&self) -> io::Result<Control> {
-        let control = libbpf::map(&self.object, "control")?.lookup(&Control::KEY, MapFlags::ANY);
-        let control = control.map_err(|error| from_libbpf("cannot read a BPF map", error))?;
-        let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
+        let control = libbpf::read(&libbpf::map(&self.object, "control")?, &FIRST)?;
         Ok(control.unwrap_or_default())
     }
 
     fn set_control(&self, control: &Control) -> io::Result<()> {
-        libbpf::map(&self.object, "control")?
-            .update(&Control::KEY, control.as_bytes(), MapFlags::ANY)
-            .map_err(|error| from_libbpf("cannot write a BPF map", error))
+        let map = libbpf::map(&self.object, "control")?;
+        libbpf::write(&map, &FIRST, control.as_bytes())
     }
 
     /// Runs a program with an iterator; returns the records that it writes.
@@ -224,8 +218,7 @@ impl Programs {
         let map = libbpf::map(&self.object, "homes")?;
         for (index, pid) in homes.iter().enumerate() {
             let index = (index as u32).to_ne_bytes();
-            map.update(&index, &pid.to_ne_bytes(), MapFlags::ANY)
-                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+            libbpf::write(&map, &index, &pid.to_ne_bytes())?;
         }
         self.set_control(&Control {
             nr_homes: homes.len() as u32,

@@ -90,8 +90,9 @@ mod tests {
     use crate::descriptor::Descriptor;
     use crate::fdinfo::{Events, Inode};
     use crate::resolve::TfdState;
+    use std::os::fd::RawFd;
 
-    fn target(tfd: u32, toff: u32, ino: u64) -> Target {
+    fn target(tfd: RawFd, toff: u32, ino: u64) -> Target {
         Target {
             tfd,
             toff,
@@ -112,12 +113,12 @@ mod tests {
         let before = tasks.map(|(tfd, toff, ino)| Task {
             owner: Some(Owner::Tfd(Descriptor {
                 pid: ino as i32,
-                fd: tfd as i32,
+                fd: tfd,
             })),
             tfd_state: TfdState::Target,
             ..Task::new(0, target(tfd, toff, ino))
         });
-        let kept = |now: &[(u32, u32, u64)]| {
+        let kept = |now: &[(RawFd, u32, u64)]| {
             let now = now.iter().map(|&(tfd, toff, ino)| target(tfd, toff, ino));
             let before = before.each_ref().map(|task| Task {
                 instance: 0,
@@ -131,7 +132,7 @@ mod tests {
                 .into_iter()
                 .map(|(target, found)| {
                     found.map(|task| {
-                        let (pid, fd) = (target.inode.unwrap().ino as i32, target.tfd as i32);
+                        let (pid, fd) = (target.inode.unwrap().ino as i32, target.tfd);
                         assert_eq!(task.owner, Some(Owner::Tfd(Descriptor { pid, fd })));
                         assert_eq!(task.tfd_state, TfdState::Target);
                     })

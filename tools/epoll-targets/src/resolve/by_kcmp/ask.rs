@@ -11,7 +11,6 @@ use crate::resolve::task::Task;
 use crate::resolve::{HINTS, OWNERS, Owner, TfdState};
 use std::cmp::Ordering;
 use std::io;
-use std::os::fd::RawFd;
 
 /// Why a query about a target failed.
 pub(super) enum Failure {
@@ -65,7 +64,7 @@ impl ByKcmp<'_> {
     fn ask(&self, task: &Task, descriptor: Descriptor) -> io::Result<Ordering> {
         let instance = self.instances[task.instance].descriptors[0];
         let slot = Slot {
-            efd: instance.fd as u32,
+            efd: instance.fd,
             tfd: task.target.tfd,
             toff: task.target.toff,
         };
@@ -87,7 +86,7 @@ impl ByKcmp<'_> {
 
     /// Compares the target with descriptor tfd of each process that has the instance.
     fn ask_tfd(&mut self, task: &mut Task) -> Result<(), Failure> {
-        let fd = task.target.tfd as RawFd;
+        let fd = task.target.tfd;
         let socket = self.kinds.socket(&task.target);
         for &home in &self.instances[task.instance].homes {
             let table = &self.tables[home];

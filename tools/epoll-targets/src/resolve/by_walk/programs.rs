@@ -3,7 +3,7 @@
 //! The BPF programs of `bpf/walk.bpf.c` and their records.
 
 use crate::fdinfo;
-use crate::resolve::libbpf::{self, Aligned, from_libbpf};
+use crate::libbpf::{self, Aligned, FIRST, failed};
 use libbpf_rs::{MapCore as _, MapFlags, Object};
 use libbpf_sys::bpf_iter_link_info;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -14,7 +14,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 static PROGRAMS: &Aligned<[u8]> =
@@ -27,7 +26,10 @@ pub(super) struct File(u64);
 
 /// The address of a target in the kernel. The same holds for it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Epitem(u64);
+pub(super) struct Epitem(u64);
+
+/// See [`Seen::identity`].
+pub(super) type Identity = (RawFd, File, Epitem);
 
 /// A task that has descriptors. Threads that have the table of their leader are not
 /// listed.
@@ -57,7 +59,7 @@ pub(super) struct Listing {
 }
 
 /// A descriptor of a task.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) pid: i32,
     pub(super) tid: i32,
@@ -67,7 +69,7 @@ pub(super) struct Place {
 /// A target of an epoll instance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
-    pub(super) tfd: u32,
+    pub(super) tfd: RawFd,
     pub(super) file: File,
     epitem: Epitem,
     pub(super) events: u32,
@@ -76,7 +78,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// What does not change as long as the target is there.
-    pub(super) fn identity(&self) -> impl Eq + std::hash::Hash + use<> {
+    pub(super) fn identity(&self) -> Identity {
         (self.tfd, self.file, self.epitem)
     }
 }
@@ -103,7 +105,7 @@ const MAX_WANTED: usize = 1 << 12;
 #[repr(C)]
 struct Control {
     fops: u64,
-    own_efd: u32,
+    own_efd: RawFd,
     by_fd: u32,
     pass: u32,
     kinds: u32,
@@ -114,8 +116,6 @@ struct Control {
     learned: u64,
     _state: [u64; STATE],
 }
-
-const KEY: [u8; 4] = [0; 4];
 
 enum Tag {
     Task,
@@ -155,15 +155,7 @@ fn unsupported(why: &'static str) -> io::Error {
 
 /// Checks what the programs need, where the error would not tell.
 fn check() -> io::Result<()> {
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        let why = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
-        return Err(unsupported(why));
-    }
-    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if lockdown.contains("[confidentiality]") {
-        let why = "the kernel is locked down for confidentiality";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
+    libbpf::check()?;
     let has = rustix::thread::capabilities(None)?.effective;
     let admin = has.contains(CapabilitySet::SYS_ADMIN);
     let bpf = has.contains(CapabilitySet::BPF) && has.contains(CapabilitySet::PERFMON);
@@ -201,7 +193,7 @@ impl Sample {
     }
 
     /// The targets' descriptors and data, in the kernel's order.
-    fn order(&self) -> io::Result<Vec<(u32, u64)>> {
+    fn order(&self) -> io::Result<Vec<(RawFd, u64)>> {
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         let path = format!("/proc/self/task/{own}/fdinfo/{}", self.instance.as_raw_fd());
         let targets = fdinfo::Targets::new(io::BufReader::new(fs::File::open(path)?));
@@ -215,7 +207,8 @@ impl Programs {
     /// Loads the programs, and tries them on an instance of this process.
     pub(super) fn load() -> io::Result<Self> {
         check()?;
-        let object = libbpf::load(&PROGRAMS.0, |_| Ok(()))?;
+        let object = libbpf::load(&PROGRAMS.0, |_| Ok(()));
+        let object = object.map_err(failed("cannot load the BPF programs"))?;
         let mut programs = Self {
             object,
             control: Control::new_zeroed(),
@@ -235,10 +228,10 @@ impl Programs {
 
     fn learn(&mut self, sample: &Sample) -> io::Result<()> {
         let order = sample.order()?;
-        let inner = sample.inner.as_raw_fd() as u32;
+        let inner = sample.inner.as_raw_fd();
         // Ordered by file, the two of one file are neighbours.
         self.control.by_fd = (order.len() == 3 && order[1].0 == inner).into();
-        self.control.own_efd = sample.instance.as_raw_fd() as u32;
+        self.control.own_efd = sample.instance.as_raw_fd();
         self.run("walk_instances", own(), |_| {})?;
         self.control.fops = self.control.learned;
         if self.control.fops == 0 {
@@ -274,9 +267,7 @@ impl Programs {
             }
             let of = |fd: &OwnedFd| {
                 let mut targets = walk.targets.iter();
-                targets
-                    .find(|t| t.tfd == fd.as_raw_fd() as u32)
-                    .map(|t| t.file)
+                targets.find(|t| t.tfd == fd.as_raw_fd()).map(|t| t.file)
             };
             return Ok(a.is_some()
                 && b.is_some()
@@ -295,26 +286,22 @@ impl Programs {
 
     /// Takes the output that there is.
     fn take(&mut self, tell: &mut impl FnMut(&[u64])) -> io::Result<()> {
-        let failed = |error| from_libbpf("cannot read a BPF map", error);
-        let map = self.map("control")?;
-        let control = map.lookup(&KEY, MapFlags::ANY).map_err(failed)?;
-        let control = control.and_then(|bytes| Control::read_from_bytes(&bytes).ok());
-        let mut control = control.ok_or(io::ErrorKind::InvalidData)?;
+        let control = libbpf::read(&self.map("control")?, &FIRST)?;
+        let mut control: Control = control.ok_or(io::ErrorKind::InvalidData)?;
         if control.filled > 0 {
             let map = self.map("output")?;
             let filled = control.filled as usize;
             for chunk in 0..filled.div_ceil(CHUNK) {
                 let key = (chunk as u32).to_ne_bytes();
-                let output = map.lookup(&key, MapFlags::ANY).map_err(failed)?;
+                let output = map.lookup(&key, MapFlags::ANY);
+                let output = output.map_err(failed("cannot read a BPF map"))?;
                 let output = output.unwrap_or_default();
                 let words = output.chunks_exact(8).take(filled - chunk * CHUNK);
                 let words: Vec<u64> = words.flat_map(u64::read_from_bytes).collect();
                 tell(&words);
             }
             control.filled = 0;
-            self.map("control")?
-                .update(&KEY, control.as_bytes(), MapFlags::ANY)
-                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+            libbpf::write(&self.map("control")?, &FIRST, control.as_bytes())?;
         }
         self.control = control;
         Ok(())
@@ -335,9 +322,7 @@ impl Programs {
             _state: [0; STATE],
             ..self.control
         };
-        self.map("control")?
-            .update(&KEY, self.control.as_bytes(), MapFlags::ANY)
-            .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+        libbpf::write(&self.map("control")?, &FIRST, self.control.as_bytes())?;
         let mut iter = libbpf::iterate(&self.object, program, info)?;
         let walks = self.control.left > 0;
         loop {
@@ -459,9 +444,7 @@ impl Programs {
     ) -> io::Result<()> {
         let wanted = self.map("wanted")?;
         for file in files {
-            wanted
-                .update(&file.0.to_ne_bytes(), &[0; 4], MapFlags::ANY)
-                .map_err(|error| from_libbpf("cannot write a BPF map", error))?;
+            libbpf::write(&wanted, &file.0.to_ne_bytes(), &[0; 4])?;
         }
         self.control.left = files.len() as u32;
         let mut current: Option<(File, Walk)> = None;
@@ -473,7 +456,7 @@ impl Programs {
                     Tag::Target => {
                         if let Some((_, walk)) = &mut current {
                             walk.targets.push(Seen {
-                                tfd: head as u32,
+                                tfd: head as RawFd,
                                 file: File(rest[0]),
                                 data: rest[1],
                                 events: rest[2] as u32,
@@ -525,7 +508,7 @@ impl Table {
 
 #[cfg(test)]
 impl Seen {
-    pub(super) fn new(tfd: u32, file: u64, epitem: u64) -> Self {
+    pub(super) fn new(tfd: RawFd, file: u64, epitem: u64) -> Self {
         Self {
             tfd,
             file: File(file),

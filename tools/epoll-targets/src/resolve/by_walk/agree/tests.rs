@@ -3,8 +3,9 @@
 //! What two walks and fdinfo say together.
 
 use super::*;
+use crate::fdinfo::Targets;
 
-fn walk(targets: &[(u32, u64, u64)]) -> Walk {
+fn walk(targets: &[(RawFd, u64, u64)]) -> Walk {
     let targets = targets.iter();
     Walk {
         targets: targets
@@ -14,7 +15,7 @@ fn walk(targets: &[(u32, u64, u64)]) -> Walk {
     }
 }
 
-fn shown(tfds: &[u32]) -> Vec<Target> {
+fn shown(tfds: &[RawFd]) -> Vec<Target> {
     let lines = tfds
         .iter()
         .map(|tfd| format!("tfd: {tfd} events: 1 data: 0\n"));
@@ -23,7 +24,7 @@ fn shown(tfds: &[u32]) -> Vec<Target> {
 }
 
 /// The files of the targets; 0 for what changed.
-fn files(before: &Walk, after: &Walk, tfds: &[u32]) -> Vec<u64> {
+fn files(before: &Walk, after: &Walk, tfds: &[RawFd]) -> Vec<u64> {
     let targets = agree(before, after, Some(shown(tfds)), false).into_iter();
     targets
         .map(|t| t.seen.map_or(0, |seen| seen.address()))

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! BPF programs that iterators run: loading them, and running them.
+//! What all BPF programs of this crate need: loading them, running iterators, and
+//! access to their maps.
 
-use libbpf_rs::{AsRawLibbpf as _, Map, MapCore as _, Object, ObjectBuilder, OpenMapMut};
+use libbpf_rs::{AsRawLibbpf as _, ErrorKind, MapCore, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{Map, OpenObject};
 use libbpf_sys::{BPF_TRACE_ITER, bpf_iter_link_info, bpf_link_create_opts};
-use std::fs::File;
+use std::borrow::Cow;
+use std::fs::{File, read_to_string};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use zerocopy::FromBytes;
 
 /// An object that build.rs compiled; libelf needs it aligned.
 #[repr(C, align(8))]
@@ -16,21 +21,45 @@ pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
 /// Held while the print function of libbpf, which is global, is replaced.
 static PRINT: Mutex<()> = Mutex::new(());
 
+/// The key of the element of an array that has one.
+pub(crate) const FIRST: [u8; 4] = [0; 4];
+
 /// An error of libbpf.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 struct BpfError {
-    what: &'static str,
+    what: Cow<'static, str>,
     source: libbpf_rs::Error,
 }
 
-pub(super) fn from_libbpf(what: &'static str, source: libbpf_rs::Error) -> io::Error {
-    let kind = match source.kind() {
-        libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
-        libbpf_rs::ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
-        _ => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, BpfError { what, source })
+/// Says what failed.
+pub(crate) fn failed(
+    what: impl Into<Cow<'static, str>>,
+) -> impl FnOnce(libbpf_rs::Error) -> io::Error {
+    let what = what.into();
+    move |source| {
+        let kind = match source.kind() {
+            ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+            ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
+            // Not `NotFound`: that would mean a process or a descriptor.
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, BpfError { what, source })
+    }
+}
+
+/// Checks what the kernel needs, where libbpf's error would not tell.
+pub(crate) fn check() -> io::Result<()> {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        let why = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
+    let lockdown = read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") {
+        let why = "the kernel is locked down: BPF may not read its memory";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
 }
 
 /// Runs what would print errors on standard error, besides returning them.
@@ -42,29 +71,39 @@ pub(crate) fn quiet<T>(run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Loads the programs of an object, once `prepare` has seen each of its maps.
-pub(super) fn load(
+/// Loads the programs of an object, once `prepare` has set it up.
+pub(crate) fn load(
     object: &'static [u8],
-    prepare: impl Fn(&mut OpenMapMut<'_>) -> libbpf_rs::Result<()>,
-) -> io::Result<Object> {
-    let object = quiet(|| {
+    prepare: impl FnOnce(&mut OpenObject) -> libbpf_rs::Result<()>,
+) -> libbpf_rs::Result<Object> {
+    quiet(|| {
         let mut object = ObjectBuilder::default().open_memory(object)?;
-        for mut map in object.maps_mut() {
-            prepare(&mut map)?;
-        }
+        prepare(&mut object)?;
         object.load()
-    });
-    object.map_err(|error| from_libbpf("cannot load the BPF programs", error))
+    })
 }
 
 /// A map by its name.
-pub(super) fn map<'a>(object: &'a Object, name: &str) -> io::Result<Map<'a>> {
+pub(crate) fn map<'a>(object: &'a Object, name: &str) -> io::Result<Map<'a>> {
     let map = object.maps().find(|map| map.name() == name);
     map.ok_or_else(|| io::Error::other(format!("there is no BPF map {name}")))
 }
 
+/// Reads an element of a map; `None` if there is none, or it has another size.
+pub(crate) fn read<T: FromBytes>(map: &impl MapCore, key: &[u8]) -> io::Result<Option<T>> {
+    let value = map.lookup(key, MapFlags::ANY);
+    let value = value.map_err(failed("cannot read a BPF map"))?;
+    Ok(value.and_then(|bytes| T::read_from_bytes(&bytes).ok()))
+}
+
+/// Writes an element of a map.
+pub(crate) fn write(map: &impl MapCore, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let written = map.update(key, value, MapFlags::ANY);
+    written.map_err(failed("cannot write a BPF map"))
+}
+
 /// An iterator that runs a program.
-pub(super) fn iterate(
+pub(crate) fn iterate(
     object: &Object,
     program: &str,
     mut info: bpf_iter_link_info,
