@@ -4,7 +4,9 @@
 # The kernel, and what modules are built against.
 
 # Lines that a build of everything prints, to tell how far it is.
-KERNEL_LINES=1500
+kernel_lines() {
+	if lean; then echo 1600; else echo 2200; fi
+}
 
 stage_kernel() {
 	local own=(rust/kernel rust/helpers include/uapi)
@@ -13,7 +15,7 @@ stage_kernel() {
 	KERNEL_HASH=$ROOT_NAME-$VERSION-$(hash_files scripts/lib/stages/kernel.sh "${SERIES[@]}" "${own[@]}" $(fragments))
 	! stamped kernel "$KERNEL_HASH" || return 0
 	rm -f "$T/stamp/kernel"
-	progress "kernel" "$T/log/kernel.log" "$KERNEL_LINES" "$log_fix" \
+	progress "kernel" "$T/log/kernel.log" "$(kernel_lines)" "$log_fix" \
 		"${kernel_make[@]}" "$(basename "$IMAGE")" modules
 	stamp kernel "$KERNEL_HASH"
 }
