@@ -22,8 +22,6 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-extern const void eventpoll_fops __ksym;
-
 /* Without the kernel's packing, which clang would load byte by byte. */
 struct epitem___loads {
 	struct {

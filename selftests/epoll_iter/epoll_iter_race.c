@@ -550,8 +550,9 @@ struct process_reader {
 };
 
 /* Returns -EOPNOTSUPP if the mutex cannot be held here. */
-static int start_process(struct __test_metadata *_metadata, struct epoll_iter *skel,
-			 int efd, int *fds, struct process_reader *reader)
+static int start_process(struct __test_metadata *_metadata,
+			 struct epoll_iter *skel, int efd, int *fds,
+			 struct process_reader *reader)
 {
 	struct record r;
 	int ret;

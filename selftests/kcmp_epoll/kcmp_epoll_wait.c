@@ -38,14 +38,17 @@ static pid_t start_caller(struct __test_metadata *_metadata, pid_t pid1, int fd,
 	return pid;
 }
 
-/* Hold the mutex of the fixture's epoll instance; false if that cannot be done here. */
-static bool hold_own_set(struct __test_metadata *_metadata,
-			 FIXTURE_DATA(kcmp_epoll) *self, struct held_set *held)
+/*
+ * Makes target @fd ready and holds the epoll instance. Returns false if that is
+ * not possible here.
+ */
+static bool hold_by(struct __test_metadata *_metadata, int efd, int fd,
+		    struct held_set *held)
 {
 	int ret;
 
-	ASSERT_EQ(0, eventfd_write(self->fd, 1));
-	ret = hold_set(held, self->efd);
+	ASSERT_EQ(0, eventfd_write(fd, 1));
+	ret = hold_set(held, efd);
 	if (ret == -EOPNOTSUPP)
 		return false;
 	ASSERT_EQ(0, ret);
@@ -59,7 +62,7 @@ TEST_F(kcmp_epoll, killed_waiting_for_set)
 	struct held_set held;
 	pid_t pid;
 
-	if (!hold_own_set(_metadata, self, &held))
+	if (!hold_by(_metadata, self->efd, self->fd, &held))
 		SKIP(return, CANNOT_HOLD);
 
 	pid = start_caller(_metadata, getpid(), self->fd, getpid(), self->efd);
@@ -78,7 +81,7 @@ TEST_F(kcmp_epoll, signalled_waiting_for_set)
 	struct held_set held;
 	pid_t pid;
 
-	if (!hold_own_set(_metadata, self, &held))
+	if (!hold_by(_metadata, self->efd, self->fd, &held))
 		SKIP(return, CANNOT_HOLD);
 
 	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
@@ -127,7 +130,7 @@ TEST_F(kcmp_epoll, exec_while_caller_waits)
 		SKIP(return, CANNOT_HOLD);
 	task = fork_executor(&sock);
 	ASSERT_GE(task, 0);
-	if (!hold_own_set(_metadata, self, &held))
+	if (!hold_by(_metadata, self->efd, self->fd, &held))
 		SKIP(return, CANNOT_HOLD);
 
 	first = start_caller(_metadata, task, self->fd, me, self->efd);
@@ -366,7 +369,7 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 	cmp = kcmp_tfd_self(fds[1], self->efd, TFD, 0);
 	ASSERT_GT(cmp, 0);
 
-	if (!hold_own_set(_metadata, self, &held))
+	if (!hold_by(_metadata, self->efd, self->fd, &held))
 		SKIP(return, CANNOT_HOLD);
 
 	pid = fork_bound();
@@ -396,7 +399,7 @@ TEST_F(kcmp_epoll, handler_changes_while_waiting)
 	int ret, refs = module_refs();
 	pid_t pid;
 
-	if (!hold_own_set(_metadata, self, &held))
+	if (!hold_by(_metadata, self->efd, self->fd, &held))
 		SKIP(return, CANNOT_HOLD);
 
 	pid = start_caller(_metadata, getpid(), self->fd, getpid(), self->efd);
