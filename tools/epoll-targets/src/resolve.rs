@@ -70,13 +70,23 @@
 //! target, and before, and none had its file. What cannot be decided is read again,
 //! eight times at most.
 //!
+//! # Nobody has it
+//!
+//! Descriptors are looked at one after the other, and a file that a program moves from
+//! one to another all the time can escape that. But only the tasks that have a table of
+//! descriptors change it, and none of them does as long as it does not run. So a target
+//! is [`Owner::Orphaned`] if there was a moment at which no table had its file: the
+//! tasks of each table did not run from before it was looked at until after that
+//! moment, and no task was created. `/proc` tells how often a task has left its CPU,
+//! and whether it is on one.
+//!
+//! If processes run all the time, kcmp(2) cannot tell, and [`Owner::Unknown`] is the
+//! answer; stop the processes, or use BPF. That looks 32 times at the descriptors of
+//! those that ran.
+//!
 //! # While the processes run
 //!
 //! An owner that is named was the owner when kcmp(2) said so, and may not be any more.
-//! [`Owner::Orphaned`] means that no owner was found although the order held from
-//! before the search until after it. If descriptors were opened or closed in that
-//! time, up to 64 such targets are compared with each descriptor, which no order can
-//! mislead; but a descriptor that is sent to and fro over a socket can still escape.
 //! At the end each instance is read again: targets that are gone are left out, and
 //! those that were added, or took the place of others, are resolved then and marked as
 //! [`changed`](Resolved::changed). BPF sees a target and its owner at one time and
@@ -90,6 +100,7 @@ mod by_kcmp;
 mod by_walk;
 mod kernel;
 mod report;
+mod still;
 mod tables;
 mod task;
 mod visible;
