@@ -144,6 +144,9 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	struct files_struct *files;
+	int on_cpu;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
 	char comm[16];
 };
 
