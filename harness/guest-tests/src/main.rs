@@ -16,6 +16,7 @@ mod model;
 mod module;
 mod process;
 mod race;
+mod resolvers;
 mod scale;
 mod sys;
 mod tap;
@@ -40,7 +41,7 @@ pub struct Options {
     #[arg(long)]
     seed: Option<u64>,
 
-    /// Random programs of differential/programs
+    /// Random programs of differential/programs, and five times those of resolvers/*
     #[arg(long, env = "PROGRAMS", default_value_t = 500)]
     programs: u32,
 
@@ -78,6 +79,7 @@ impl Options {
 fn cases() -> Vec<Case> {
     [
         differential::cases(),
+        resolvers::cases(),
         fuzz::cases(),
         race::cases(),
         fault::cases(),

@@ -2,7 +2,7 @@
 //! Random programs, and the state that they must lead to: the files that the descriptors
 //! of each process refer to, and the targets of the epoll instances.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 use rustix::io::Errno;
@@ -15,6 +15,9 @@ const NUMBERS: i32 = 14;
 const SHARED: u8 = 3;
 
 pub const MAX_PROCESSES: usize = 3;
+
+/// How many messages wait at most.
+const MAX_MAIL: usize = 4;
 
 /// How many epoll instances there can be: the kernel limits how deep they are nested.
 const MAX_SETS: usize = 4;
@@ -61,6 +64,11 @@ pub enum Step {
         to: u8,
         at: u8,
     },
+    /// Sends a descriptor over it, and leaves the message there.
+    Post {
+        process: u8,
+        fd: u8,
+    },
     Exit {
         process: u8,
     },
@@ -80,7 +88,15 @@ pub enum Step {
     },
 }
 
+/// Programs all of whose files have descriptors.
 pub fn program() -> impl Strategy<Value = Vec<Step>> {
+    program_with_mail().prop_map(|mut steps| {
+        steps.retain(|step| !matches!(step, Step::Post { .. }));
+        steps
+    })
+}
+
+pub fn program_with_mail() -> impl Strategy<Value = Vec<Step>> {
     let kind = prop_oneof![
         3 => Just(Kind::Eventfd),
         1 => Just(Kind::Pipe),
@@ -99,6 +115,7 @@ pub fn program() -> impl Strategy<Value = Vec<Step>> {
         1 => n().prop_map(|process| Step::Fork { process }),
         2 => (n(), n(), n(), n())
             .prop_map(|(process, fd, to, at)| Step::Pass { process, fd, to, at }),
+        1 => (n(), n()).prop_map(|(process, fd)| Step::Post { process, fd }),
         1 => n().prop_map(|process| Step::Exit { process }),
         10 => (n(), n(), n(), n())
             .prop_map(|(process, efd, fd, to)| Step::AddAs { process, efd, fd, to }),
@@ -151,7 +168,7 @@ pub struct Planned {
     pub expect: Result<i32, Errno>,
 }
 
-/// An open file, as long as a descriptor refers to it.
+/// An open file, as long as a descriptor or a message refers to it.
 pub type FileId = usize;
 
 #[derive(Clone, Debug)]
@@ -171,6 +188,8 @@ struct Process {
 pub struct Model {
     files: BTreeMap<FileId, File>,
     processes: Vec<Process>,
+    /// The files of messages that nobody has received, the oldest first.
+    mail: VecDeque<FileId>,
     created: usize,
     sets: usize,
     pub plan: Vec<Planned>,
@@ -181,6 +200,7 @@ impl Model {
         let mut model = Self {
             files: BTreeMap::new(),
             processes: vec![Process::default()],
+            mail: VecDeque::new(),
             created: 0,
             sets: 0,
             plan: Vec::new(),
@@ -270,6 +290,14 @@ impl Model {
                 let (fd, at) = (self.pick(process, fd)?, number(at));
                 self.pass((process, fd), (to, at));
             }
+            Step::Post { process, fd } => {
+                let process = self.pick_process(process);
+                let fd = self.pick(process, fd)?;
+                // More would not fit, and the sender would wait.
+                if self.mail.len() < MAX_MAIL {
+                    self.send(process, fd);
+                }
+            }
             Step::Exit { process } => {
                 let process = self.pick_process(process);
                 self.exit(process);
@@ -350,13 +378,23 @@ impl Model {
         }
     }
 
-    /// Passes descriptor `fd` of a process to another one, which gets it as `at`.
-    fn pass(&mut self, (process, fd): (usize, i32), (to, at): (usize, i32)) {
+    fn send(&mut self, process: usize, fd: i32) -> bool {
         let file = self.file(process, fd);
         let expect = file.map(|_| 0).ok_or(Errno::BADF);
         self.run(process, Op::Send { fd }, expect);
+        self.mail.extend(file);
+        file.is_some()
+    }
+
+    /// Passes descriptor `fd` of a process to another one, which gets what was sent first
+    /// as `at`.
+    fn pass(&mut self, (process, fd): (usize, i32), (to, at): (usize, i32)) {
+        if !self.send(process, fd) {
+            return;
+        }
+        let file = self.mail.pop_front();
+        self.run(to, Op::Receive { at }, Ok(0));
         if let Some(file) = file {
-            self.run(to, Op::Receive { at }, Ok(0));
             self.install(to, at, file);
         }
     }
@@ -456,7 +494,8 @@ impl Model {
     /// a target does not keep its file open.
     fn release(&mut self, file: Option<FileId>) {
         let Some(file) = file else { return };
-        let mut open = self.processes.iter().flat_map(|p| p.table.values());
+        let open = self.processes.iter().flat_map(|p| p.table.values());
+        let mut open = open.chain(&self.mail);
         if open.any(|&other| other == file) {
             return;
         }
@@ -555,6 +594,23 @@ mod tests {
         program.push(Step::Close { process: 0, fd: 1 });
         assert_eq!(counts(&program), [1]);
         program.push(Step::Exit { process: 1 });
+        assert_eq!(counts(&program), []);
+    }
+
+    #[test]
+    fn a_message_keeps_a_file_open() {
+        let mut program = one_entry();
+        program.push(Step::Post { process: 0, fd: 1 });
+        program.push(Step::Close { process: 0, fd: 1 });
+        assert_eq!(counts(&program), [1]);
+        // This one is received, not what is sent.
+        program.push(Step::Pass {
+            process: 0,
+            fd: 0,
+            to: 0,
+            at: 5,
+        });
+        program.push(Step::Close { process: 0, fd: 1 });
         assert_eq!(counts(&program), []);
     }
 

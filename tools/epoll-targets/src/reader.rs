@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -21,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// The size of a request: a path, and zeros.
 const REQUEST: usize = 64;
+
+/// Begins a request for what a descriptor of the caller's refers to.
+const FD: &str = "fd:";
 
 /// How much is passed on at once.
 const CHUNK: usize = 1 << 16;
@@ -176,10 +180,25 @@ fn answer_all(request: BorrowedFd<'_>, answer: BorrowedFd<'_>, buffer: &mut [u8]
     }
 }
 
+/// A file by its path, or by the number of a descriptor of the caller's.
+fn open(path: &CStr) -> rustix::io::Result<OwnedFd> {
+    let fd = path.to_str().ok().and_then(|path| path.strip_prefix(FD));
+    let Some(fd) = fd.and_then(|fd| fd.parse().ok()) else {
+        return rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    };
+    let parent = rustix::process::getppid().ok_or(Errno::SRCH)?;
+    let parent = pidfd_open(parent, PidfdFlags::empty())?;
+    pidfd_getfd(&parent, fd, PidfdGetfdFlags::empty())
+}
+
 fn pass_on(path: &CStr, answer: BorrowedFd<'_>, buffer: &mut [u8]) -> rustix::io::Result<()> {
-    let file: OwnedFd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open(path)?;
     loop {
-        let filled = rustix::io::read(&file, &mut *buffer)?;
+        let filled = match rustix::io::read(&file, &mut *buffer) {
+            // An iterator of BPF that had nothing to say for a long time.
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            filled => filled?,
+        };
         if filled == 0 {
             return Ok(());
         }
@@ -239,6 +258,17 @@ impl Reader {
         }
     }
 
+    /// Reads what a descriptor of this process refers to. This takes ptrace(2) access to
+    /// it, which `CAP_SYS_PTRACE` gives.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    #[cfg(any(test, feature = "bpf"))]
+    pub(crate) fn read_descriptor(&mut self, fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+        self.read(&format!("{FD}{}", fd.as_raw_fd()))
+    }
+
     /// The process that reads.
     #[cfg(any(test, feature = "bpf"))]
     pub(crate) fn pid(&self) -> Option<i32> {
@@ -249,6 +279,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd as _;
 
     #[test]
     fn what_is_read_is_what_is_there() {
@@ -268,6 +299,17 @@ mod tests {
             reader.read(&"x".repeat(64)).unwrap_err().raw_os_error(),
             Some(libc::ENAMETOOLONG)
         );
+    }
+
+    #[test]
+    fn what_a_descriptor_refers_to() {
+        let mut reader = Reader::start().unwrap();
+        let file = File::open("/proc/filesystems").unwrap();
+        match reader.read_descriptor(file.as_fd()) {
+            Ok(content) => assert_eq!(content, std::fs::read("/proc/filesystems").unwrap()),
+            // Yama lets a child attach to its parent only with the capability.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+        }
     }
 
     #[test]

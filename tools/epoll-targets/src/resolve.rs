@@ -55,41 +55,48 @@
 //! with some more if others have descriptors that look the same.
 //! [`Report::calls`] has the counts.
 //!
-//! # With BPF iterators of the module `epoll_iter`
+//! # With BPF
 //!
-//! [`Method::Bpf`]. Iterators in the kernel run two programs. One sees all descriptors and numbers the
-//! open file descriptions by their addresses. The other sees the targets of an epoll
-//! instance and looks up their files. Both take time in proportion to what they visit.
-//! An address identifies a file only while that file is held. So the second program
-//! checks, while the iterator holds the target, which file a descriptor has: tfd, or
-//! a descriptor that was seen to have that address. If there are further owners,
-//! kcmp(2) compares them with the first, and the instance is read once more to check
-//! that the first still is an owner.
+//! Programs in the kernel list all descriptors with the addresses of their open file
+//! descriptions, and the targets of epoll instances with the same. They walk the
+//! interest lists without the mutex, or run in the iterator of a module, which takes it.
+//! Both take time in proportion to what they visit.
 //!
-//! [`Owner::Orphaned`] means that all descriptors were listed between two reads of the
-//! target, and before, and none had its file. What cannot be decided is read again,
-//! eight times at most.
+//! An address identifies a file only while that is held. So each interest list is read
+//! before the descriptors are listed and after: a target that is in both was there in
+//! between, and held its file. Without the mutex, a list that changes can be read
+//! wrongly; so what fdinfo shows has to agree. What does not is read again, eight times
+//! at most.
+//!
+//! # Nobody has it
+//!
+//! Descriptors are looked at one after the other, and a file that a program moves from
+//! one to another all the time can escape that. But only the tasks that have a table of
+//! descriptors change it, and none of them does as long as it does not run. So a target
+//! is [`Owner::Orphaned`] if there was a moment at which no table had its file: the
+//! tasks of each table did not run from before it was looked at until after that
+//! moment, and no task was created. `/proc` tells how often a task has left its CPU,
+//! and whether it is on one.
+//!
+//! If processes run all the time, kcmp(2) cannot tell, and [`Owner::Unknown`] is the
+//! answer; stop the processes, or use BPF. That looks 32 times at the descriptors of
+//! those that ran.
 //!
 //! # While the processes run
 //!
-//! An owner that is named was the owner when kcmp(2) said so, and may not be any more.
-//! [`Owner::Orphaned`] means that no owner was found although the order held from
-//! before the search until after it. If descriptors were opened or closed in that
-//! time, up to 64 such targets are compared with each descriptor, which no order can
-//! mislead; but a descriptor that is sent to and fro over a socket can still escape.
-//! At the end each instance is read again: targets that are gone are left out, and
+//! An owner that is named was the owner when it was looked at, and may not be any more.
+//! At the end kcmp(2) reads each instance again: targets that are gone are left out, and
 //! those that were added, or took the place of others, are resolved then and marked as
-//! [`changed`](Resolved::changed). BPF sees a target and its owner at one time and
-//! does not need this. To be certain, stop the processes first.
+//! [`changed`](Resolved::changed). With BPF, what changed during the last of the eight
+//! readings is. To be certain, stop the processes first.
 
-#[cfg(feature = "bpf")]
-mod by_bpf;
 mod by_fdinfo;
 mod by_kcmp;
 #[cfg(feature = "bpf")]
 mod by_walk;
 mod kernel;
 mod report;
+mod still;
 mod tables;
 mod task;
 mod visible;
@@ -316,7 +323,7 @@ impl<'a> Resolver<'a> {
 
     #[cfg(feature = "bpf")]
     fn by_bpf(&mut self) -> io::Result<Report> {
-        by_bpf::ByBpf::new(self)?.run()
+        by_walk::ByWalk::with_items(self)?.run()
     }
 
     #[cfg(not(feature = "bpf"))]

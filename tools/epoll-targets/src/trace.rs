@@ -7,7 +7,8 @@
 //! keeps the file open, cannot remove the target any more, and gets its events for
 //! ever. [`Tracer`] tells which call that was, and which call had added the target.
 //!
-//! The tracepoints of system calls show who adds, and who is about to close. Whether a
+//! Programs at the functions of system calls, or at the tracepoints that all calls pass
+//! where that cannot be done, show who adds, and who is about to close. Whether a
 //! target is left behind is decided a little later, by [`Tracer::settle`]: it is, if
 //!
 //! - it is in the interest list, and a process has the instance;
@@ -289,7 +290,7 @@ impl Tracer {
     ///
     /// `Unsupported`, `PermissionDenied`, or what libbpf says; those of reading `/proc`.
     pub fn start(scope: &Scope, room: u32) -> io::Result<Self> {
-        let mut programs = Programs::load(room, true)?;
+        let programs = Programs::load(room, true)?;
         let queue = Rc::default();
         let ring = programs.ring(&queue)?;
         match scope {
@@ -304,7 +305,6 @@ impl Tracer {
             }
             Scope::ChildrenOf(pid) => programs.trace(*pid, true)?,
         }
-        programs.attach()?;
         let mut tracer = Self {
             programs,
             ring,
@@ -409,7 +409,7 @@ impl Tracer {
             let record = self.programs.record(&key)?;
             let record = record.filter(|record| {
                 let time = Duration::from_nanos(record.time);
-                closed.added.time.unwrap_or_default() == time
+                record.files != 0 && closed.added.time.unwrap_or_default() == time
             });
             let instance = of_instance.get(&key.ep);
             fates.push(match (record, instance) {

@@ -4,11 +4,9 @@
 
 mod common;
 
-use common::{Holder, add, copy, file, new_set, pair, pid, receive, send};
+use common::{Holder, add, copy, file, methods, new_set, pair, pid, receive, send};
 use epoll_targets::proc::{self, Stat, State};
-use epoll_targets::resolve::{
-    Descriptor, HAS_BPF, Method, Owner, Report, Resolved, Resolver, TfdState,
-};
+use epoll_targets::resolve::{Descriptor, Method, Owner, Report, Resolved, Resolver, TfdState};
 use rustix::event::epoll;
 use std::fs;
 use std::io::{self, Write as _};
@@ -16,43 +14,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Held by each test: what others open and close is not to get in the way.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// The methods that work here. Where one is what the tests are to be run with, it is no
-/// excuse that it does not.
-fn methods() -> (MutexGuard<'static, ()>, Vec<Method>) {
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let all = match common::method() {
-        Method::Auto => vec![Method::Walk, Method::Kcmp],
-        // Its owners are named in another way.
-        Method::Bpf => Vec::new(),
-        method => vec![method],
-    };
-    let works = |method: &Method| match Resolver::new([pid()]).method(*method).resolve() {
-        Ok(_) => true,
-        Err(error) if common::method() == *method => panic!("{error}"),
-        Err(error) => {
-            // Past the capture of the test's output.
-            let _ = writeln!(io::stderr(), "SKIPPED: {method:?}: {error}");
-            assert!(*method != Method::Walk || !HAS_BPF || !is_root() || !has_types());
-            false
-        }
-    };
-    (alone, all.into_iter().filter(works).collect())
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// Whether the kernel has what BPF needs.
-fn has_types() -> bool {
-    fs::exists("/sys/kernel/btf/vmlinux").unwrap()
-}
 
 /// The lowest number that nobody else here gets.
 fn far_away(fd: &OwnedFd, number: RawFd) -> OwnedFd {
@@ -306,12 +268,11 @@ impl Drop for End<'_> {
     }
 }
 
-/// Files are always open, under ever other numbers. With kcmp(2), which looks at one
-/// descriptor after the other, they can escape all the same.
+/// Files are always open, under ever other numbers.
 #[test]
 fn what_moves_is_not_orphaned() {
     let (_alone, methods) = methods();
-    for method in methods.into_iter().filter(|m| *m == Method::Walk) {
+    for method in methods {
         let (set, orphan) = (new_set(), pair().0);
         let mut files: Vec<OwnedFd> = (0..20).map(|_| file()).collect();
         for file in &files {
@@ -352,7 +313,7 @@ fn what_moves_is_not_orphaned() {
 #[test]
 fn instances_that_change() {
     let (_alone, methods) = methods();
-    for method in methods.into_iter().filter(|m| *m == Method::Walk) {
+    for method in methods.into_iter().filter(|m| *m != Method::Kcmp) {
         let (set, own, moved) = (new_set(), file(), file());
         add(&set, &own, 1);
         let number = far_away(&moved, 0);
@@ -525,7 +486,7 @@ fn a_mutex_that_is_held() {
             let owner = Owner::Tfd(Descriptor { pid: pid(), fd });
             assert_eq!(target(&report, 2).owner, owner);
             assert!(!report.is_complete());
-            if *method == Method::Walk {
+            if *method != Method::Kcmp {
                 let held = report.instances.iter().find(|i| i.efd == efd).unwrap();
                 assert!(held.unconfirmed.is_some());
                 assert_eq!(held.targets[0].owner, owner);

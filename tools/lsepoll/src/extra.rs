@@ -5,6 +5,7 @@
 //! the addresses of sockets.
 
 use crate::args::Args;
+use crate::holders::Holders;
 use crate::names::Commands;
 use crate::sockets::Sockets;
 use epoll_targets::Descriptor;
@@ -24,8 +25,16 @@ pub struct Extra<'a> {
     poller: Poller,
     /// What was answered, since each row is made twice.
     ready: HashMap<(i32, RawFd, RawFd, u32), Option<Events>>,
-    holders: HashMap<Place, Vec<String>>,
+    hidden: Hidden,
     sockets: Sockets,
+}
+
+/// What holds orphaned targets.
+enum Hidden {
+    /// As BPF sees it.
+    Known(HashMap<Place, Vec<String>>),
+    /// As `/proc` shows it.
+    Guessed(Holders),
 }
 
 impl<'a> Extra<'a> {
@@ -39,10 +48,10 @@ impl<'a> Extra<'a> {
             commands: Commands::default(),
             poller: Poller::default(),
             ready: HashMap::new(),
-            holders: if has_orphans && is_list {
+            hidden: if has_orphans && is_list {
                 hidden()
             } else {
-                HashMap::new()
+                Hidden::Known(HashMap::new())
             },
             sockets: Sockets::new(is_list && !args.json),
         }
@@ -74,8 +83,12 @@ impl<'a> Extra<'a> {
         let Some(inode) = resolved.target.inode.filter(|_| resolved.is_orphaned()) else {
             return Vec::new();
         };
+        let known = match &self.hidden {
+            Hidden::Known(known) => known,
+            Hidden::Guessed(holders) => return holders.of(resolved),
+        };
         let place = (instance.pid, instance.efd, resolved.target.tfd, inode.ino);
-        self.holders.get(&place).cloned().unwrap_or_default()
+        known.get(&place).cloned().unwrap_or_default()
     }
 
     /// The addresses of a socket.
@@ -85,23 +98,25 @@ impl<'a> Extra<'a> {
 }
 
 #[cfg(feature = "bpf")]
-fn hidden() -> HashMap<Place, Vec<String>> {
-    let mut holders: HashMap<Place, Vec<String>> = HashMap::new();
-    // Without BPF, nobody can tell.
-    for hidden in epoll_targets::trace::hidden_holders().unwrap_or_default() {
+fn hidden() -> Hidden {
+    let Ok(all) = epoll_targets::trace::hidden_holders() else {
+        return Hidden::Guessed(Holders::all());
+    };
+    let mut known: HashMap<Place, Vec<String>> = HashMap::new();
+    for hidden in all {
         let name = crate::names::holder(&hidden.holder);
         for at in &hidden.instance {
             let place = (at.pid, at.fd, hidden.tfd, hidden.ino);
-            let named = holders.entry(place).or_default();
+            let named = known.entry(place).or_default();
             if !named.contains(&name) {
                 named.push(name.clone());
             }
         }
     }
-    holders
+    Hidden::Known(known)
 }
 
 #[cfg(not(feature = "bpf"))]
-fn hidden() -> HashMap<Place, Vec<String>> {
-    HashMap::new()
+fn hidden() -> Hidden {
+    Hidden::Guessed(Holders::all())
 }

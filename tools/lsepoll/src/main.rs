@@ -4,6 +4,7 @@
 
 mod args;
 mod extra;
+mod holders;
 mod json;
 mod metrics;
 mod names;

@@ -2,7 +2,6 @@
 
 //! Names of processes and files.
 
-#[cfg(feature = "bpf")]
 use epoll_cli::text::printable;
 use epoll_targets::proc;
 use epoll_targets::resolve::Descriptor;
@@ -17,7 +16,6 @@ pub fn link(descriptor: Descriptor) -> Option<String> {
 }
 
 /// A process, with its command if it runs.
-#[cfg(feature = "bpf")]
 pub fn process(pid: i32) -> String {
     match proc::command(pid) {
         Ok(command) => format!("process {pid} ({})", printable(&command)),

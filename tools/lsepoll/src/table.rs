@@ -145,7 +145,14 @@ fn file(instance: &Instance, resolved: &Resolved, extra: &mut Extra<'_>) -> Stri
     let mut file = link.or_else(inode).unwrap_or_else(|| "?".into());
     let holders = extra.holders(instance, resolved);
     if !holders.is_empty() {
-        file = format!("{file}, in {}", holders.join(" and "));
+        let places = holders
+            .iter()
+            .map(|holder| match holder.strip_prefix("perhaps ") {
+                Some(holder) => format!("perhaps in {holder}"),
+                None => format!("in {holder}"),
+            });
+        let places: Vec<String> = places.collect();
+        file = format!("{file}, {}", places.join(" and "));
     }
     let tfd = resolved.target.tfd;
     let text = match &resolved.tfd_state {

@@ -19,6 +19,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 const LSEPOLL: &str = env!("CARGO_BIN_EXE_lsepoll");
 
@@ -216,6 +217,44 @@ fn what_is_odd_is_marked() {
     // Nobody else either.
     let (_, table, _) = run(&["-p", &pid()]);
     assert_eq!(line(&table, orphan)[7], "orphaned");
+}
+
+/// Without BPF, `/proc` tells what may hold an orphan.
+#[test]
+fn holders_without_bpf() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let orphan = fixture.orphan();
+    let run = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-bpf,-perfmon,-sys_admin", LSEPOLL]);
+        command.args(["-p", &pid(), "--json"]).output()
+    };
+    let begin = Instant::now();
+    loop {
+        let output = match run() {
+            Ok(output) if !output.stdout.is_empty() => output,
+            _ => return say("setpriv(1) is missing, or it takes root"),
+        };
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["statistics"]["resolver"], "kcmp");
+        let targets = report["sets"][0]["targets"].as_array().unwrap();
+        let mut targets = targets.iter().filter(|t| t["tfd"] == orphan);
+        let target = targets.next().unwrap();
+        if target["owner"] == "none" {
+            let holders = target["holders"].as_array().unwrap();
+            let sender = fixture.keep[1].as_raw_fd();
+            let expected = format!("perhaps a message that waits at fd {sender} of process");
+            let is_it = |holder: &Value| holder.as_str().unwrap().starts_with(&expected);
+            assert!(holders.iter().any(is_it), "{holders:?}");
+            return;
+        }
+        // While something runs, kcmp(2) cannot tell.
+        assert_eq!(target["owner"], "unknown");
+        if begin.elapsed() > Duration::from_secs(30) {
+            return say("other processes run all the time");
+        }
+    }
 }
 
 #[test]

@@ -11,8 +11,9 @@
  * below: the call may fail, other processes may close the file as well, or another
  * process may have the instance and the file, at the same number.
  *
- * The tracepoints of system calls exist in each kernel that is built for people, and
- * depend on no function that a compiler may inline. What io_uring closes passes them.
+ * The programs are attached to the functions of the system calls, so that others are
+ * not slowed down. Where that cannot be done, they use the tracepoints that all calls
+ * pass. What io_uring closes passes neither.
  *
  * Addresses identify what is remembered. They are not shown to users.
  */

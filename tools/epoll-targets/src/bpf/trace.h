@@ -18,6 +18,9 @@
 /* Limits of loops. What is beyond them is counted in `cut`. */
 #define MAX_WATCHERS	4096
 
+/* How many records of targets that were removed are kept. */
+#define MAX_SPARE	1024
+
 struct key {
 	__u64 ep;
 	__u64 file;
@@ -42,7 +45,7 @@ struct who {
 };
 
 struct record {
-	/* the table in which the number means the file */
+	/* the table in which the number means the file; 0 if the target was removed */
 	__u64 files;
 	/* when it was added; 0 if that was before the trace */
 	__u64 time;
@@ -158,7 +161,7 @@ struct {
 } config SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct counts);
@@ -171,6 +174,13 @@ struct {
 	__type(key, struct key);
 	__type(value, struct record);
 } records SEC(".maps");
+
+/*
+ * How many records are of targets that were removed. They are kept for the next target
+ * with the same key: an event loop that removes one often adds it again, and to make a
+ * record takes longer than all the rest.
+ */
+__s64 spare;
 
 /* What a new record begins as. */
 struct {
@@ -294,7 +304,8 @@ static __always_inline struct record *new_record(struct key *key)
 	void *empty;
 
 	if (record) {
-		record->files = 0;
+		if (!__sync_lock_test_and_set(&record->files, 0))
+			__sync_fetch_and_add(&spare, -1);
 		return record;
 	}
 	empty = bpf_map_lookup_elem(&blank, &zero);
@@ -310,8 +321,24 @@ static __always_inline struct record *new_record(struct key *key)
 
 static __always_inline void forget(struct key *key)
 {
-	if (!bpf_map_delete_elem(&records, key))
+	struct record *record = bpf_map_lookup_elem(&records, key);
+
+	if (!record || !record->files)
+		return;
+	if (spare < MAX_SPARE) {
+		if (__sync_lock_test_and_set(&record->files, 0))
+			__sync_fetch_and_add(&spare, 1);
+	} else if (!bpf_map_delete_elem(&records, key)) {
 		ADD_TO(known, -1);
+	}
+}
+
+/* What is known of a target that was not removed. */
+static __always_inline struct record *find_record(struct key *key)
+{
+	struct record *record = bpf_map_lookup_elem(&records, key);
+
+	return record && record->files ? record : NULL;
 }
 
 static __always_inline struct epitem *item_of(struct hlist_node *node)

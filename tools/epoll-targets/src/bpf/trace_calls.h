@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* The hooks of trace.bpf.c: what is added, and which closing may leave it behind. */
+#include <bpf/bpf_tracing.h>
 
 #define EPOLL_CTL_ADD	1
 #define EPOLL_CTL_DEL	2
@@ -89,8 +90,7 @@ static __always_inline bool is_traced(struct config *cfg, struct task_struct *ta
 
 static __always_inline void after_ctl(const struct pt_regs *regs, long ret)
 {
-	int epfd = BPF_CORE_READ(regs, di), op = BPF_CORE_READ(regs, si);
-	int fd = BPF_CORE_READ(regs, dx);
+	int epfd = regs->di, op = regs->si, fd = regs->dx;
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct config *cfg = get_config();
 	struct files_struct *files;
@@ -133,7 +133,7 @@ static __always_inline void after_ctl(const struct pt_regs *regs, long ret)
 		event->efd = epfd;
 		set_who(&event->who, task, cfg);
 		set_stack(&event->stack, regs);
-		record = bpf_map_lookup_elem(&records, &key);
+		record = find_record(&key);
 		if (record)
 			copy_record(event, record);
 		bpf_ringbuf_submit(event, 0);
@@ -161,13 +161,18 @@ static __always_inline bool is_compat(void)
 	return task->thread_info.status & TS_COMPAT;
 }
 
-SEC("raw_tp/sys_exit")
-int exit_call(__u64 *ctx)
+SEC("tp_btf/sys_exit")
+int BPF_PROG(exit_call, const struct pt_regs *regs, long ret)
 {
-	const struct pt_regs *regs = (void *)ctx[0];
+	if (regs->orig_ax == NR_epoll_ctl && !is_compat())
+		after_ctl(regs, ret);
+	return 0;
+}
 
-	if (BPF_CORE_READ(regs, orig_ax) == NR_epoll_ctl && !is_compat())
-		after_ctl(regs, ctx[1]);
+SEC("fexit/__x64_sys_epoll_ctl")
+int BPF_PROG(exit_epoll_ctl, const struct pt_regs *regs, long ret)
+{
+	after_ctl(regs, ret);
 	return 0;
 }
 
@@ -234,7 +239,7 @@ static __always_inline void close_one(struct config *cfg, const struct files_str
 		}
 		if (key.fd != fd)
 			continue;
-		record = bpf_map_lookup_elem(&records, &key);
+		record = find_record(&key);
 		if (record && !record->left && record->files == (__u64)files)
 			left(cfg, &key, record, regs);
 	}
@@ -304,41 +309,57 @@ static __always_inline bool is_traced_now(struct config *cfg, struct task_struct
 	return bpf_map_lookup_elem(&traced, &tgid);
 }
 
-SEC("raw_tp/sys_enter")
-int enter_call(__u64 *ctx)
+static __always_inline void before_close(const struct pt_regs *regs, long nr)
 {
-	const struct pt_regs *regs = (void *)ctx[0];
-	struct task_struct *task;
-	struct config *cfg;
-	long nr = ctx[1];
-	__u32 fd;
+	struct config *cfg = get_config();
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 fd = regs->di;
 
-	if (nr != NR_close && nr != NR_dup2 && nr != NR_dup3 && nr != NR_close_range &&
-	    nr != NR_execve && nr != NR_execveat)
-		return 0;
-	cfg = get_config();
-	task = bpf_get_current_task_btf();
-	if (!cfg || is_compat() || !is_traced_now(cfg, task))
-		return 0;
-	fd = BPF_CORE_READ(regs, di);
+	if (!cfg || !is_traced_now(cfg, task))
+		return;
 	switch (nr) {
 	case NR_close:
 		close_one(cfg, task->files, fd, regs);
 		break;
 	case NR_dup2:
 	case NR_dup3:
-		if ((__u32)BPF_CORE_READ(regs, si) != fd)
-			close_one(cfg, task->files, BPF_CORE_READ(regs, si), regs);
+		if ((__u32)regs->si != fd)
+			close_one(cfg, task->files, regs->si, regs);
 		break;
 	case NR_close_range:
-		if (!(BPF_CORE_READ(regs, dx) & CLOSE_RANGE_CLOEXEC))
-			close_many(cfg, fd, BPF_CORE_READ(regs, si), false, regs);
+		if (!(regs->dx & CLOSE_RANGE_CLOEXEC))
+			close_many(cfg, fd, regs->si, false, regs);
 		break;
 	default:
 		close_many(cfg, 0, -1U, true, regs);
 	}
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(enter_call, const struct pt_regs *regs, long nr)
+{
+	if (nr != NR_close && nr != NR_dup2 && nr != NR_dup3 && nr != NR_close_range &&
+	    nr != NR_execve && nr != NR_execveat)
+		return 0;
+	if (!is_compat())
+		before_close(regs, nr);
 	return 0;
 }
+
+#define BEFORE(call)							\
+SEC("fentry/__x64_sys_" #call)						\
+int BPF_PROG(enter_##call, const struct pt_regs *regs)			\
+{									\
+	before_close(regs, NR_##call);					\
+	return 0;							\
+}
+
+BEFORE(close)
+BEFORE(dup2)
+BEFORE(dup3)
+BEFORE(close_range)
+BEFORE(execve)
+BEFORE(execveat)
 
 SEC("raw_tp/sched_process_fork")
 int on_fork(__u64 *ctx)

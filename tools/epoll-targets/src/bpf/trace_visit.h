@@ -178,7 +178,7 @@ static __always_inline void look_at_targets(struct task_struct *task, struct fil
 		generation = bpf_map_lookup_elem(&instances, &instance);
 		if (!generation || *generation != cfg->generation)
 			continue;
-		record = bpf_map_lookup_elem(&records, &key);
+		record = find_record(&key);
 		if (record) {
 			record->generation = cfg->generation;
 			if (!seed && record->left) {

@@ -40,6 +40,9 @@ char LICENSE[] SEC("license") = "GPL";
 /* How many instances are walked in one pass. */
 #define MAX_WANTED	(1 << 12)
 
+/* How many tables can be chosen. */
+#define MAX_CHOSEN	(1 << 10)
+
 /* Descriptors that are read at once. */
 #define BLOCK		32
 
@@ -49,11 +52,12 @@ char LICENSE[] SEC("license") = "GPL";
 
 enum tag {
 	TAG_NONE,		/* the rest of the chunk is empty */
-	TAG_TASK,		/* TGID << 32 | TID; table */
+	TAG_TASK,		/* TGID << 32 | TID; table; leader has another */
 	TAG_FD,			/* is epoll << 32 | FD; file */
 	TAG_INSTANCE,		/* FD; file */
 	TAG_TARGET,		/* TFD; file; data; EVENTS; epitem */
 	TAG_END,		/* whether the walk went astray */
+	TAG_THREAD,		/* is running; table; task; SWITCHES */
 };
 
 #define HEAD(tag, rest)	((__u64)(tag) << 56 | (rest))
@@ -71,7 +75,8 @@ struct control {
 	__u32 kinds;
 	/* in: how many instances there are to walk */
 	__u32 left;
-	__u32 pad;
+	/* in: whether to list only the chosen tables */
+	__u32 only;
 
 	/* out: words that are filled */
 	__u32 filled;
@@ -96,6 +101,7 @@ struct control {
 	__u64 stack[MAX_DEPTH];
 	/* The node that a loop has come to. */
 	__u64 node;
+	__u64 barrier;
 	/* The descriptors that are looked at, from next_fd on. */
 	__u64 block[BLOCK];
 };
@@ -121,6 +127,15 @@ struct {
 	__type(key, __u64);
 	__type(value, __u32);
 } tables SEC(".maps");
+
+/* The tables to list, if not all of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CHOSEN);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} chosen SEC(".maps");
 
 /* The epoll files to walk, by address, and the last pass in which that was done. */
 struct {
@@ -231,11 +246,8 @@ int list_tables(struct bpf_iter__task *ctx)
 	if (!ctl || !task || task->flags & PF_KTHREAD)
 		return 0;
 	table = task->files;
-	if (!table) {
-		if (task->flags & PF_EXITING && !task->exit_state)
-			ctl->exiting++;
+	if (!table)
 		return 0;
-	}
 	leader = task->group_leader;
 	if (leader != task) {
 		bpf_core_read(&of_leader, sizeof(of_leader), &leader->files);
@@ -243,14 +255,17 @@ int list_tables(struct bpf_iter__task *ctx)
 			return 0;
 	}
 	key = (__u64)table;
+	if (ctl->only && !bpf_map_lookup_elem(&chosen, &key))
+		return 0;
 	if (ctl->task != (__u64)task || ctl->table != key) {
 		if (is_full(ctl))
 			return 1;
-		out = room(ctl, 2);
+		out = room(ctl, 3);
 		if (!out)
 			return 1;
 		out[0] = HEAD(TAG_TASK, (__u64)vpid(leader) << 32 | (__u32)vpid(task));
 		out[1] = key;
+		out[2] = of_leader != NULL;
 		seen = bpf_map_lookup_elem(&tables, &key);
 		if (seen && *seen == ctl->pass)
 			return 0;
@@ -264,6 +279,47 @@ int list_tables(struct bpf_iter__task *ctx)
 	if (!ctl->done)
 		return 1;
 	ctl->task = 0;
+	return 0;
+}
+
+/*
+ * How often each task has left its CPU, except for the reader. One that is not running,
+ * here and when it is asked about again, has not run in between unless it has left its
+ * CPU once more.
+ */
+SEC("iter/task")
+int list_threads(struct bpf_iter__task *ctx)
+{
+	struct control *ctl = get_control();
+	struct task_struct *task = ctx->task;
+	struct files_struct *table;
+	__u64 running = 0;
+	__u64 *out;
+
+	if (!ctl || !task || task->flags & PF_KTHREAD)
+		return 0;
+	if (task == (void *)bpf_get_current_task_btf())
+		return 0;
+	table = task->files;
+	if (!table) {
+		if (task->flags & PF_EXITING && !task->exit_state)
+			ctl->exiting++;
+		return 0;
+	}
+	if (is_full(ctl))
+		return 1;
+	out = room(ctl, 4);
+	if (!out)
+		return 1;
+	/* With one CPU, it is the reader's. The size of the field depends on the kernel. */
+	if (bpf_core_field_exists(task->on_cpu))
+		running = BPF_CORE_READ_BITFIELD(task, on_cpu) != 0;
+	/* What is counted is read after that. */
+	__sync_fetch_and_add(&ctl->barrier, 1);
+	out[0] = HEAD(TAG_THREAD, running);
+	out[1] = (__u64)table;
+	out[2] = (__u64)task;
+	out[3] = task->nvcsw + task->nivcsw;
 	return 0;
 }
 

@@ -5,6 +5,7 @@
 mod again;
 mod ask;
 mod kinds;
+mod nobodys;
 mod pool;
 mod processes;
 
@@ -25,10 +26,6 @@ use processes::Listed;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
-
-/// How often a target must not be found, while nothing of its kind changes, to be
-/// orphaned.
-const QUIET: u32 = 3;
 
 /// How many new descriptors are compared one by one, rather than sorted; and how many
 /// targets are compared with all descriptors.
@@ -60,6 +57,8 @@ pub(super) struct ByKcmp<'a> {
     kinds: Kinds,
     /// Why not all processes can be seen.
     partial: Option<String>,
+    /// Until when to wait for processes that run.
+    patience: Option<Instant>,
 }
 
 impl<'a> ByKcmp<'a> {
@@ -80,6 +79,7 @@ impl<'a> ByKcmp<'a> {
             reader: Reader::start()?,
             kinds: Kinds::of_this_system()?,
             partial: visible::proc(),
+            patience: None,
         })
     }
 
@@ -191,37 +191,38 @@ impl<'a> ByKcmp<'a> {
         let mut each = FEW;
         // Links that were there in one look and not in another.
         let mut changed = HashSet::new();
-        for round in 1.. {
+        for _ in 0..ROUNDS {
             left.retain(|task| task.owner.is_none());
-            if left.is_empty() {
+            if left.is_empty() || !self.sees_all() {
                 break;
             }
             let state = self.check_pool()?;
             changed.extend(state.changed);
+            let mut is_over = state.held;
             for task in &mut left {
                 self.step(task, |this, task| this.ask_each(task, &state.loose))?;
-                if state.held {
-                    let moved = self.kinds.may_be_among(&task.target, &changed);
-                    if moved && each > 0 {
+                if !state.held {
+                    self.step(task, Self::search_pool)?;
+                } else if self.kinds.may_be_among(&task.target, &changed) {
+                    is_over = false;
+                    if each > 0 {
                         each -= 1;
                         self.step(task, |this, task| this.ask_each(task, &state.all))?;
                     }
-                    // Files that are exchanged can escape a search, and leave no trace.
-                    if !moved && self.sees_all() {
-                        self.step(task, Self::search_pool)?;
-                        if round >= QUIET {
-                            task.owner.get_or_insert(Owner::Orphaned);
-                        }
-                    }
-                } else {
-                    self.step(task, Self::search_pool)?;
                 }
-                if round == ROUNDS || !self.sees_all() {
-                    task.owner.get_or_insert(Owner::Unknown);
-                }
-                progress(&self.kernel, task);
+            }
+            if is_over {
+                break;
             }
         }
+        left.retain(|task| task.owner.is_none());
+        if !left.is_empty() && self.sees_all() {
+            self.find_nobodys(&mut left)?;
+        }
+        for task in left {
+            task.owner.get_or_insert(Owner::Unknown);
+        }
+        self.kernel.tell(Progress::Targets { done: total, total });
         Ok(())
     }
 

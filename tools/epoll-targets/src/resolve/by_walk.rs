@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Resolving targets with BPF programs that walk the interest lists.
+//! Resolving targets with BPF: with programs that walk the interest lists, or with the
+//! iterator of a module.
 //!
 //! The programs see lists that may change while they are read. So each list is read
 //! twice, and what fdinfo shows in between has to agree: a target that was in both, at
 //! one place with one file, was there all the time. The descriptors are listed between
 //! the two, so that one with the address of the target's file has that file.
+//!
+//! The iterator shows what is there, as it takes the mutex; but the list may change
+//! before the descriptors are listed, so that it is read twice, too.
 
 mod agree;
+mod items;
+mod lists;
 mod orphans;
 mod places;
 mod programs;
@@ -15,13 +21,15 @@ mod programs;
 use super::kernel::Kernel;
 use super::{
     Descriptor, Instance, Method, OWNERS, Owner, Progress, ROUNDS, Report, Resolver, Scope,
-    Skipped, TfdState, task, visible,
+    Skipped, TfdState, still, task, visible,
 };
-use crate::fdinfo::{Target, Targets};
+use crate::fdinfo::Target;
 use crate::kcmp::{self, Slot, Support};
-use crate::reader::{self, Reader};
+use crate::reader::Reader;
 use agree::{Candidate, agree};
-use places::{Holders, Places};
+use items::Items;
+use lists::Lists;
+use places::{Holders, Moment, Places};
 use programs::{File, Programs, Walk};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -46,33 +54,55 @@ pub(super) struct ByWalk<'a> {
     scope: Scope,
     search_all: bool,
     programs: Programs,
+    lists: Lists,
     reader: Reader,
     kernel: Kernel<'a>,
     partial: Option<String>,
+    skipped: Vec<Skipped>,
 }
 
 impl<'a> ByWalk<'a> {
+    /// With programs that walk the lists.
     pub(super) fn new(resolver: &'a mut Resolver<'_>) -> io::Result<Self> {
+        let mut programs = Programs::load()?;
+        programs.try_walk()?;
+        Self::with(resolver, programs, Lists::Walk)
+    }
+
+    /// With the iterator of the module.
+    pub(super) fn with_items(resolver: &'a mut Resolver<'_>) -> io::Result<Self> {
+        let items = Items::load()?;
+        let mut programs = Programs::load()?;
+        let walk = programs.try_walk().is_ok();
+        Self::with(resolver, programs, Lists::Items { items, walk })
+    }
+
+    fn with(resolver: &'a mut Resolver<'_>, programs: Programs, lists: Lists) -> io::Result<Self> {
         Ok(Self {
-            programs: Programs::load()?,
+            programs,
+            lists,
             reader: Reader::start()?,
             search_all: resolver.searches_all(),
             scope: resolver.scope.clone(),
             kernel: Kernel::new(&mut *resolver.progress),
             partial: visible::namespace(),
+            skipped: Vec::new(),
         })
     }
 
     pub(super) fn run(mut self) -> io::Result<Report> {
         let mut places = self.list()?;
-        let skipped = self.skipped(&places);
+        self.find_skipped(&places);
         let mut views = self.find_instances(&places);
         for round in 1..=ROUNDS {
             if round == 1 {
-                let walks = self.walk(&places, &views)?;
+                let walks = self.read_lists(&places, &mut views)?.walks;
                 take(&mut views, walks, |view, walk| view.walk = Some(walk));
             }
-            let shown = self.read_fdinfo(&places, &mut views);
+            let mut shown = match self.lists {
+                Lists::Walk => self.read_fdinfo(&places, &mut views),
+                Lists::Items { .. } => HashMap::new(),
+            };
             places = self.list()?;
             let holders = places.instances();
             views.retain_mut(|view| {
@@ -80,36 +110,43 @@ impl<'a> ByWalk<'a> {
                 // Closed meanwhile.
                 !view.holders.is_empty()
             });
-            let walks = self.walk(&places, &views)?;
-            self.join(&places, &mut views, shown, walks);
+            let read = self.read_lists(&places, &mut views)?;
+            shown.extend(read.shown);
+            self.join(&places, &mut views, shown, read.walks);
             if views.iter().all(|view| view.settled) {
                 break;
             }
         }
         self.compare_few(&places, &mut views);
         self.find_orphans(&places, &mut views)?;
-        Ok(self.report(places, views, skipped))
+        Ok(self.report(places, views))
     }
 
     fn list(&mut self) -> io::Result<Places> {
+        let before = self.moment()?;
         let listing = self.programs.list(true)?;
-        Ok(Places::new(listing, &self.scope, self.reader.pid()))
+        Ok(Places::new(before, listing, &self.scope, self.reader.pid()))
     }
 
-    /// The processes that were asked for and have no table.
-    fn skipped(&self, places: &Places) -> Vec<Skipped> {
-        let mut skipped = Vec::new();
+    fn moment(&mut self) -> io::Result<Moment> {
+        // First, so that there is none that was not seen as long as it is the same.
+        let newest = still::newest_task();
+        let switches = self.programs.switches()?;
+        Ok(Moment { newest, switches })
+    }
+
+    /// Finds the processes that were asked for and have no table.
+    fn find_skipped(&mut self, places: &Places) {
         let Scope::These(pids) = &self.scope else {
-            return skipped;
+            return;
         };
         let tasks = places.tables.iter().flat_map(|table| &table.tasks);
         let tasks: HashSet<i32> = tasks.flat_map(|task| [task.pid, task.tid]).collect();
         for &pid in pids.iter().filter(|pid| !tasks.contains(pid)) {
             if let Some(error) = visible::why_nothing(pid) {
-                task::skip(&mut skipped, pid, error);
+                task::skip(&mut self.skipped, pid, error);
             }
         }
-        skipped
     }
 
     fn find_instances(&self, places: &Places) -> Vec<View> {
@@ -125,52 +162,6 @@ impl<'a> ByWalk<'a> {
             settled: false,
         });
         views.collect()
-    }
-
-    /// Walks the instances that are not settled.
-    fn walk(&mut self, places: &Places, views: &[View]) -> io::Result<HashMap<File, Walk>> {
-        let mut instances: HashMap<i32, Vec<File>> = HashMap::new();
-        for view in views.iter().filter(|view| !view.settled) {
-            // The iterator begins at the lowest descriptor.
-            let Some(&(table, _)) = view.holders.iter().min_by_key(|holder| holder.1) else {
-                continue;
-            };
-            let process = places.tables[table].tasks[0].pid;
-            instances.entry(process).or_default().push(view.file);
-        }
-        if instances.is_empty() {
-            return Ok(HashMap::new());
-        }
-        self.programs.walk(&instances)
-    }
-
-    /// What fdinfo shows of the instances that are not settled.
-    fn read_fdinfo(&mut self, places: &Places, views: &mut [View]) -> HashMap<File, Vec<Target>> {
-        let mut shown = HashMap::new();
-        for view in views.iter_mut().filter(|view| !view.settled) {
-            if view.unconfirmed.is_some() {
-                continue;
-            }
-            for &(table, fd) in &view.holders {
-                let path = format!("/proc/{}/fdinfo/{fd}", places.task(table));
-                let content = match self.reader.read(&path) {
-                    Ok(content) => content,
-                    Err(error) if reader::is_held(&error) => {
-                        view.unconfirmed = Some(error.to_string());
-                        break;
-                    }
-                    // Closed, perhaps; another one may be open.
-                    Err(_) => continue,
-                };
-                let mut targets = Targets::new(&content[..]);
-                if let Ok(all) = targets.by_ref().collect() {
-                    view.id = targets.id();
-                    shown.insert(view.file, all);
-                    break;
-                }
-            }
-        }
-        shown
     }
 
     /// Puts together what was seen of the instances that are not settled.
@@ -247,7 +238,7 @@ impl<'a> ByWalk<'a> {
         }
     }
 
-    fn report(self, places: Places, views: Vec<View>, skipped: Vec<Skipped>) -> Report {
+    fn report(self, places: Places, views: Vec<View>) -> Report {
         let instances = views.into_iter().map(|view| {
             let mut all: Vec<(bool, Descriptor)> = Vec::new();
             for (table, fd) in view.holders {
@@ -275,11 +266,14 @@ impl<'a> ByWalk<'a> {
         let searched: Vec<usize> = searched.map(|(table, _)| table.open.len()).collect();
         Report {
             instances,
-            skipped,
+            skipped: self.skipped,
             tables: searched.len(),
             descriptors: searched.iter().sum(),
             calls: self.kernel.calls(),
-            method: Method::Walk,
+            method: match self.lists {
+                Lists::Walk => Method::Walk,
+                Lists::Items { .. } => Method::Bpf,
+            },
             partial: self.partial,
             ..Report::default()
         }

@@ -3,7 +3,9 @@
 //! The BPF programs of `bpf/trace.bpf.c` and their records.
 
 use crate::libbpf::{self, Aligned, FIRST, failed, quiet};
-use libbpf_rs::{ErrorKind, Iter, Link, Map, MapCore as _, Object, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{
+    ErrorKind, Iter, Link, Map, MapCore as _, MapFlags, Object, RingBuffer, RingBufferBuilder,
+};
 use std::cell::RefCell;
 use std::io::{self, Read as _};
 use std::os::fd::RawFd;
@@ -123,6 +125,22 @@ pub(super) struct RawCounts {
     pub(super) cut: u64,
 }
 
+impl RawCounts {
+    fn add(&mut self, other: &Self) {
+        // What is not known any more was counted down, on another CPU perhaps.
+        let add = |sum: &mut u64, other: u64| *sum = sum.wrapping_add(other);
+        add(&mut self.adds, other.adds);
+        add(&mut self.dels, other.dels);
+        add(&mut self.exists, other.exists);
+        add(&mut self.closes, other.closes);
+        add(&mut self.known, other.known);
+        add(&mut self.full, other.full);
+        add(&mut self.lost, other.lost);
+        add(&mut self.raced, other.raced);
+        add(&mut self.cut, other.cut);
+    }
+}
+
 /// `struct traced`
 #[derive(Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
@@ -161,6 +179,23 @@ const _: () = assert!(size_of::<Record>() == 56 + size_of::<RawStack>());
 const _: () = assert!(size_of::<RawEvent>() == 72 + size_of::<RawStack>() + size_of::<Record>());
 const _: () = assert!(size_of::<Config>() == 40 && size_of::<Found>() == 56);
 
+/// The programs that are attached to the functions of system calls, and what is attached
+/// in any case.
+const FUNCTIONS: [&str; 9] = [
+    "on_fork",
+    "on_exit",
+    "exit_epoll_ctl",
+    "enter_close",
+    "enter_dup2",
+    "enter_dup3",
+    "enter_close_range",
+    "enter_execve",
+    "enter_execveat",
+];
+
+/// Those that all calls pass.
+const TRACEPOINTS: [&str; 4] = ["on_fork", "on_exit", "exit_call", "enter_call"];
+
 /// The programs, loaded.
 pub(super) struct Programs {
     object: Object,
@@ -176,6 +211,23 @@ impl Programs {
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
         }
         libbpf::check()?;
+        if !hooks {
+            return Self::load_with(room, &[]);
+        }
+        // Not each kernel lets programs be attached to functions.
+        let functions = Self::load_with(room, &FUNCTIONS);
+        let functions = functions.and_then(|mut programs| {
+            programs.attach(&FUNCTIONS)?;
+            Ok(programs)
+        });
+        functions.or_else(|_| {
+            let mut programs = Self::load_with(room, &TRACEPOINTS)?;
+            programs.attach(&TRACEPOINTS)?;
+            Ok(programs)
+        })
+    }
+
+    fn load_with(room: u32, hooks: &[&str]) -> io::Result<Self> {
         let object = libbpf::load(&PROGRAMS.0, |object| {
             for mut map in object.maps_mut() {
                 if map.name() == "records" {
@@ -183,8 +235,9 @@ impl Programs {
                 }
             }
             for mut program in object.progs_mut() {
-                let is_iterator = program.name().to_string_lossy().starts_with("visit_");
-                program.set_autoload(hooks || is_iterator);
+                let name = program.name().to_string_lossy();
+                let is_wanted = name.starts_with("visit_") || hooks.iter().any(|h| *h == name);
+                program.set_autoload(is_wanted);
             }
             Ok(())
         });
@@ -218,8 +271,8 @@ impl Programs {
     }
 
     /// Begins to trace.
-    pub(super) fn attach(&mut self) -> io::Result<()> {
-        for program in ["on_fork", "on_exit", "exit_call", "enter_call"] {
+    fn attach(&mut self, hooks: &[&str]) -> io::Result<()> {
+        for program in hooks {
             let link = quiet(|| self.attach_one(program));
             let link = link.map_err(failed(format!("cannot attach the BPF program {program}")))?;
             self.links.push(link);
@@ -272,7 +325,15 @@ impl Programs {
     }
 
     pub(super) fn counts(&self) -> io::Result<RawCounts> {
-        Ok(self.read("counts", &FIRST)?.unwrap_or_default())
+        let counts = self.map("counts")?.lookup_percpu(&FIRST, MapFlags::ANY);
+        let counts = counts.map_err(failed("cannot read a BPF map"))?;
+        let mut sum = RawCounts::default();
+        for of_cpu in counts.iter().flatten() {
+            if let Ok(of_cpu) = RawCounts::read_from_bytes(of_cpu) {
+                sum.add(&of_cpu);
+            }
+        }
+        Ok(sum)
     }
 
     pub(super) fn record(&self, key: &Key) -> io::Result<Option<Record>> {

@@ -5,7 +5,7 @@
 
 use epoll_targets::kcmp::{self, Support};
 use epoll_targets::proc;
-use epoll_targets::resolve::{Descriptor, Instance, Method, Report, Resolver};
+use epoll_targets::resolve::{Descriptor, HAS_BPF, Instance, Method, Report, Resolver};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
@@ -16,6 +16,7 @@ use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Whether the kernel can; says so if not, past the capture of the test's output.
 pub fn can() -> bool {
@@ -37,6 +38,45 @@ pub fn method() -> Method {
         Ok(other) => panic!("EPOLL_RESOLVER={other}?"),
         Err(_) => Method::Auto,
     }
+}
+
+/// Held by each test: what others open and close is not to get in the way.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The methods that work here. Where one is what the tests are to be run with, it is no
+/// excuse that it does not.
+pub fn methods() -> (MutexGuard<'static, ()>, Vec<Method>) {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = match self::method() {
+        Method::Auto if has_items() => vec![Method::Walk, Method::Bpf, Method::Kcmp],
+        Method::Auto => vec![Method::Walk, Method::Kcmp],
+        method => vec![method],
+    };
+    let works = |method: &Method| match Resolver::new([pid()]).method(*method).resolve() {
+        Ok(_) => true,
+        Err(error) if self::method() == *method => panic!("{error}"),
+        Err(error) => {
+            // Past the capture of the test's output.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: {method:?}: {error}");
+            assert!(*method != Method::Walk || !HAS_BPF || !is_root() || !has_types());
+            false
+        }
+    };
+    (alone, all.into_iter().filter(works).collect())
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether the module with the BPF iterator is loaded.
+fn has_items() -> bool {
+    HAS_BPF && std::fs::exists("/sys/module/epoll_iter").unwrap()
+}
+
+/// Whether the kernel has what BPF needs.
+fn has_types() -> bool {
+    std::fs::exists("/sys/kernel/btf/vmlinux").unwrap()
 }
 
 /// Whether that is the resolver that walks.

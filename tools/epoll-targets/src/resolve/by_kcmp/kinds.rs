@@ -14,6 +14,21 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 
+/// What a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A socket, and its inode.
+    Socket(u64),
+    /// A pipe, and its inode.
+    Pipe(u64),
+    /// A file whose name the kernel made up, such as an eventfd.
+    Anonymous,
+    /// Of another file system.
+    Other,
+    /// The kernel does not show its inode.
+    Unknown,
+}
+
 /// The devices of the kernel's own file systems, as major and minor numbers.
 pub(super) struct Kinds {
     sockets: (u32, u32),
@@ -37,11 +52,25 @@ impl Kinds {
         })
     }
 
+    pub(super) fn of(&self, target: &Target) -> Kind {
+        let Some(Inode { ino, major, minor }) = target.inode else {
+            return Kind::Unknown;
+        };
+        match (major, minor) {
+            device if device == self.sockets => Kind::Socket(ino),
+            device if device == self.pipes => Kind::Pipe(ino),
+            device if device == self.anonymous => Kind::Anonymous,
+            _ => Kind::Other,
+        }
+    }
+
     /// The number of a socket's inode, which is that of no other open file: a socket
     /// cannot be opened again.
     pub(super) fn socket(&self, target: &Target) -> Option<u64> {
-        let Inode { ino, major, minor } = target.inode?;
-        ((major, minor) == self.sockets).then_some(ino)
+        match self.of(target) {
+            Kind::Socket(ino) => Some(ino),
+            _ => None,
+        }
     }
 
     /// Whether one of these links can be that of the target.
@@ -50,18 +79,20 @@ impl Kinds {
     }
 
     fn may_be(&self, target: &Target, link: &OsStr) -> bool {
-        let Some(Inode { ino, major, minor }) = target.inode else {
-            return true;
-        };
-        let device = (major, minor);
+        let bytes = link.as_bytes();
+        let kind = self.of(target);
         match proc::linked_inode(link) {
-            // A file can have such a name, too.
-            Some(linked) if link.as_bytes().starts_with(b"socket:[") => {
-                device == self.sockets && linked == ino
+            Some(linked) if bytes.starts_with(b"socket:[") => {
+                matches!(kind, Kind::Socket(ino) if ino == linked) || kind == Kind::Unknown
             }
-            Some(linked) => device == self.pipes && linked == ino,
-            None if link.as_bytes().starts_with(b"anon_inode:") => device == self.anonymous,
-            None => ![self.sockets, self.pipes, self.anonymous].contains(&device),
+            Some(linked) => {
+                matches!(kind, Kind::Pipe(ino) if ino == linked) || kind == Kind::Unknown
+            }
+            // Some file systems, such as that of pidfds, use such names as well.
+            None if bytes.starts_with(b"anon_inode:") => {
+                !matches!(kind, Kind::Socket(_) | Kind::Pipe(_))
+            }
+            None => matches!(kind, Kind::Other | Kind::Unknown),
         }
     }
 }
@@ -97,7 +128,7 @@ mod tests {
         assert_eq!(may_be("socket:[7]"), [true, false, false, false]);
         assert_eq!(may_be("socket:[8]"), [false; 4]);
         assert_eq!(may_be("pipe:[7]"), [false, true, false, false]);
-        assert_eq!(may_be("anon_inode:[eventfd]"), [false, false, true, false]);
+        assert_eq!(may_be("anon_inode:[eventfd]"), [false, false, true, true]);
         assert_eq!(may_be("/dev/null"), [false, false, false, true]);
         assert_eq!(kinds.socket(&target(8, 7)), Some(7));
         assert_eq!(kinds.socket(&target(14, 7)), None);

@@ -37,7 +37,7 @@ impl Table<Listed> {
 }
 
 /// Lists the descriptors of a process.
-fn list(pid: i32) -> io::Result<Links> {
+pub(super) fn list(pid: i32) -> io::Result<Links> {
     let mut links = Links::new();
     for fd in proc::fds(pid)? {
         match proc::link(pid, fd) {

@@ -4,16 +4,17 @@
 
 use super::agree::Candidate;
 use super::places::Places;
-use super::programs::{File, Identity, Place, Seen};
+use super::programs::{File, Identity, Place, Seen, Switches, TableId, Threads};
 use super::{ByWalk, View};
 use crate::descriptor::Descriptor;
-use crate::resolve::{Owner, ROUNDS};
+use crate::resolve::{Owner, ROUNDS, still};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How often in a row no descriptor of a file must be found for it to be orphaned. A
-/// file that is moved from one descriptor to the other can escape a single look.
+/// How often in a row no descriptor of a file must be found for it to be orphaned, if
+/// processes run all the time. A file that is moved from one descriptor to the other can
+/// escape a single look.
 const LOOKS: u32 = 32;
 
 /// How often descriptors are looked at for that at all.
@@ -31,7 +32,11 @@ impl Candidate {
 
 impl ByWalk<'_> {
     /// Finds out which targets without an owner are orphaned.
-    pub(super) fn find_orphans(&mut self, places: &Places, views: &mut [View]) -> io::Result<()> {
+    pub(super) fn find_orphans(
+        &mut self,
+        places: &Places,
+        views: &mut Vec<View>,
+    ) -> io::Result<()> {
         let suspects = views.iter().flat_map(|view| &view.targets);
         let suspects = suspects.filter(|c| c.is_suspect()).filter_map(|c| c.seen);
         let mut found: HashMap<File, Option<Place>> =
@@ -39,9 +44,9 @@ impl ByWalk<'_> {
         if found.is_empty() {
             return Ok(());
         }
-        let certain = self.search(&mut found)?;
+        let certain = self.search(places, &mut found)? && self.partial.is_none();
         // The addresses mean something only if the targets are still there.
-        for view in &mut *views {
+        for view in views.iter_mut() {
             view.settled = !view.targets.iter().any(Candidate::is_suspect);
         }
         let mut there = self.still_there(places, views)?;
@@ -55,13 +60,11 @@ impl ByWalk<'_> {
                     continue;
                 }
                 candidate.owners_total = None;
-                if let Some(Some(Place { pid, tid, fd })) = place {
+                if let Some(Some(place)) = place {
+                    let Place { pid, tid, fd, .. } = place;
                     let is_known = |pid| places.names.iter().flatten().any(|&n| n == pid);
-                    let pid = if tid != pid && is_known(tid) {
-                        tid
-                    } else {
-                        pid
-                    };
+                    let is_own = tid != pid && (place.is_own || is_known(tid));
+                    let pid = if is_own { tid } else { pid };
                     candidate.owner = Owner::Others(vec![Descriptor { pid, fd }]);
                 }
             }
@@ -69,22 +72,54 @@ impl ByWalk<'_> {
         Ok(())
     }
 
-    /// Looks for descriptors of files until no more are found. Returns whether all
-    /// descriptors could be seen.
-    fn search(&mut self, found: &mut HashMap<File, Option<Place>>) -> io::Result<bool> {
+    /// Looks for descriptors of files. Returns whether those that have none were nobody's
+    /// at some moment since descriptors were listed.
+    ///
+    /// A table of descriptors is only changed by the threads that have it. So if none of
+    /// them has run since it was listed, it is not looked at again; and if that is true
+    /// of all tables at one moment, that is the moment.
+    fn search(
+        &mut self,
+        places: &Places,
+        found: &mut HashMap<File, Option<Place>>,
+    ) -> io::Result<bool> {
         let begin = Instant::now();
-        let (mut quiet, mut known, mut exiting) = (0, 0, 0);
-        for _ in 0..MOST_LOOKS {
-            exiting = self.programs.find(found)?;
-            let now = found.values().flatten().count();
-            quiet = if now > known { 0 } else { quiet + 1 };
-            known = now;
-            let waits = exiting > 0 && begin.elapsed() < EXITING;
-            if quiet >= LOOKS && !waits {
-                break;
+        // The threads of tables in which nothing was found, when they were not running.
+        let mut calm: HashMap<TableId, Threads> = HashMap::new();
+        let take = |calm: &mut HashMap<_, _>, tables: &[TableId], at: &Switches| {
+            for &table in tables {
+                let threads = at.tables.get(&table).filter(|threads| !threads.run);
+                calm.extend(threads.map(|threads| (table, threads.clone())));
             }
+        };
+        take(&mut calm, &places.listed, &places.before.switches);
+        let mut before = None;
+        let (mut quiet, mut known) = (0, 0);
+        for _ in 0..MOST_LOOKS {
+            let now = self.moment()?;
+            calm.retain(|table, threads| now.switches.tables.get(table) == Some(threads));
+            let start = before.as_ref().unwrap_or(&places.before);
+            let mut all = start.switches.tables.keys();
+            // Otherwise a task could have had a file and handed it to a new one.
+            let none_new = start.newest.is_some() && start.newest == still::newest_task();
+            let exiting = now.switches.exiting > 0;
+            if none_new && !exiting && all.all(|table| calm.contains_key(table)) {
+                return Ok(true);
+            }
+            let waits = exiting && begin.elapsed() < EXITING;
+            if quiet >= LOOKS && !waits {
+                return Ok(!exiting);
+            }
+            let tables = now.switches.tables.keys().copied();
+            let others: Vec<_> = tables.filter(|table| !calm.contains_key(table)).collect();
+            self.programs.find(found, &others)?;
+            let seen = found.values().flatten().count();
+            quiet = if seen > known { 0 } else { quiet + 1 };
+            known = seen;
+            take(&mut calm, &others, &now.switches);
+            before = Some(now);
         }
-        Ok(quiet >= LOOKS && exiting == 0 && self.partial.is_none())
+        Ok(false)
     }
 
     /// The targets of the instances that are not settled. A walk can miss one while
@@ -92,11 +127,11 @@ impl ByWalk<'_> {
     fn still_there(
         &mut self,
         places: &Places,
-        views: &[View],
+        views: &mut Vec<View>,
     ) -> io::Result<HashMap<File, HashSet<Identity>>> {
         let mut there: HashMap<File, HashSet<Identity>> = HashMap::new();
         for _ in 0..ROUNDS {
-            for (file, walk) in self.walk(places, views)? {
+            for (file, walk) in self.read_lists(places, views)?.walks {
                 let seen = walk.targets.iter().map(Seen::identity);
                 there.entry(file).or_default().extend(seen);
             }

@@ -3,7 +3,7 @@
 //! The descriptors of all tasks, and who has the files of targets.
 
 use super::agree::Candidate;
-use super::programs::{File, Listing, Seen, Table};
+use super::programs::{File, Listing, Seen, Switches, Table, TableId};
 use super::{OWNERS, View};
 use crate::descriptor::Descriptor;
 use crate::proc;
@@ -11,8 +11,18 @@ use crate::resolve::{Owner, Resolved, Scope, TfdState};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
 
+/// The threads, and the newest of them, at some time.
+pub(super) struct Moment {
+    pub(super) newest: Option<u64>,
+    pub(super) switches: Switches,
+}
+
 /// The tables of a listing, by number, with what is needed of them.
 pub(super) struct Places {
+    /// What was there before the listing.
+    pub(super) before: Moment,
+    /// All tables that were listed.
+    pub(super) listed: Vec<TableId>,
     pub(super) tables: Vec<Table>,
     /// The ids by which each table is known, the first of which stands for all.
     pub(super) names: Vec<Vec<i32>>,
@@ -21,8 +31,14 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new(listing: Listing, scope: &Scope, without: Option<i32>) -> Self {
+    pub(super) fn new(
+        before: Moment,
+        listing: Listing,
+        scope: &Scope,
+        without: Option<i32>,
+    ) -> Self {
         let mut tables = listing.tables;
+        let listed = tables.iter().map(|table| table.id).collect();
         tables.retain(|t| !t.tasks.is_empty() && !t.tasks.iter().all(|t| Some(t.pid) == without));
         let mut tables_of: HashMap<i32, usize> = HashMap::new();
         let mut leaders = HashSet::new();
@@ -58,6 +74,8 @@ impl Places {
         });
         let given = given.collect();
         Self {
+            before,
+            listed,
             tables,
             names,
             given,

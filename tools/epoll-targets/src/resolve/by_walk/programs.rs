@@ -24,6 +24,12 @@ static PROGRAMS: &Aligned<[u8]> =
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct File(u64);
 
+impl File {
+    pub(super) fn new(address: u64) -> Self {
+        Self(address)
+    }
+}
+
 /// The address of a target in the kernel. The same holds for it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Epitem(u64);
@@ -41,8 +47,13 @@ pub(super) struct TableOf {
     pub(super) tid: i32,
 }
 
+/// The address of a descriptor table in the kernel. The same holds for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct TableId(u64);
+
 /// A descriptor table.
 pub(super) struct Table {
+    pub(super) id: TableId,
     pub(super) tasks: Vec<TableOf>,
     /// Its descriptors, ascending.
     pub(super) open: Vec<(RawFd, File)>,
@@ -54,7 +65,21 @@ pub(super) struct Table {
 #[derive(Default)]
 pub(super) struct Listing {
     pub(super) tables: Vec<Table>,
-    /// How many tasks are giving up their descriptors, which were not listed.
+}
+
+/// How often each thread that has a table has left its CPU, by addresses.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Threads {
+    switches: Vec<(u64, u64)>,
+    /// Whether one of them was running.
+    pub(super) run: bool,
+}
+
+/// All threads, except for the one that calls.
+#[derive(Default)]
+pub(super) struct Switches {
+    pub(super) tables: HashMap<TableId, Threads>,
+    /// How many are giving up their descriptors.
     pub(super) exiting: u32,
 }
 
@@ -63,6 +88,8 @@ pub(super) struct Listing {
 pub(super) struct Place {
     pub(super) pid: i32,
     pub(super) tid: i32,
+    /// The table is that of a thread, and its process has another one.
+    pub(super) is_own: bool,
     pub(super) fd: RawFd,
 }
 
@@ -77,6 +104,16 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    pub(super) fn new(tfd: RawFd, file: File, epitem: u64, events: u32, data: u64) -> Self {
+        Self {
+            tfd,
+            file,
+            epitem: Epitem(epitem),
+            events,
+            data,
+        }
+    }
+
     /// What does not change as long as the target is there.
     pub(super) fn identity(&self) -> Identity {
         (self.tfd, self.file, self.epitem)
@@ -92,13 +129,16 @@ pub(super) struct Walk {
 }
 
 /// The words of `struct control` that only the programs use.
-const STATE: usize = 105;
+const STATE: usize = 106;
 
 /// How many words a chunk of the output has: `CHUNK_WORDS`.
 const CHUNK: usize = 1 << 11;
 
 /// How many instances are walked in one pass: `MAX_WANTED`.
 const MAX_WANTED: usize = 1 << 12;
+
+/// How many tables can be chosen: `MAX_CHOSEN`.
+const MAX_CHOSEN: usize = 1 << 10;
 
 /// `struct control` without what only the programs use.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes)]
@@ -110,7 +150,7 @@ struct Control {
     pass: u32,
     kinds: u32,
     left: u32,
-    _pad: u32,
+    only: u32,
     filled: u32,
     exiting: u32,
     learned: u64,
@@ -123,6 +163,7 @@ enum Tag {
     Instance,
     Target,
     End,
+    Thread,
 }
 
 /// Splits output into records: tag, the rest of the first word, the other words.
@@ -130,11 +171,12 @@ fn records(mut words: &[u64]) -> impl Iterator<Item = (Tag, u64, &[u64])> {
     std::iter::from_fn(move || {
         let (&head, rest) = words.split_first()?;
         let (tag, more) = match head >> 56 {
-            1 => (Tag::Task, 1),
+            1 => (Tag::Task, 2),
             2 => (Tag::Fd, 1),
             3 => (Tag::Instance, 1),
             4 => (Tag::Target, 4),
             5 => (Tag::End, 0),
+            6 => (Tag::Thread, 3),
             _ => return None,
         };
         let (record, rest) = rest.split_at_checked(more)?;
@@ -204,7 +246,7 @@ impl Sample {
 }
 
 impl Programs {
-    /// Loads the programs, and tries them on an instance of this process.
+    /// Loads the programs.
     pub(super) fn load() -> io::Result<Self> {
         check()?;
         let object = libbpf::load(&PROGRAMS.0, |_| Ok(()));
@@ -216,14 +258,17 @@ impl Programs {
         if programs.map("control")?.value_size() as usize != size_of::<Control>() {
             return Err(io::Error::other("the BPF programs are of another version"));
         }
-        let sample = Sample::new()?;
-        programs.learn(&sample)?;
-        if !programs.is_right(&sample)? {
-            return Err(unsupported(
-                "the kernel's interest lists are not as expected",
-            ));
-        }
+        programs.learn(&Sample::new()?)?;
         Ok(programs)
+    }
+
+    /// Tries them on an instance of this process: do they follow interest lists?
+    pub(super) fn try_walk(&mut self) -> io::Result<()> {
+        if self.is_right(&Sample::new()?)? {
+            return Ok(());
+        }
+        let why = "the kernel's interest lists are not as expected";
+        Err(unsupported(why))
     }
 
     fn learn(&mut self, sample: &Sample) -> io::Result<()> {
@@ -363,6 +408,7 @@ impl Programs {
                         current = (table == next).then_some(table);
                         if current.is_some() {
                             listing.tables.push(Table {
+                                id: TableId(rest[0]),
                                 tasks: Vec::new(),
                                 open: Vec::new(),
                                 instances: Vec::new(),
@@ -388,31 +434,69 @@ impl Programs {
                 }
             }
         })?;
-        listing.exiting = self.control.exiting;
         Ok(listing)
     }
 
-    /// Looks for descriptors of files, and notes one for each that it finds. Returns
-    /// how many tasks are giving up their descriptors.
-    pub(super) fn find(&mut self, files: &mut HashMap<File, Option<Place>>) -> io::Result<u32> {
+    /// How often threads have left their CPUs.
+    pub(super) fn switches(&mut self) -> io::Result<Switches> {
+        let mut switches = Switches::default();
+        self.run("list_threads", bpf_iter_link_info::default(), |words| {
+            for (tag, head, rest) in records(words) {
+                if let Tag::Thread = tag {
+                    let of_table = switches.tables.entry(TableId(rest[0])).or_default();
+                    of_table.run |= head != 0;
+                    of_table.switches.push((rest[1], rest[2]));
+                }
+            }
+        })?;
+        switches.exiting = self.control.exiting;
+        Ok(switches)
+    }
+
+    /// Looks for descriptors of files in these tables, and notes one for each that it
+    /// finds.
+    pub(super) fn find(
+        &mut self,
+        files: &mut HashMap<File, Option<Place>>,
+        tables: &[TableId],
+    ) -> io::Result<()> {
+        let only = tables.len() <= MAX_CHOSEN;
+        let tables = if only { tables } else { &[] };
+        let chosen = self.map("chosen")?;
+        for table in tables {
+            libbpf::write(&chosen, &table.0.to_ne_bytes(), &[0; 4])?;
+        }
         self.control.kinds = 0;
-        let mut task = (0, 0);
-        self.run("list_tables", bpf_iter_link_info::default(), |words| {
+        self.control.only = only.into();
+        let mut task = (0, 0, false);
+        let result = self.run("list_tables", bpf_iter_link_info::default(), |words| {
             for (tag, head, rest) in records(words) {
                 match tag {
-                    Tag::Task => task = ((head >> 32) as i32, head as i32),
+                    Tag::Task => task = ((head >> 32) as i32, head as i32, rest[1] != 0),
                     Tag::Fd => {
                         if let Some(found) = files.get_mut(&File(rest[0])) {
-                            let (pid, tid) = task;
+                            let (pid, tid, is_own) = task;
                             let fd = head as i32;
-                            *found = Some(Place { pid, tid, fd });
+                            let place = Place {
+                                pid,
+                                tid,
+                                is_own,
+                                fd,
+                            };
+                            *found = Some(place);
                         }
                     }
                     _ => {}
                 }
             }
-        })?;
-        Ok(self.control.exiting)
+        });
+        self.control.only = 0;
+        let chosen = self.map("chosen")?;
+        for table in tables {
+            // There is nothing to do if it fails.
+            let _ = chosen.delete(&table.0.to_ne_bytes());
+        }
+        result
     }
 
     /// Walks the interest lists of instances, each of which a process has open.
@@ -455,13 +539,9 @@ impl Programs {
                     Tag::Instance => current = Some((File(rest[0]), Walk::default())),
                     Tag::Target => {
                         if let Some((_, walk)) = &mut current {
-                            walk.targets.push(Seen {
-                                tfd: head as RawFd,
-                                file: File(rest[0]),
-                                data: rest[1],
-                                events: rest[2] as u32,
-                                epitem: Epitem(rest[3]),
-                            });
+                            let (tfd, file, events) = (head as RawFd, rest[0], rest[2] as u32);
+                            let seen = Seen::new(tfd, File(file), rest[3], events, rest[1]);
+                            walk.targets.push(seen);
                         }
                     }
                     Tag::End => {
@@ -508,16 +588,6 @@ impl Table {
 
 #[cfg(test)]
 impl Seen {
-    pub(super) fn new(tfd: RawFd, file: u64, epitem: u64) -> Self {
-        Self {
-            tfd,
-            file: File(file),
-            epitem: Epitem(epitem),
-            events: 1,
-            data: 0,
-        }
-    }
-
     pub(super) fn address(&self) -> u64 {
         self.file.0
     }

@@ -2,6 +2,7 @@
 
 //! What two walks and fdinfo say together.
 
+use super::super::programs::File;
 use super::*;
 use crate::fdinfo::Targets;
 
@@ -9,7 +10,7 @@ fn walk(targets: &[(RawFd, u64, u64)]) -> Walk {
     let targets = targets.iter();
     Walk {
         targets: targets
-            .map(|&(tfd, file, epitem)| Seen::new(tfd, file, epitem))
+            .map(|&(tfd, file, epitem)| Seen::new(tfd, File::new(file), epitem, 1, 0))
             .collect(),
         whole: true,
     }
