@@ -103,7 +103,7 @@ series() {
 	IMAGE=arch/x86/boot/bzImage
 	case $KERNEL in
 	stock) SERIES=() ;;
-	um) ARCH=um IMAGE=linux ;;
+	um | um-fuzz) ARCH=um IMAGE=linux ;;
 	distro-*) SERIES=() IMAGE=vmlinuz ;;
 	esac
 }
