@@ -3,6 +3,7 @@
 //! Addresses of sockets, from `/proc/PID/net`.
 
 use epoll_cli::text::quoted;
+use epoll_targets::unix_diag::{self, Connection};
 use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,14 +25,18 @@ impl Sockets {
     pub fn addresses(&mut self, pid: i32, link: &str) -> Option<String> {
         let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?;
         let inode: u64 = inode.parse().ok()?;
-        let namespace = self.namespaces.entry(pid).or_insert_with(|| {
-            let link = fs::read_link(format!("/proc/{pid}/ns/net"));
-            link.map_or_else(|_| pid.to_string(), |link| link.display().to_string())
-        });
-        let namespace = namespace.clone();
+        let of = self.namespaces.entry(pid);
+        let of = of.or_insert_with(|| namespace(pid).unwrap_or_else(|| pid.to_string()));
+        let namespace = of.clone();
         let known = self.addresses.entry(namespace).or_insert_with(|| read(pid));
         known.get(&inode).cloned()
     }
+}
+
+/// The network namespace of a process.
+fn namespace(pid: i32) -> Option<String> {
+    let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    Some(link.display().to_string())
 }
 
 fn read(pid: i32) -> HashMap<u64, String> {
@@ -42,7 +47,12 @@ fn read(pid: i32) -> HashMap<u64, String> {
         addresses.extend(text.lines().skip(1).filter_map(|line| inet(protocol, line)));
     }
     let text = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-    addresses.extend(text.split(|&byte| byte == b'\n').skip(1).filter_map(unix));
+    let lines = text.split(|&byte| byte == b'\n').skip(1);
+    let names: HashMap<u64, String> = lines.filter_map(unix).collect();
+    // Only those of our own namespace can be asked for.
+    let is_ours = namespace(pid).is_some_and(|of| Some(of) == namespace(std::process::id() as i32));
+    let peers = is_ours.then(|| unix_diag::sockets().ok()).flatten();
+    addresses.extend(connected(&names, &peers.unwrap_or_default()));
     for (name, column) in [("packet", 8), ("netlink", 9)] {
         let text = fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
         let inodes = text.lines().skip(1).filter_map(|line| {
@@ -102,7 +112,30 @@ fn unix(line: &[u8]) -> Option<(u64, String)> {
     }
     let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
     let name = rest.strip_prefix(b" ").filter(|name| !name.is_empty())?;
-    Some((inode, format!("unix {}", quoted(name))))
+    Some((inode, quoted(name)))
+}
+
+/// The names of unix sockets and of their peers, or what their links would be.
+fn connected(
+    names: &HashMap<u64, String>,
+    peers: &HashMap<u32, Connection>,
+) -> HashMap<u64, String> {
+    let mut texts: HashMap<u64, String> = HashMap::new();
+    for (&inode, name) in names {
+        texts.insert(inode, format!("unix {name}"));
+    }
+    for (&inode, connection) in peers {
+        let Some(peer) = connection.peer.map(u64::from) else {
+            continue;
+        };
+        let text = texts.entry(inode.into()).or_insert_with(|| "unix".into());
+        match (peer, names.get(&peer)) {
+            (0, _) => text.push_str(", peer closed"),
+            (_, Some(name)) => *text += &format!(" to {name}"),
+            _ => *text += &format!(" to socket:[{peer}]"),
+        }
+    }
+    texts
 }
 
 #[cfg(test)]
@@ -141,10 +174,31 @@ mod tests {
     #[test]
     fn names_of_unix_sockets_may_have_blanks() {
         let line = b"0000000000000000: 00000002 00000000 00010000 0001 01 4711 /run/a b";
-        assert_eq!(unix(line), Some((4711, "unix \"/run/a b\"".into())));
+        assert_eq!(unix(line), Some((4711, "\"/run/a b\"".into())));
         let line = b"0000000000000000: 00000002 00000000 00010000 0001 01     1 @/tmp/x";
-        assert_eq!(unix(line), Some((1, "unix @/tmp/x".into())));
+        assert_eq!(unix(line), Some((1, "@/tmp/x".into())));
         let unnamed = b"0000000000000000: 00000002 00000000 00010000 0001 01 4711";
         assert_eq!(unix(unnamed), None);
+    }
+
+    #[test]
+    fn peers_of_unix_sockets() {
+        use rustix::fs::fstat;
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let flags = SocketFlags::CLOEXEC;
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let [a, b] = [&a, &b].map(|socket| fstat(socket).unwrap().st_ino);
+        let Ok(peers) = unix_diag::sockets() else {
+            eprintln!("skipped: this kernel does not tell the peers of unix sockets");
+            return;
+        };
+        let text = |names: &[(u64, &str)]| {
+            let names = names.iter().map(|&(inode, name)| (inode, name.to_owned()));
+            connected(&names.collect(), &peers).remove(&a)
+        };
+        assert_eq!(text(&[]), Some(format!("unix to socket:[{b}]")));
+        assert_eq!(text(&[(b, "/run/x")]).as_deref(), Some("unix to /run/x"));
+        let both = [(a, "/run/y"), (b, "/run/x")];
+        assert_eq!(text(&both).as_deref(), Some("unix /run/y to /run/x"));
     }
 }
