@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the handlers of `kcmp(KCMP_EPOLL_TFD)` cost, and what they cost others; what
-//! the BPF iterator for epoll instances costs; what checkpoints cost.
+//! the BPF iterator for epoll instances costs; what checkpoints cost; what `lsepoll` costs.
 //! `Documentation/benchmarks.rst` says what is measured, and how it is written
 //! down.
 
@@ -49,6 +49,16 @@ enum Command {
         place: measure::Place,
         targets: usize,
     },
+    /// Be a process that has targets of an inherited epoll instance, for `measure`
+    #[command(hide = true)]
+    HavePart {
+        files: measure::Files,
+        targets: usize,
+        set: i32,
+    },
+    /// Be an event loop, for `measure`
+    #[command(hide = true)]
+    HaveLoop { targets: usize, cpu: usize },
 }
 
 fn main() -> ExitCode {
@@ -56,6 +66,12 @@ fn main() -> ExitCode {
         Command::Measure(options) => measure::run(&options),
         Command::Report { paths, svg } => report::run(&paths, svg.as_deref()),
         Command::HaveSet { place, targets } => measure::have_set(place, targets),
+        Command::HavePart {
+            files,
+            targets,
+            set,
+        } => measure::have_part(files, targets, set),
+        Command::HaveLoop { targets, cpu } => measure::have_loop(targets, cpu),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,6 +48,8 @@ pub enum Suite {
     Iterate,
     /// Time to find the owners of the targets of a process's epoll instance, and to restore one
     Checkpoint,
+    /// What lsepoll costs on this kernel as it is, beside lsfd and lsof
+    Stock,
 }
 
 /// What was timed.
@@ -76,6 +78,13 @@ pub enum What {
     Checkpoint,
     /// All targets added to an empty set, divided likewise.
     Restore,
+    /// A whole command: of targets at the descriptors that they were added by, of those
+    /// at others, and of those that nobody has.
+    ListSame,
+    ListMoved,
+    ListOrphaned,
+    /// One of an event loop, on average, while somebody looks.
+    Iteration,
 }
 
 /// The kernel, or the interface, that was timed.
@@ -121,6 +130,13 @@ pub enum Variant {
     EpollCrDescribe,
     /// As many `EPOLL_CTL_ADD`.
     CtlAdd,
+    /// `lsepoll` as it is, and with kcmp(2).
+    Lsepoll,
+    LsepollKcmp,
+    Lsfd,
+    Lsof,
+    /// Somebody who does not look keeps another processor busy.
+    Busy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

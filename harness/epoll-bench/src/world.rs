@@ -141,7 +141,7 @@ impl Set {
 pub fn allow_descriptors(count: usize) -> Result<()> {
     let wanted = count as u64 + 4096;
     raise("/proc/sys/fs/nr_open", wanted)?;
-    raise("/proc/sys/fs/epoll/max_user_watches", wanted)?;
+    allow_watches(count)?;
     let now = getrlimit(Resource::Nofile);
     let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= wanted);
     if !enough(now.current) {
@@ -158,6 +158,11 @@ pub fn allow_descriptors(count: usize) -> Result<()> {
             .with_context(|| format!("may not have {wanted} descriptors open: run this as root"))?;
     }
     Ok(())
+}
+
+/// So many targets in all.
+pub fn allow_watches(count: usize) -> Result<()> {
+    raise("/proc/sys/fs/epoll/max_user_watches", count as u64 + 4096)
 }
 
 fn raise(file: &str, wanted: u64) -> Result<()> {

@@ -5,34 +5,48 @@
 //! A table is printed row by row, so that a large one need not be in memory: first
 //! [`measure`](Table::measure) each row, then print the [`head`](Table::head) and
 //! each [`row`](Table::row). For a small one, [`print`](Table::print) does all that.
-//! The last column is neither padded nor measured; it can be made to
-//! [fit](Table::fit) a terminal.
+//! The last column is neither padded nor measured. If lines are to
+//! [fit](Table::fit) a terminal, what does not is printed on lines of its own: nothing
+//! is cut, so that two long names never look the same.
 
 use anstyle::Style;
 use std::io::{self, Write};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// What the last column gets at least, though the line is longer than wanted then.
-const LEAST: usize = 10;
+/// How far lines are indented that continue a row.
+const INDENT: usize = 8;
 
-/// The head of a column, and on which side its cells stand.
+/// The head of a column, and how its cells stand.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     head: &'static str,
     is_right: bool,
+    widest: usize,
 }
 
 impl Column {
     /// A column of text.
     pub const fn left(head: &'static str) -> Self {
-        let is_right = false;
-        Self { head, is_right }
+        Self {
+            head,
+            is_right: false,
+            widest: usize::MAX,
+        }
     }
 
     /// A column of numbers.
     pub const fn right(head: &'static str) -> Self {
-        let is_right = true;
-        Self { head, is_right }
+        Self {
+            is_right: true,
+            ..Self::left(head)
+        }
+    }
+
+    /// The same column, which cells that are wider than this do not widen: they push
+    /// the others of their row aside.
+    #[must_use]
+    pub const fn at_most(self, widest: usize) -> Self {
+        Self { widest, ..self }
     }
 }
 
@@ -79,8 +93,7 @@ impl Table {
         }
     }
 
-    /// Takes out of the middle of the last column what is beyond this many columns
-    /// of a terminal.
+    /// Breaks lines that have more than this many columns of a terminal.
     #[must_use]
     pub fn fit(self, fit: Option<usize>) -> Self {
         Self { fit, ..self }
@@ -88,8 +101,11 @@ impl Table {
 
     /// Makes the columns wide enough for a row. Its last cell may be missing.
     pub fn measure(&mut self, row: &[Cell]) {
-        for (width, cell) in self.widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.text.width());
+        for ((width, column), cell) in self.widths.iter_mut().zip(&self.columns).zip(row) {
+            let wanted = cell.text.width();
+            if wanted <= column.widest {
+                *width = (*width).max(wanted);
+            }
         }
     }
 
@@ -109,23 +125,48 @@ impl Table {
     ///
     /// Those of writing.
     pub fn row(&self, row: &[Cell], out: &mut impl Write) -> io::Result<()> {
-        let Some((last, row)) = row.split_last() else {
-            return writeln!(out);
-        };
-        let mut used = 0;
-        for (cell, (column, &width)) in row.iter().zip(self.columns.iter().zip(&self.widths)) {
-            let Cell { text, style } = cell;
-            let blanks = width.saturating_sub(text.width());
-            let (before, after) = match column.is_right {
-                true => (blanks, 0),
-                false => (0, blanks),
+        self.row_with(row, &[], out)
+    }
+
+    /// Prints a row, and what there is to say beyond its last column.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    pub fn row_with(&self, row: &[Cell], notes: &[Cell], out: &mut impl Write) -> io::Result<()> {
+        let mut line = Line::new(self.fit);
+        let mut column_at = 0;
+        for (number, cell) in row.iter().enumerate() {
+            let (Some(column), Some(width)) = (self.columns.get(number), self.widths.get(number))
+            else {
+                line.put(0, cell, out)?;
+                continue;
             };
-            write!(out, "{:before$}{style}{text}{style:#}{:after$} ", "", "")?;
-            used += width + 1;
+            let is_last = number + 1 == row.len();
+            let mut at = column_at;
+            if column.is_right && !is_last {
+                at += width.saturating_sub(cell.text.width());
+            }
+            line.put(at, cell, out)?;
+            column_at += width + 1;
         }
-        let room = self.fit.map(|fit| fit.saturating_sub(used).max(LEAST));
-        let Cell { text, style } = last;
-        writeln!(out, "{style}{}{style:#}", shorten(text, room))
+        for note in notes {
+            line.put(0, note, out)?;
+        }
+        writeln!(out)
+    }
+
+    /// Prints a heading, of parts that are not broken if they fit on a line.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    pub fn heading(&self, parts: &[Cell], out: &mut impl Write) -> io::Result<()> {
+        let mut line = Line::new(self.fit);
+        for part in parts {
+            line.put(0, part, out)?;
+        }
+        writeln!(out)
     }
 
     /// Prints the heads and these rows.
@@ -142,28 +183,75 @@ impl Table {
     }
 }
 
-/// Takes out of the middle what is too much for `room` columns of a terminal.
-fn shorten(text: &str, room: Option<usize>) -> String {
-    let Some(room) = room.filter(|&room| text.width() > room) else {
-        return text.to_owned();
-    };
-    let width = |c: &char| c.width().unwrap_or(0);
-    let fitting = |room: usize, chars: &mut dyn Iterator<Item = char>| {
-        let mut used = 0;
-        chars
-            .take_while(|c| {
-                used += width(c);
-                used <= room
-            })
-            .collect::<Vec<_>>()
-    };
-    let end = fitting(room / 2, &mut text.chars().rev());
-    let begin = fitting(room - 1 - room / 2, &mut text.chars());
-    begin
-        .into_iter()
-        .chain(['…'])
-        .chain(end.into_iter().rev())
-        .collect()
+/// A line that is being printed, and is continued on further ones.
+struct Line {
+    fit: usize,
+    /// Where the next text can stand at the earliest.
+    next: usize,
+    /// How much has been printed of this line.
+    used: usize,
+}
+
+impl Line {
+    fn new(fit: Option<usize>) -> Self {
+        Self {
+            // So that there is some room.
+            fit: fit.map_or(usize::MAX, |fit| fit.max(2 * INDENT)),
+            next: 0,
+            used: 0,
+        }
+    }
+
+    fn skip_to(&mut self, at: usize, out: &mut impl Write) -> io::Result<()> {
+        write!(out, "{:1$}", "", at - self.used)?;
+        self.used = at;
+        Ok(())
+    }
+
+    /// Prints a text from `at` on, or behind what is there, or on a line of its own.
+    fn put(&mut self, at: usize, cell: &Cell, out: &mut impl Write) -> io::Result<()> {
+        let Cell { text, style } = cell;
+        let width = text.width();
+        let mut at = at.max(self.next);
+        if width == 0 {
+            self.next = at + 1;
+            return Ok(());
+        }
+        if at.saturating_add(width) > self.fit && self.used > 0 {
+            writeln!(out)?;
+            self.used = 0;
+            at = INDENT;
+        }
+        self.skip_to(at, out)?;
+        let mut rest = text.as_str();
+        loop {
+            let (now, later) = split(rest, self.fit - self.used);
+            write!(out, "{style}{now}{style:#}")?;
+            self.used += now.width();
+            if later.is_empty() {
+                break;
+            }
+            rest = later;
+            writeln!(out)?;
+            self.used = 0;
+            self.skip_to(INDENT, out)?;
+        }
+        self.next = self.used + 1;
+        Ok(())
+    }
+}
+
+/// As much of a text as `room` columns of a terminal can show, and the rest. It is at
+/// least a character.
+fn split(text: &str, room: usize) -> (&str, &str) {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
+        used += c.width().unwrap_or(0);
+        if used > room && at > 0 {
+            return text.split_at(at);
+        }
+    }
+    (text, "")
 }
 
 #[cfg(test)]
@@ -192,22 +280,62 @@ mod tests {
     fn a_style_takes_no_room() {
         let table = Table::new(["A", "B", "C"].map(Column::left)).fit(Some(17));
         let red = Cell::from("red").style(AnsiColor::Red.on_default());
-        let rows = [vec![red, "漢".into(), "0123456789a".into()]];
+        let rows = [vec![red, "漢".into(), "0123456789".into()]];
         assert_eq!(
             printed(table, &rows),
-            "A   B  C\n\x1b[31mred\x1b[0m 漢 0123…6789a\n"
+            "A   B  C\n\x1b[31mred\x1b[0m 漢 0123456789\n"
         );
     }
 
     #[test]
-    fn a_long_text_loses_its_middle() {
-        assert_eq!(shorten("/a/long/path", None), "/a/long/path");
-        assert_eq!(shorten("/a/long/path", Some(12)), "/a/long/path");
-        assert_eq!(shorten("/a/long/path", Some(9)), "/a/l…path");
-        assert_eq!(shorten("/a/long/path", Some(10)), "/a/l…/path");
-        // Two columns each.
-        let short = shorten("漢字漢字漢字", Some(7));
-        assert_eq!(short, "漢…字");
-        assert!(short.width() <= 7);
+    fn what_does_not_fit_is_on_lines_of_its_own() {
+        let table = Table::new([Column::right("A"), Column::left("B")]).fit(Some(20));
+        let name = "/a/long/path/that/is/wider";
+        let mut out = Vec::new();
+        let row = ["1".into(), name.into()];
+        table.row_with(&row, &["(note)".into()], &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let expected = [
+            "1",
+            "        /a/long/path",
+            "        /that/is/wid",
+            "        er (note)",
+            "",
+        ];
+        assert_eq!(out, expected.join("\n"));
+        // All of it is there.
+        assert!(out.replace("\n        ", "").contains(name));
+    }
+
+    #[test]
+    fn a_wide_cell_does_not_widen_its_column() {
+        let columns = [Column::left("A").at_most(3), Column::left("B")];
+        let rows = [
+            vec!["1".into(), "x".into()],
+            vec!["12345".into(), "y".into()],
+        ];
+        assert_eq!(printed(Table::new(columns), &rows), "A B\n1 x\n12345 y\n");
+    }
+
+    #[test]
+    fn no_terminal_is_too_narrow() {
+        for fit in [0, 1, 17] {
+            let table = Table::new(["A", "B"].map(Column::left)).fit(Some(fit));
+            let text = printed(table, &[vec!["漢".repeat(20).into(), "x".into()]]);
+            assert_eq!(text.matches('漢').count(), 20);
+        }
+    }
+
+    #[test]
+    fn a_heading_is_broken_between_its_parts() {
+        let table = Table::new([]).fit(Some(20));
+        let mut out = Vec::new();
+        let parts = ["process 1 (init),", "epoll instance 3"].map(Cell::from);
+        table.heading(&parts, &mut out).unwrap();
+        // The second part has 16 columns, and 12 are left.
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "process 1 (init),\n        epoll instan\n        ce 3\n"
+        );
     }
 }

@@ -32,6 +32,47 @@ pub fn printable_bytes(text: &[u8]) -> String {
     printable(&String::from_utf8_lossy(text))
 }
 
+/// A name as it stands among other words: as it is, or in quotes if it has blanks, quotes,
+/// parentheses or commas, is empty, or has what a terminal [hides](is_hidden) or what is
+/// not UTF-8, which is escaped then. Different names look different.
+///
+/// The kernel's mark ` (deleted)` at the end stands outside of the quotes.
+///
+/// ```
+/// use epoll_cli::text::quoted;
+///
+/// assert_eq!(quoted(b"/dev/null"), "/dev/null");
+/// assert_eq!(quoted(b"/a (deleted)"), "/a (deleted)");
+/// assert_eq!(quoted(b"/a b\x1b\xff"), r#""/a b\u{1b}\xff""#);
+/// ```
+pub fn quoted(name: &[u8]) -> String {
+    let mark = b" (deleted)";
+    if let Some(name) = name.strip_suffix(mark).filter(|name| !name.is_empty()) {
+        return quoted(name) + " (deleted)";
+    }
+    let mut text = String::new();
+    let mut is_plain = !name.is_empty();
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            is_plain &= !(c.is_whitespace() || is_hidden(c) || "\"'\\(),;".contains(c));
+            match c {
+                '"' | '\\' => text.extend(['\\', c]),
+                c if is_hidden(c) => text.extend(c.escape_unicode()),
+                c => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            is_plain = false;
+            text += &format!("\\x{byte:02x}");
+        }
+    }
+    if is_plain {
+        text
+    } else {
+        format!("\"{text}\"")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +99,28 @@ mod tests {
         for text in ["plain", "ünïcödé", "漢字", "עברית", "العربية", "a b"] {
             assert_eq!(printable(text), text);
         }
+    }
+
+    #[test]
+    fn different_names_look_different() {
+        let names: [&[u8]; 12] = [
+            b"",
+            b"a",
+            b"a b",
+            b"\"a b\"",
+            b"a\x01",
+            b"a\x02",
+            b"a\\u{1}",
+            b"a\xff",
+            b"a\xfe",
+            b"a\\xff",
+            "a\u{fffd}".as_bytes(),
+            b"a (now 6 is b)",
+        ];
+        let shown: std::collections::BTreeSet<_> = names.iter().map(|name| quoted(name)).collect();
+        assert_eq!(shown.len(), names.len(), "{shown:?}");
+        assert!(!shown.iter().any(|name| name.contains(is_hidden)));
+        assert_eq!(quoted(b" (deleted)"), "\" (deleted)\"");
+        assert_eq!(quoted(b"/a b (deleted)"), "\"/a b\" (deleted)");
     }
 }

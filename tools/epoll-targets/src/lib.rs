@@ -16,6 +16,7 @@
 //! - [`ready`] asks which targets are ready;
 //! - `trace`, with the feature `bpf`, watches which closing leaves targets behind, and
 //!   finds who holds a file without a descriptor;
+//! - [`unix_diag`] tells which unix sockets are connected to each other;
 //! - [`pidfd`] holds a process while it is inspected, [`stop`] stops it.
 //!
 //! Process ids are those of the caller's PID namespace.
@@ -64,6 +65,7 @@ pub mod resolve;
 pub mod stop;
 #[cfg(feature = "bpf")]
 pub mod trace;
+pub mod unix_diag;
 
 mod descriptor;
 #[cfg(feature = "bpf")]

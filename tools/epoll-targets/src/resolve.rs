@@ -168,9 +168,21 @@ pub enum Progress {
         /// The number of calls that it takes at most.
         total: u64,
     },
-    /// Searching for owners with kcmp(2) begins, and takes about this long. Each query
+    /// Searching for owners with kcmp(2) has begun, and takes about this long. Each query
     /// holds the mutex of the epoll instance, which its process needs.
     Long(Duration),
+}
+
+/// A target whose owner was found, while others are still searched for.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Early<'a> {
+    /// The descriptor of the epoll instance: [`Instance::pid`] and [`Instance::efd`].
+    pub instance: Descriptor,
+    /// Further descriptors of the instance.
+    pub also: &'a [Descriptor],
+    /// The target.
+    pub target: Resolved,
 }
 
 /// The processes whose epoll instances are resolved.
@@ -186,6 +198,7 @@ pub struct Resolver<'a> {
     search_all: bool,
     method: Method,
     progress: Box<dyn FnMut(Progress) + 'a>,
+    early: Box<dyn FnMut(&Early<'_>) + 'a>,
 }
 
 impl fmt::Debug for Resolver<'_> {
@@ -205,6 +218,7 @@ impl<'a> Resolver<'a> {
             search_all: false,
             method: Method::Auto,
             progress: Box::new(|_| {}),
+            early: Box::new(|_| {}),
         }
     }
 
@@ -258,6 +272,15 @@ impl<'a> Resolver<'a> {
     #[must_use]
     pub fn on_progress(mut self, tell: impl FnMut(Progress) + 'a) -> Self {
         self.progress = Box::new(tell);
+        self
+    }
+
+    /// Calls `tell` with what is found, if it takes long to find the rest: for each target
+    /// whose owner is known when [`Progress::Long`] was told, and then for each other one
+    /// once it is. The report, which is what counts, has them all.
+    #[must_use]
+    pub fn on_early(mut self, tell: impl FnMut(&Early<'_>) + 'a) -> Self {
+        self.early = Box::new(tell);
         self
     }
 

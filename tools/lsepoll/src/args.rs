@@ -14,11 +14,10 @@ the descriptor by which it was added, its tfd. That descriptor may since have be
 closed or reused. lsepoll asks the kernel, with kcmp(2) or BPF, which descriptors have \
 the file of each target, and marks in the column STATE:
 
-  moved     tfd is closed or means another file; a descriptor with another number, or
-            of another process, has the file (OWNER)
   stuck     epoll_ctl(2) cannot remove it any more: it takes tfd and the file, and no
-            process that has the instance has the file at tfd; orphaned ones are stuck
-            as well
+            process that has the instance has the file at tfd; a descriptor with
+            another number, or of another process, has it (OWNER); orphaned ones are
+            stuck as well
   stale     tfd means another file now
   orphaned  no process has the file open, but it is still watched: its events seem to
             be for a descriptor that was closed
@@ -228,6 +227,14 @@ pub struct Args {
     /// time. The exit status is 0 if there are orphaned or stale targets.
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
+
+    /// Show all columns, and do not break lines
+    ///
+    /// Otherwise, lines are broken to fit the terminal, or the columns that the
+    /// environment variable COLUMNS says; TOFF is shown only if an instance has several
+    /// targets with one tfd, and DATA only if it is not just tfd or 0.
+    #[arg(short, long)]
+    pub wide: bool,
 
     /// Show the id of each epoll instance
     ///

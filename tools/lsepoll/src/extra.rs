@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What is printed, and what is found out for that beside the owners of targets: the
-//! commands of processes, whether targets are ready, what holds the orphaned ones, and
-//! the addresses of sockets.
+//! commands of processes, whether targets are ready, what holds the orphaned ones, the
+//! addresses of sockets, and the state of other files without a path.
 
+use crate::anonymous;
 use crate::args::Args;
 use crate::holders::Holders;
-use crate::names::Commands;
+use crate::names::{self, Commands};
 use crate::sockets::Sockets;
 use epoll_targets::Descriptor;
 use epoll_targets::fdinfo::Events;
@@ -14,6 +15,9 @@ use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
 use std::collections::HashMap;
 use std::os::fd::RawFd;
+
+/// Of how many targets the details are looked up. Of more, nobody reads them.
+const DETAILED: usize = 10_000;
 
 /// By pid and efd of the instance, tfd and inode.
 type Place = (i32, RawFd, RawFd, u64);
@@ -27,6 +31,7 @@ pub struct Extra<'a> {
     ready: HashMap<(i32, RawFd, RawFd, u32), Option<Events>>,
     hidden: Hidden,
     sockets: Sockets,
+    is_detailed: bool,
 }
 
 /// What holds orphaned targets.
@@ -53,7 +58,22 @@ impl<'a> Extra<'a> {
             } else {
                 Hidden::Known(HashMap::new())
             },
-            sockets: Sockets::new(is_list && !args.json),
+            sockets: Sockets::default(),
+            is_detailed: is_list && !args.json && targets().count() <= DETAILED,
+        }
+    }
+
+    /// For rows that are printed while others are searched for: there is no report yet.
+    pub fn early(args: &'a Args, nothing: &'a Report) -> Self {
+        Self {
+            args,
+            report: nothing,
+            commands: Commands::default(),
+            poller: Poller::default(),
+            ready: HashMap::new(),
+            hidden: Hidden::Known(HashMap::new()),
+            sockets: Sockets::default(),
+            is_detailed: false,
         }
     }
 
@@ -91,9 +111,16 @@ impl<'a> Extra<'a> {
         known.get(&place).cloned().unwrap_or_default()
     }
 
-    /// The addresses of a socket.
-    pub fn address(&mut self, owner: Option<&Descriptor>, link: &str) -> Option<String> {
-        self.sockets.addresses(owner?.pid, link)
+    /// The addresses of a descriptor that is a socket, or what state it is in if it is a
+    /// file that has no path.
+    pub fn details(&mut self, descriptor: Descriptor) -> Option<String> {
+        if !self.is_detailed {
+            return None;
+        }
+        let link = names::link(descriptor)?;
+        let link = link.to_str()?;
+        let sockets = self.sockets.addresses(descriptor.pid, link);
+        sockets.or_else(|| anonymous::details(descriptor, link))
     }
 }
 
@@ -104,7 +131,7 @@ fn hidden() -> Hidden {
     };
     let mut known: HashMap<Place, Vec<String>> = HashMap::new();
     for hidden in all {
-        let name = crate::names::holder(&hidden.holder);
+        let name = names::holder(&hidden.holder);
         for at in &hidden.instance {
             let place = (at.pid, at.fd, hidden.tfd, hidden.ino);
             let named = known.entry(place).or_default();

@@ -108,7 +108,7 @@ impl From<Descriptor> for Place {
         Self {
             pid: descriptor.pid,
             fd: descriptor.fd,
-            file: names::link(descriptor),
+            file: names::link(descriptor).map(|link| link.to_string_lossy().into_owned()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 //! Lists epoll instances with the real owner of each target.
 
+mod anonymous;
 mod args;
 mod extra;
 mod holders;
@@ -21,7 +22,7 @@ use clap::{CommandFactory, Parser};
 use epoll_cli::progress;
 use epoll_cli::text::printable;
 use epoll_targets::proc;
-use epoll_targets::resolve::{HAS_BPF, Method, Progress, Report, Resolver, Skipped};
+use epoll_targets::resolve::{Early, HAS_BPF, Method, Progress, Report, Resolver, Skipped};
 use epoll_targets::stop::Stopped;
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
@@ -69,7 +70,9 @@ fn run(args: &Args) -> Result<ExitCode> {
 /// Lists everything once, or what is not as before.
 fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
     let pids = pids(args)?;
-    let mut report = resolve(args, &pids)?;
+    let nothing = Report::default();
+    let mut early = EarlyRows::new(args, &nothing);
+    let mut report = resolve(args, &pids, &mut early)?;
     sort(args.sort, &mut report);
     let report = report;
     if args.verbose {
@@ -87,7 +90,7 @@ fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let mut before = before;
-    match print(args, &report, before.as_deref_mut()) {
+    match print(args, &report, before.as_deref_mut(), early) {
         // The reader has seen enough.
         Err(error) if epoll_cli::is_broken_pipe(&error) => {
             if let Some(before) = before {
@@ -112,7 +115,50 @@ fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
     })
 }
 
-fn print(args: &Args, report: &Report, before: Option<&mut watch::Before>) -> Result<()> {
+/// The rows of a search that takes long, which are printed as they are found.
+struct EarlyRows<'a> {
+    /// If that is what was asked for.
+    args: Option<&'a Args>,
+    nothing: &'a Report,
+    stream: Option<table::Stream<'a>>,
+    /// Where there is an error, no more is printed.
+    error: Option<io::Error>,
+}
+
+impl<'a> EarlyRows<'a> {
+    fn new(args: &'a Args, nothing: &'a Report) -> Self {
+        let is_table = !args.json && !args.summary && args.watch.is_none();
+        let is_table = is_table && args.metrics.is_none() && args.sort == Sort::Pid;
+        Self {
+            // Whether they are ready is asked at the end, of all at one time.
+            args: Some(args).filter(|args| is_table && !args.ready),
+            nothing,
+            stream: None,
+            error: None,
+        }
+    }
+
+    fn print(&mut self, early: &Early<'_>) {
+        let Some(args) = self.args.filter(|_| self.error.is_none()) else {
+            return;
+        };
+        let new = || table::Stream::new(extra::Extra::early(args, self.nothing));
+        let stream = self.stream.get_or_insert_with(new);
+        let mut out = epoll_cli::stdout();
+        let printed = stream.early(early, &mut out).and_then(|()| out.flush());
+        self.error = printed.err();
+    }
+}
+
+fn print(
+    args: &Args,
+    report: &Report,
+    before: Option<&mut watch::Before>,
+    early: EarlyRows<'_>,
+) -> Result<()> {
+    if let Some(error) = early.error {
+        return Err(error.into());
+    }
     let mut out = epoll_cli::stdout();
     let mut extra = extra::Extra::new(args, report);
     match before {
@@ -121,6 +167,11 @@ fn print(args: &Args, report: &Report, before: Option<&mut watch::Before>) -> Re
         Some(before) => watch::print(&mut extra, before, &mut out)?,
         // Only the file is wanted.
         None if args.metrics.is_some() => {}
+        None if early.stream.is_some() => {
+            if let Some(stream) = early.stream {
+                stream.rest(extra, &mut out)?;
+            }
+        }
         None => table::print(&mut extra, &mut out)?,
     }
     Ok(out.flush()?)
@@ -176,7 +227,7 @@ fn sort(by: Sort, report: &mut Report) {
     }
 }
 
-fn resolve(args: &Args, pids: &[i32]) -> Result<Report> {
+fn resolve(args: &Args, pids: &[i32], early: &mut EarlyRows<'_>) -> Result<Report> {
     let mut resolver = if pids.is_empty() {
         anyhow::ensure!(
             args.owners == Owners::All,
@@ -192,19 +243,31 @@ fn resolve(args: &Args, pids: &[i32]) -> Result<Report> {
     }
     let stopped = args.stop.then(|| Stopped::new(pids)).transpose();
     let _stopped = stopped.context("cannot stop the processes")?;
-    let mut bar = progress::Progress::stderr();
+    // What is printed would stand in its way.
+    let is_seen = early.args.is_some() && io::stdout().is_terminal();
+    let mut bar = Some(progress::Progress::stderr());
     let report = resolver
         .method(args.resolver.into())
-        .on_progress(|progress| match progress {
-            Progress::Targets { done, total } => bar.show("targets", done as u64, total as u64),
-            Progress::Sorting { done, total } => bar.show("sorting descriptors", done, total),
-            Progress::Long(time) => eprintln!(
-                "lsepoll: searching with kcmp(2) takes about {} s; each query holds the mutex of \
-                 the epoll instance, which its process waits for meanwhile",
-                time.as_secs()
-            ),
+        .on_progress(|progress| match (progress, &mut bar) {
+            (Progress::Targets { done, total }, Some(bar)) => {
+                bar.show("targets", done as u64, total as u64);
+            }
+            (Progress::Sorting { done, total }, Some(bar)) => {
+                bar.show("sorting descriptors", done, total);
+            }
+            (Progress::Long(time), bar) => {
+                if is_seen {
+                    *bar = None;
+                }
+                eprintln!(
+                    "lsepoll: searching with kcmp(2) takes about {} s; each query holds the mutex \
+                     of the epoll instance, which its process waits for meanwhile",
+                    time.as_secs()
+                );
+            }
             _ => {}
         })
+        .on_early(|found| early.print(found))
         .resolve();
     report.context("cannot resolve the targets")
 }

@@ -3,16 +3,65 @@
 //! Names of processes and files.
 
 use epoll_cli::text::printable;
+use epoll_targets::fdinfo::Inode;
 use epoll_targets::proc;
 use epoll_targets::resolve::Descriptor;
 #[cfg(feature = "bpf")]
 use epoll_targets::trace::Holder;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{fstat, major, minor};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 /// The link of a descriptor; `None` if it is closed by now.
-pub fn link(descriptor: Descriptor) -> Option<String> {
-    let link = proc::link(descriptor.pid, descriptor.fd).ok()?;
-    Some(link.to_string_lossy().into_owned())
+pub fn link(descriptor: Descriptor) -> Option<OsString> {
+    proc::link(descriptor.pid, descriptor.fd).ok()
+}
+
+/// The file of an inode that nobody has open, as its link would name it, as far as that
+/// is known.
+pub fn inode(inode: Inode) -> String {
+    static KINDS: OnceLock<Option<Kinds>> = OnceLock::new();
+    let Inode {
+        ino, major, minor, ..
+    } = inode;
+    let device = (major, minor);
+    match KINDS.get_or_init(Kinds::of_this_system) {
+        Some(kinds) if device == kinds.sockets => format!("socket:[{ino}]"),
+        Some(kinds) if device == kinds.pipes => format!("pipe:[{ino}]"),
+        // Files of most kinds share it.
+        Some(kinds) if device == kinds.anonymous => "anon_inode:?".into(),
+        _ => format!("inode {ino} on device {major}:{minor}"),
+    }
+}
+
+/// The devices of the kernel's own file systems, as major and minor numbers.
+#[derive(Debug)]
+struct Kinds {
+    sockets: (u32, u32),
+    pipes: (u32, u32),
+    anonymous: (u32, u32),
+}
+
+impl Kinds {
+    fn of_this_system() -> Option<Self> {
+        let device = |fd: &dyn AsFd| {
+            let device = fstat(fd.as_fd()).ok()?.st_dev;
+            Some((major(device), minor(device)))
+        };
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+        let (pipe, _) = pipe_with(PipeFlags::CLOEXEC).ok()?;
+        Some(Self {
+            sockets: device(&socket)?,
+            pipes: device(&pipe)?,
+            anonymous: device(&eventfd(0, EventfdFlags::CLOEXEC).ok()?)?,
+        })
+    }
 }
 
 /// A process, with its command if it runs.

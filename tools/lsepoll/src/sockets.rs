@@ -2,17 +2,18 @@
 
 //! Addresses of sockets, from `/proc/PID/net`.
 
+use epoll_cli::text::quoted;
+use epoll_targets::unix_diag::{self, Connection};
 use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The files, in the order of columns that the kernel has given them.
-const INET: [&str; 4] = ["tcp", "tcp6", "udp", "udp6"];
+/// The files with addresses and ports; `raw` has protocols for ports.
+const INET: [&str; 6] = ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"];
 
 /// Addresses by inode, of the network namespaces that were asked about.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    is_wanted: bool,
     /// The namespace of each process.
     namespaces: HashMap<i32, String>,
     /// By namespace.
@@ -20,28 +21,22 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    pub fn new(is_wanted: bool) -> Self {
-        Self {
-            is_wanted,
-            ..Self::default()
-        }
-    }
-
     /// The addresses of the socket that a link names, as the process sees it.
     pub fn addresses(&mut self, pid: i32, link: &str) -> Option<String> {
-        if !self.is_wanted {
-            return None;
-        }
         let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?;
         let inode: u64 = inode.parse().ok()?;
-        let namespace = self.namespaces.entry(pid).or_insert_with(|| {
-            let link = fs::read_link(format!("/proc/{pid}/ns/net"));
-            link.map_or_else(|_| pid.to_string(), |link| link.display().to_string())
-        });
-        let namespace = namespace.clone();
+        let of = self.namespaces.entry(pid);
+        let of = of.or_insert_with(|| namespace(pid).unwrap_or_else(|| pid.to_string()));
+        let namespace = of.clone();
         let known = self.addresses.entry(namespace).or_insert_with(|| read(pid));
         known.get(&inode).cloned()
     }
+}
+
+/// The network namespace of a process.
+fn namespace(pid: i32) -> Option<String> {
+    let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    Some(link.display().to_string())
 }
 
 fn read(pid: i32) -> HashMap<u64, String> {
@@ -52,8 +47,20 @@ fn read(pid: i32) -> HashMap<u64, String> {
         addresses.extend(text.lines().skip(1).filter_map(|line| inet(protocol, line)));
     }
     let text = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    addresses.extend(text.lines().skip(1).filter_map(unix));
+    let lines = text.split(|&byte| byte == b'\n').skip(1);
+    let names: HashMap<u64, String> = lines.filter_map(unix).collect();
+    // Only those of our own namespace can be asked for.
+    let is_ours = namespace(pid).is_some_and(|of| Some(of) == namespace(std::process::id() as i32));
+    let peers = is_ours.then(|| unix_diag::sockets().ok()).flatten();
+    addresses.extend(connected(&names, &peers.unwrap_or_default()));
+    for (name, column) in [("packet", 8), ("netlink", 9)] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        let inodes = text.lines().skip(1).filter_map(|line| {
+            let inode = line.split_whitespace().nth(column)?;
+            Some((inode.parse().ok()?, name.to_owned()))
+        });
+        addresses.extend(inodes);
+    }
     addresses
 }
 
@@ -94,12 +101,41 @@ fn address(text: &str) -> Option<SocketAddr> {
 }
 
 /// A line of `/proc/net/unix`, if it has a name.
-fn unix(line: &str) -> Option<(u64, String)> {
-    let mut words = line.split_whitespace();
-    let inode = words.nth(6)?.parse().ok()?;
-    // The name may have blanks.
-    let at = line.find(&format!(" {inode} "))? + format!(" {inode} ").len();
-    Some((inode, format!("unix {}", line[at..].trim())))
+fn unix(line: &[u8]) -> Option<(u64, String)> {
+    // Seven columns, and the name, which may have blanks.
+    let mut rest = line;
+    let mut inode: &[u8] = &[];
+    for _ in 0..7 {
+        rest = rest.trim_ascii_start();
+        let end = rest.iter().position(|byte| *byte == b' ')?;
+        (inode, rest) = rest.split_at(end);
+    }
+    let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
+    let name = rest.strip_prefix(b" ").filter(|name| !name.is_empty())?;
+    Some((inode, quoted(name)))
+}
+
+/// The names of unix sockets and of their peers, or what their links would be.
+fn connected(
+    names: &HashMap<u64, String>,
+    peers: &HashMap<u32, Connection>,
+) -> HashMap<u64, String> {
+    let mut texts: HashMap<u64, String> = HashMap::new();
+    for (&inode, name) in names {
+        texts.insert(inode, format!("unix {name}"));
+    }
+    for (&inode, connection) in peers {
+        let Some(peer) = connection.peer.map(u64::from) else {
+            continue;
+        };
+        let text = texts.entry(inode.into()).or_insert_with(|| "unix".into());
+        match (peer, names.get(&peer)) {
+            (0, _) => text.push_str(", peer closed"),
+            (_, Some(name)) => *text += &format!(" to {name}"),
+            _ => *text += &format!(" to socket:[{peer}]"),
+        }
+    }
+    texts
 }
 
 #[cfg(test)]
@@ -137,9 +173,32 @@ mod tests {
 
     #[test]
     fn names_of_unix_sockets_may_have_blanks() {
-        let line = "0000000000000000: 00000002 00000000 00010000 0001 01 4711 /run/a b";
-        assert_eq!(unix(line), Some((4711, "unix /run/a b".into())));
-        let unnamed = "0000000000000000: 00000002 00000000 00010000 0001 01 4711";
+        let line = b"0000000000000000: 00000002 00000000 00010000 0001 01 4711 /run/a b";
+        assert_eq!(unix(line), Some((4711, "\"/run/a b\"".into())));
+        let line = b"0000000000000000: 00000002 00000000 00010000 0001 01     1 @/tmp/x";
+        assert_eq!(unix(line), Some((1, "@/tmp/x".into())));
+        let unnamed = b"0000000000000000: 00000002 00000000 00010000 0001 01 4711";
         assert_eq!(unix(unnamed), None);
+    }
+
+    #[test]
+    fn peers_of_unix_sockets() {
+        use rustix::fs::fstat;
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let flags = SocketFlags::CLOEXEC;
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let [a, b] = [&a, &b].map(|socket| fstat(socket).unwrap().st_ino);
+        let Ok(peers) = unix_diag::sockets() else {
+            eprintln!("skipped: this kernel does not tell the peers of unix sockets");
+            return;
+        };
+        let text = |names: &[(u64, &str)]| {
+            let names = names.iter().map(|&(inode, name)| (inode, name.to_owned()));
+            connected(&names.collect(), &peers).remove(&a)
+        };
+        assert_eq!(text(&[]), Some(format!("unix to socket:[{b}]")));
+        assert_eq!(text(&[(b, "/run/x")]).as_deref(), Some("unix to /run/x"));
+        let both = [(a, "/run/y"), (b, "/run/x")];
+        assert_eq!(text(&both).as_deref(), Some("unix /run/y to /run/x"));
     }
 }

@@ -8,64 +8,116 @@ use crate::names;
 use anstyle::{AnsiColor, Style};
 use epoll_cli::events;
 use epoll_cli::table::{Cell, Column, Table};
-use epoll_cli::text::printable;
-use epoll_targets::fdinfo::Events;
-use epoll_targets::resolve::{Instance, Owner, Resolved, TfdState};
+use epoll_cli::text::quoted;
+use epoll_targets::Descriptor;
+use epoll_targets::fdinfo::{Events, Target};
+use epoll_targets::resolve::{Early, Instance, Owner, Resolved, TfdState};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::env;
 use std::io::{self, Write};
+use std::iter;
+use std::os::fd::RawFd;
 
-/// The columns that are shown only if they are asked for.
-const ID: usize = 3;
-const READY: usize = 10;
+/// How many processes a heading names that have the instance, or own targets.
+const NAMED: usize = 8;
 
-const COLUMNS: [Column; 12] = [
-    Column::right("PID"),
-    Column::left("COMMAND"),
-    Column::right("EFD"),
-    Column::right("ID"),
-    Column::right("TFD"),
-    Column::right("TOFF"),
-    Column::left("EVENTS"),
-    Column::right("DATA"),
-    Column::left("STATE"),
-    Column::left("OWNER"),
-    Column::left("READY"),
-    Column::left("FILE"),
-];
+/// Which columns there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    toff: bool,
+    data: bool,
+    ready: bool,
+}
 
-/// All columns but the last.
-fn row(instance: &Instance, target: Option<&Resolved>, extra: &mut Extra<'_>) -> Vec<Cell> {
-    let args = extra.args;
-    let mut row: Vec<Cell> = vec![
-        instance.pid.to_string().into(),
-        printable(extra.command(instance.pid)).into(),
-        instance.efd.to_string().into(),
-    ];
-    if args.ids {
-        let id = instance.id.map_or_else(|| "?".into(), |id| id.to_string());
-        row.push(id.into());
+impl Shape {
+    /// All that were not left out for want of something to say.
+    pub fn whole(args: &Args) -> Self {
+        Self {
+            toff: true,
+            data: true,
+            ready: args.ready,
+        }
     }
-    let Some(resolved) = target else {
-        let hidden = usize::from(!args.ids) + usize::from(!args.ready);
-        row.resize(COLUMNS.len() - 1 - hidden, "-".into());
-        return row;
+
+    /// What these targets have something to say in.
+    fn of<'a>(args: &Args, targets: impl Iterator<Item = &'a Resolved>) -> Self {
+        if args.wide {
+            return Self::whole(args);
+        }
+        let mut shape = Self {
+            ready: args.ready,
+            ..Self::default()
+        };
+        for resolved in targets {
+            let Target {
+                tfd, toff, data, ..
+            } = resolved.target;
+            shape.toff |= toff > 0;
+            // What is above the number is often not initialised.
+            shape.data |= data != 0 && data as RawFd != tfd;
+        }
+        shape
+    }
+
+    fn columns(self) -> impl Iterator<Item = Column> {
+        let columns = [
+            Some(Column::right("TFD")),
+            self.toff.then_some(Column::right("TOFF")),
+            Some(Column::left("EVENTS").at_most(14)),
+            self.data.then_some(Column::right("DATA")),
+            Some(Column::left("STATE").at_most(14)),
+            Some(Column::left("OWNER").at_most(20)),
+            self.ready.then_some(Column::left("READY").at_most(14)),
+            Some(Column::left("FILE")),
+        ];
+        columns.into_iter().flatten()
+    }
+
+    /// A table with these columns after the others.
+    pub fn table(self, args: &Args, first: impl IntoIterator<Item = Column>) -> Table {
+        let table = Table::new(first.into_iter().chain(self.columns()));
+        table.fit(width(args))
+    }
+
+    /// All cells but that of the file.
+    fn row(
+        self,
+        instance: &Instance,
+        target: Option<&Resolved>,
+        extra: &mut Extra<'_>,
+    ) -> Vec<Cell> {
+        let Some(resolved) = target else {
+            return vec!["-".into(); self.columns().count() - 1];
+        };
+        let target = resolved.target;
+        let ready = |extra: &mut Extra<'_>| {
+            let events = extra.ready(instance, resolved);
+            events.map_or_else(|| "?".into(), ready)
+        };
+        let cells = [
+            Some(target.tfd.to_string().into()),
+            self.toff.then(|| target.toff.to_string().into()),
+            Some(events(target.events).into()),
+            self.data.then(|| format!("{:#x}", target.data).into()),
+            Some(state(resolved)),
+            Some(owner(instance, resolved).into()),
+            self.ready.then(|| ready(extra)),
+        ];
+        cells.into_iter().flatten().collect()
+    }
+}
+
+/// The columns of a terminal that lines are to fit.
+fn width(args: &Args) -> Option<usize> {
+    if args.wide {
+        return None;
+    }
+    let wanted = env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    let size = || {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        Some(usize::from(size.ws_col))
     };
-    let target = resolved.target;
-    row.extend([
-        target.tfd.to_string().into(),
-        target.toff.to_string().into(),
-        events(target.events).into(),
-        format!("{:#x}", target.data).into(),
-        state(resolved),
-        owner(instance, resolved).into(),
-    ]);
-    if args.ready {
-        row.push(
-            extra
-                .ready(instance, resolved)
-                .map_or_else(|| "?".into(), ready),
-        );
-    }
-    row
+    wanted.or_else(size).filter(|&columns| columns > 0)
 }
 
 /// The events for which a target is ready.
@@ -77,7 +129,11 @@ fn ready(events: Events) -> Cell {
 }
 
 fn state(resolved: &Resolved) -> Cell {
-    let names = states(resolved);
+    let mut names = states(resolved);
+    if names.contains(&"stuck") {
+        // Which is why; OWNER says where to.
+        names.retain(|&name| name != "moved");
+    }
     if names.is_empty() {
         return "-".into();
     }
@@ -105,12 +161,23 @@ pub fn states(resolved: &Resolved) -> Vec<&'static str> {
     is.map(|(_, name)| name).collect()
 }
 
+/// The owner that the table shows.
+fn first_owner(resolved: &Resolved) -> Option<Descriptor> {
+    match &resolved.owner {
+        Owner::Tfd(owner) => Some(*owner),
+        Owner::Others(owners) => owners.first().copied(),
+        _ => None,
+    }
+}
+
 fn owner(instance: &Instance, resolved: &Resolved) -> String {
-    let (first, named) = match &resolved.owner {
-        Owner::Tfd(first) => (first, 1),
-        Owner::Others(owners) => (&owners[0], owners.len()),
-        Owner::Orphaned => return "none".into(),
-        _ => return "?".into(),
+    let Some(first) = first_owner(resolved) else {
+        let is_orphaned = resolved.is_orphaned();
+        return if is_orphaned { "none" } else { "?" }.into();
+    };
+    let named = match &resolved.owner {
+        Owner::Others(owners) => owners.len(),
+        _ => 1,
     };
     let place = if first.pid == instance.pid {
         format!("fd {}", first.fd)
@@ -125,55 +192,46 @@ fn owner(instance: &Instance, resolved: &Resolved) -> String {
     }
 }
 
-/// The file of the owner, and what tfd means if that is another file.
-fn file(instance: &Instance, resolved: &Resolved, extra: &mut Extra<'_>) -> String {
-    let owner = match &resolved.owner {
-        Owner::Tfd(owner) => Some(owner),
-        Owner::Others(owners) => owners.first(),
-        _ => None,
-    };
-    let inode = || {
-        let inode = resolved.target.inode?;
-        let (ino, major, minor) = (inode.ino, inode.major, inode.minor);
-        Some(format!("inode {ino} on device {major}:{minor}"))
-    };
-    let link = owner.and_then(|&owner| names::link(owner));
-    let link = link.map(|link| match extra.address(owner, &link) {
-        Some(address) => format!("{link} {address}"),
-        None => link,
-    });
-    let mut file = link.or_else(inode).unwrap_or_else(|| "?".into());
+/// The name of a descriptor's file.
+fn name(descriptor: Descriptor) -> Option<String> {
+    names::link(descriptor).map(|link| quoted(link.as_encoded_bytes()))
+}
+
+/// The file of the owner.
+fn file(resolved: &Resolved) -> String {
+    let inode = || resolved.target.inode.map(names::inode);
+    let name = first_owner(resolved).and_then(name);
+    name.or_else(inode).unwrap_or_else(|| "?".into())
+}
+
+/// What else there is to say of a target's file: what kind it is, what holds it, and what
+/// tfd means if that is another file.
+fn notes(instance: &Instance, resolved: &Resolved, extra: &mut Extra<'_>) -> Vec<Cell> {
+    let mut notes: Vec<String> = Vec::new();
+    notes.extend(first_owner(resolved).and_then(|owner| extra.details(owner)));
     let holders = extra.holders(instance, resolved);
-    if !holders.is_empty() {
-        let places = holders
+    notes.extend(
+        holders
             .iter()
             .map(|holder| match holder.strip_prefix("perhaps ") {
                 Some(holder) => format!("perhaps in {holder}"),
                 None => format!("in {holder}"),
-            });
-        let places: Vec<String> = places.collect();
-        file = format!("{file}, {}", places.join(" and "));
-    }
+            }),
+    );
     let tfd = resolved.target.tfd;
-    let text = match &resolved.tfd_state {
-        TfdState::Other(link) => format!("{file} (now {tfd} is {})", link.to_string_lossy()),
-        TfdState::Closed => format!("{file} ({tfd} is closed)"),
-        TfdState::Target => match resolved.stale_at.first() {
-            Some(stale) => {
-                let other = names::link(*stale).unwrap_or_else(|| "?".into());
-                format!("{file} ({tfd} of pid {} is {other})", stale.pid)
-            }
-            None => file,
-        },
-        _ => file,
-    };
-    printable(&text)
-}
-
-/// The columns of the terminal that standard output is.
-fn terminal_width() -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
+    notes.extend(match &resolved.tfd_state {
+        TfdState::Other(link) => Some(format!(
+            "(now {tfd} is {})",
+            quoted(link.as_encoded_bytes())
+        )),
+        TfdState::Closed => Some(format!("({tfd} is closed)")),
+        TfdState::Target => resolved.stale_at.first().map(|&stale| {
+            let other = name(stale).unwrap_or_else(|| "?".into());
+            format!("({tfd} of pid {} is {other})", stale.pid)
+        }),
+        _ => None,
+    });
+    notes.into_iter().map(Cell::from).collect()
 }
 
 /// The targets of an instance that are shown. An instance without targets has a line
@@ -187,25 +245,183 @@ pub fn lines<'a>(
     shown.map(Some).chain(is_empty.then_some(None))
 }
 
-/// A table with the columns that were asked for, after `first`.
-pub fn columns(args: &Args, first: Option<Column>) -> Table {
-    let columns = COLUMNS.into_iter().enumerate();
-    let columns = columns
-        .filter(|(column, _)| (args.ids || *column != ID) && (args.ready || *column != READY));
-    let columns = first.into_iter().chain(columns.map(|(_, column)| column));
-    Table::new(columns).fit(terminal_width())
-}
-
-/// All cells of a row.
+/// All cells of a row, and what there is to say beyond them.
 pub fn whole_row(
+    shape: Shape,
     instance: &Instance,
     target: Option<&Resolved>,
     extra: &mut Extra<'_>,
-) -> Vec<Cell> {
-    let mut row = row(instance, target, extra);
-    let file = target.map(|target| file(instance, target, extra));
-    row.push(file.unwrap_or_else(|| "no targets".into()).into());
-    row
+) -> (Vec<Cell>, Vec<Cell>) {
+    let mut row = shape.row(instance, target, extra);
+    row.push(target.map_or_else(|| "no targets".into(), file).into());
+    let notes = target.map(|target| notes(instance, target, extra));
+    (row, notes.unwrap_or_default())
+}
+
+/// Some of a list, and how many more there are.
+fn some(mut items: Vec<String>) -> Vec<String> {
+    let more = items.len().saturating_sub(NAMED);
+    items.truncate(NAMED);
+    if more > 0 {
+        items.push(format!("and {more} more"));
+    }
+    items
+}
+
+/// What stands in a list, each with its comma.
+fn list(mut items: Vec<String>) -> Vec<Cell> {
+    if let Some((_, items)) = items.split_last_mut() {
+        items.iter_mut().for_each(|item| item.push(','));
+    }
+    items.into_iter().map(Cell::from).collect()
+}
+
+/// What stands above the targets of an instance: who has it, and who owns targets of it.
+struct Heading {
+    instance: Vec<Cell>,
+    owners: Vec<Cell>,
+}
+
+impl Heading {
+    /// For the instance that is to be shown with these targets.
+    fn new<'a>(
+        instance: &Instance,
+        targets: impl Iterator<Item = &'a Resolved>,
+        extra: &mut Extra<'_>,
+    ) -> Self {
+        let Instance { pid, efd, .. } = *instance;
+        let mut parts = vec![format!("epoll instance {efd}")];
+        if extra.args.ids {
+            let id = instance.id.map_or_else(|| "?".into(), |id| id.to_string());
+            parts.push(format!("id {id}"));
+        }
+        // By process, of which this one comes first.
+        let mut also: BTreeMap<(bool, i32), Vec<i32>> = BTreeMap::new();
+        for place in &instance.also {
+            let fds = also.entry((place.pid != pid, place.pid)).or_default();
+            fds.push(place.fd);
+        }
+        let also = also.into_iter().map(|((is_other, pid), mut fds)| {
+            fds.sort_unstable();
+            let fd = fds[0];
+            let more = match fds.len() {
+                1 => String::new(),
+                many => format!(" +{}", many - 1),
+            };
+            match is_other {
+                true => format!(
+                    "pid {pid} ({}) fd {fd}{more}",
+                    quoted(extra.command(pid).as_bytes())
+                ),
+                false => format!("fd {fd}{more}"),
+            }
+        });
+        let mut also = some(also.collect());
+        if let Some(first) = also.first_mut() {
+            first.insert_str(0, "also ");
+        }
+        parts.extend(also);
+        let mut known: BTreeSet<i32> = instance.also.iter().map(|place| place.pid).collect();
+        known.insert(pid);
+        let command = quoted(extra.command(pid).as_bytes());
+        let process = [format!("process {pid}"), format!("({command}):")];
+        let cells = process.into_iter().map(Cell::from).chain(list(parts));
+
+        let owners = targets.flat_map(|target| {
+            let stale = target.stale_at.first().copied();
+            first_owner(target).into_iter().chain(stale)
+        });
+        let owners: BTreeSet<i32> = owners.map(|owner| owner.pid).collect();
+        let owners = owners.difference(&known).map(|&pid| {
+            let command = quoted(extra.command(pid).as_bytes());
+            format!("pid {pid} is {command}")
+        });
+        let owners: Vec<_> = owners.collect();
+        Self {
+            instance: cells.collect(),
+            owners: list(some(owners)),
+        }
+    }
+
+    fn print(&self, table: &Table, out: &mut impl Write) -> io::Result<()> {
+        table.heading(&self.instance, out)?;
+        if !self.owners.is_empty() {
+            table.heading(&self.owners, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// By pid and efd of the instance, tfd and toff.
+type Place = (i32, RawFd, RawFd, u32);
+
+/// Rows that are printed while owners of other targets are still searched for.
+pub struct Stream<'a> {
+    shape: Shape,
+    table: Table,
+    extra: Extra<'a>,
+    /// What was printed, in which states.
+    printed: HashMap<Place, Vec<&'static str>>,
+    last: Option<(i32, RawFd)>,
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(extra: Extra<'a>) -> Self {
+        let shape = Shape::whole(extra.args);
+        let mut table = shape.table(extra.args, None);
+        // How wide the others are is not known yet: some usual cells.
+        let usual = ["10000", "0", "IN|RDHUP|ET", "0x10000", "stuck", "fd 10000"];
+        table.measure(&usual.map(Cell::from));
+        Self {
+            shape,
+            table,
+            extra,
+            printed: HashMap::new(),
+            last: None,
+        }
+    }
+
+    /// Prints a target of an instance.
+    fn row(
+        &mut self,
+        instance: &Instance,
+        target: &Resolved,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        let (pid, efd) = (instance.pid, instance.efd);
+        let place = (pid, efd, target.target.tfd, target.target.toff);
+        let states = states(target);
+        if !self.extra.args.shows(target) || self.printed.get(&place) == Some(&states) {
+            return Ok(());
+        }
+        if self.printed.is_empty() {
+            self.table.head(out)?;
+        }
+        if self.last.replace((pid, efd)) != Some((pid, efd)) {
+            let heading = Heading::new(instance, iter::empty(), &mut self.extra);
+            heading.print(&self.table, out)?;
+        }
+        self.printed.insert(place, states);
+        let (row, notes) = whole_row(self.shape, instance, Some(target), &mut self.extra);
+        self.table.row_with(&row, &notes, out)
+    }
+
+    /// Prints what was found early.
+    pub fn early(&mut self, early: &Early<'_>, out: &mut impl Write) -> io::Result<()> {
+        let instance = Instance::new(early.instance, early.also.to_vec());
+        self.row(&instance, &early.target, out)
+    }
+
+    /// Prints what was not printed yet, or is not any more what it was.
+    pub fn rest(mut self, extra: Extra<'a>, out: &mut impl Write) -> io::Result<()> {
+        self.extra = extra;
+        for instance in &self.extra.report.instances {
+            for target in &instance.targets {
+                self.row(instance, target, out)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 pub fn print(extra: &mut Extra<'_>, out: &mut impl Write) -> io::Result<()> {
@@ -217,15 +433,22 @@ pub fn print(extra: &mut Extra<'_>, out: &mut impl Write) -> io::Result<()> {
     if lines().next().is_none() {
         return Ok(());
     }
-    let mut table = columns(args, None);
+    let shape = Shape::of(args, lines().filter_map(|(_, target)| target));
+    let mut table = shape.table(args, None);
     // Each row is made twice: a million at once would need much memory.
     for (instance, target) in lines() {
-        table.measure(&row(instance, target, extra));
+        table.measure(&shape.row(instance, target, extra));
     }
     table.head(out)?;
+    let mut last = None;
     for (instance, target) in lines() {
-        let row = whole_row(instance, target, extra);
-        table.row(&row, out)?;
+        let place = (instance.pid, instance.efd);
+        if last.replace(place) != Some(place) {
+            let targets = instance.targets.iter().filter(|target| args.shows(target));
+            Heading::new(instance, targets, extra).print(&table, out)?;
+        }
+        let (row, notes) = whole_row(shape, instance, target, extra);
+        table.row_with(&row, &notes, out)?;
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! What appears, changes and goes between two looks.
 
 use crate::extra::Extra;
-use crate::table;
+use crate::table::{self, Shape};
 use epoll_cli::table::{Cell, Column};
+use epoll_cli::text::quoted;
 use epoll_targets::fdinfo::Inode;
 use epoll_targets::resolve::{Instance, Resolved};
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ fn key(instance: &Instance, target: Option<&Resolved>) -> Key {
 struct Shown {
     state: Vec<String>,
     row: Vec<Cell>,
+    notes: Vec<Cell>,
 }
 
 /// What was shown the last time.
@@ -41,14 +43,22 @@ pub fn print(extra: &mut Extra<'_>, before: &mut Before, out: &mut impl Write) -
     let args = extra.args;
     let mut old = before.rows.take();
     let mut now = HashMap::new();
-    let mut rows: Vec<Vec<Cell>> = Vec::new();
-    let mut show = |what: &str, row: &[Cell]| {
+    let mut rows: Vec<(Vec<Cell>, Vec<Cell>)> = Vec::new();
+    let mut show = |what: &str, row: &[Cell], notes: &[Cell]| {
         let what = std::iter::once(Cell::from(what));
-        rows.push(what.chain(row.iter().cloned()).collect());
+        rows.push((what.chain(row.iter().cloned()).collect(), notes.to_vec()));
     };
+    // Every time the same columns, so that rows can be compared with earlier ones.
+    let shape = Shape::whole(args);
     for instance in &extra.report.instances {
+        let place: [Cell; 3] = [
+            instance.pid.to_string().into(),
+            quoted(extra.command(instance.pid).as_bytes()).into(),
+            instance.efd.to_string().into(),
+        ];
         for target in table::lines(args, instance) {
-            let row = table::whole_row(instance, target, extra);
+            let (row, notes) = table::whole_row(shape, instance, target, extra);
+            let row: Vec<Cell> = place.iter().cloned().chain(row).collect();
             // What is compared: the state, not what the owner's link reads.
             let mut state: Vec<String> = Vec::new();
             if let Some(target) = target {
@@ -60,22 +70,36 @@ pub fn print(extra: &mut Extra<'_>, before: &mut Before, out: &mut impl Write) -
             }
             let key = key(instance, target);
             match old.as_mut().map(|old| old.remove(&key)) {
-                None => show("", &row),
-                Some(None) => show("new", &row),
-                Some(Some(was)) if was.state != state => show("now", &row),
+                None => show("", &row, &notes),
+                Some(None) => show("new", &row, &notes),
+                Some(Some(was)) if was.state != state => show("now", &row, &notes),
                 Some(Some(_)) => {}
             }
-            now.insert(key, Shown { state, row });
+            now.insert(key, Shown { state, row, notes });
         }
     }
     let mut gone: Vec<_> = old.into_iter().flatten().collect();
     gone.sort_by_key(|(key, _)| *key);
     for (_, shown) in &gone {
-        show("gone", &shown.row);
+        show("gone", &shown.row, &shown.notes);
     }
     before.rows = Some(now);
     if rows.is_empty() {
         return Ok(());
     }
-    table::columns(args, Some(Column::left("    "))).print(&rows, out)
+    let first = [
+        Column::left("    "),
+        Column::right("PID"),
+        Column::left("COMMAND"),
+        Column::right("EFD"),
+    ];
+    let mut table = shape.table(args, first);
+    for (row, _) in &rows {
+        table.measure(row);
+    }
+    table.head(out)?;
+    for (row, notes) in &rows {
+        table.row_with(row, notes, out)?;
+    }
+    Ok(())
 }

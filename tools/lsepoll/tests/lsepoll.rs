@@ -69,9 +69,10 @@ fn text(output: Output) -> (i32, String, String) {
     (status, text(output.stdout), errors.collect())
 }
 
+/// With all columns, so that each line of a target has the same.
 fn of_this(more: &[&str]) -> (i32, String, String) {
     let pid = pid();
-    run(&[&["-p", &pid, "--owners", "given"], more].concat())
+    run(&[&["-p", &pid, "--owners", "given", "--wide"], more].concat())
 }
 
 /// An epoll instance, with the files that keep its targets.
@@ -154,7 +155,7 @@ fn sockets() -> (OwnedFd, OwnedFd) {
 /// The line of a number, split at blanks.
 fn line(table: &str, tfd: i32) -> Vec<&str> {
     let lines = table.lines().map(|line| line.split_whitespace().collect());
-    let mut lines = lines.filter(|cells: &Vec<&str>| cells[3] == tfd.to_string());
+    let mut lines = lines.filter(|cells: &Vec<&str>| cells[0] == tfd.to_string());
     lines.next().unwrap()
 }
 
@@ -166,19 +167,27 @@ fn nothing_odd() {
     let (status, table, errors) = of_this(&[]);
     // The second one cannot be removed.
     assert_eq!((status, errors.as_str()), (1, ""));
-    assert_eq!(table.lines().count(), 3);
+    assert_eq!(table.lines().count(), 4);
 
     let (pid, efd, fd) = (pid(), fixture.set.as_raw_fd().to_string(), good.to_string());
+    let heading = table.lines().nth(1).unwrap();
+    assert!(
+        heading.starts_with(&format!("process {pid} (")),
+        "{heading}"
+    );
+    assert!(
+        heading.ends_with(&format!("): epoll instance {efd}")),
+        "{heading}"
+    );
     let cells = line(&table, good);
-    assert_eq!(cells[0], pid);
-    assert_eq!(cells[2], efd);
+    let file = ["anon_inode:[eventfd]", "count", "0"];
     assert_eq!(
-        cells[4..],
-        ["0", "IN|ET", "0x11", "-", "fd", &fd, "anon_inode:[eventfd]"]
+        cells[1..],
+        [&["0", "IN|ET", "0x11", "-", "fd", &fd][..], &file].concat()
     );
     let owner = fixture.keep[1].as_raw_fd().to_string();
     let cells = line(&table, moved);
-    assert_eq!(cells[6..10], ["0x22", "moved,stuck", "fd", &owner]);
+    assert_eq!(cells[3..7], ["0x22", "stuck", "fd", &owner]);
     assert!(table.contains(&format!("({moved} is closed)")));
 
     drop(fixture);
@@ -194,7 +203,7 @@ fn an_empty_set_and_none() {
     let fixture = Fixture::new();
     let (status, table, _) = of_this(&[]);
     assert_eq!(status, 0);
-    assert!(table.lines().nth(1).unwrap().ends_with("no targets"));
+    assert!(table.lines().nth(2).unwrap().ends_with("no targets"));
     drop(fixture);
 }
 
@@ -206,17 +215,17 @@ fn what_is_odd_is_marked() {
     let stale = fixture.stale();
     let (status, table, _) = of_this(&[]);
     assert_eq!(status, 1);
-    assert_eq!(line(&table, good)[7], "-");
-    assert_eq!(line(&table, stale)[7], "moved,stuck,stale");
+    assert_eq!(line(&table, good)[4], "-");
+    assert_eq!(line(&table, stale)[4], "stuck,stale");
     assert!(table.contains(&format!("(now {stale} is socket:[")));
 
     let orphan = fixture.orphan();
     let (status, table, _) = of_this(&[]);
     assert_eq!(status, 1);
-    assert_eq!(line(&table, orphan)[6..9], ["0x44", "orphaned", "none"]);
+    assert_eq!(line(&table, orphan)[3..6], ["0x44", "orphaned", "none"]);
     // Nobody else either.
-    let (_, table, _) = run(&["-p", &pid()]);
-    assert_eq!(line(&table, orphan)[7], "orphaned");
+    let (_, table, _) = run(&["-p", &pid(), "--wide"]);
+    assert_eq!(line(&table, orphan)[4], "orphaned");
 }
 
 /// Without BPF, `/proc` tells what may hold an orphan.
@@ -268,9 +277,10 @@ fn filters() {
     let numbers = |args: &[&str]| {
         let (status, table, _) = of_this(args);
         assert_eq!(status, 1);
-        let lines = table.lines().skip(1);
+        // Below the heads and the heading.
+        let lines = table.lines().skip(2);
         let mut numbers: Vec<i32> = lines
-            .map(|line| line.split_whitespace().nth(3).unwrap().parse().unwrap())
+            .map(|line| line.split_whitespace().next().unwrap().parse().unwrap())
             .collect();
         numbers.sort();
         numbers
@@ -358,15 +368,17 @@ fn an_owner_in_another_process() {
         .spawn()
         .unwrap();
     let (_, given, _) = of_this(&[]);
-    let (status, all, _) = run(&["--pid", &pid()]);
+    let (status, all, _) = run(&["--wide", "--pid", &pid()]);
     let owner = child.id().to_string();
     child.kill().unwrap();
     child.wait().unwrap();
     for table in [&given, &all] {
         let cells = line(table, tfd);
-        assert_eq!(cells[7..12], ["moved,stuck", "pid", &owner, "fd", "0"]);
+        assert_eq!(cells[4..9], ["stuck", "pid", &owner, "fd", "0"]);
+        let owners = format!("pid {owner} is sleep");
+        assert!(table.lines().any(|line| line == owners), "{table}");
     }
-    assert_eq!(line(&all, moved)[7], "moved,stuck");
+    assert_eq!(line(&all, moved)[4], "stuck");
     assert_eq!(status, 1);
 }
 
@@ -375,15 +387,17 @@ fn all_processes() {
     let Some(_alone) = start() else { return };
     let mut fixture = Fixture::new();
     let orphan = fixture.orphan();
-    let (status, table, _) = run(&[]);
+    let (status, table, _) = run(&["--wide"]);
     assert_eq!(status, 1);
-    let pid = pid();
-    let mine: Vec<_> = table
-        .lines()
-        .filter(|l| l.trim_start().starts_with(&pid))
-        .collect();
-    assert_eq!(mine.len(), 1);
-    assert_eq!(line(mine[0], orphan)[7], "orphaned");
+    let heading = format!("process {} (", pid());
+    let mine = table.split(&heading).nth(1).unwrap();
+    let mine = mine.split("\nprocess ").next().unwrap();
+    // The rest of the heading, and the only target.
+    assert_eq!(mine.lines().count(), 2);
+    assert_eq!(
+        line(mine.split_once('\n').unwrap().1, orphan)[4],
+        "orphaned"
+    );
 }
 
 #[test]
@@ -409,7 +423,7 @@ fn errors() {
     let mut fixture = Fixture::new();
     fixture.good();
     let (status, table, _) = run(&["-p", &max, &pid()]);
-    assert_eq!((status, table.lines().count()), (2, 2));
+    assert_eq!((status, table.lines().count()), (2, 3));
 }
 
 #[test]
@@ -470,7 +484,7 @@ fn on_a_terminal() {
             .unwrap();
         let size = rustix::termios::Winsize {
             ws_row: 25,
-            ws_col: 96,
+            ws_col: 60,
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
@@ -479,6 +493,7 @@ fn on_a_terminal() {
         command
             .args(["-p", &pid(), "--owners", "given"])
             .env("TERM", "xterm")
+            .env_remove("COLUMNS")
             .env_remove("NO_COLOR");
         if no_colour {
             command.env("NO_COLOR", "1");
@@ -502,25 +517,98 @@ fn on_a_terminal() {
         let _ = File::from(master).read_to_end(&mut shown);
         let shown = String::from_utf8(shown).unwrap();
         assert_eq!(shown.contains("\x1b[31morphaned\x1b[0m"), !no_colour);
-        assert_eq!(
-            shown.contains("\x1b[33mmoved,stuck,stale\x1b[0m"),
-            !no_colour
-        );
-        assert_eq!(shown.lines().count(), 4);
-        for line in shown.lines() {
-            let plain = ["\x1b[31m", "\x1b[33m", "\x1b[0m"]
-                .iter()
-                .fold(line.to_owned(), |l, c| l.replace(c, ""));
-            assert!(plain.chars().count() <= 96, "{plain}");
-            // What is too long loses its middle.
-            if plain.contains("stale") {
-                assert!(plain.contains('…'), "{plain}");
-            }
-            if plain.contains("0x11") {
-                assert!(plain.ends_with("anon_inode:[eventfd]"), "{plain}");
-            }
+        assert_eq!(shown.contains("\x1b[33mstuck,stale\x1b[0m"), !no_colour);
+        let plain = ["\x1b[31m", "\x1b[33m", "\x1b[0m", "\r"]
+            .iter()
+            .fold(shown, |text, code| text.replace(code, ""));
+        for line in plain.lines() {
+            assert!(line.chars().count() <= 60, "{line}");
         }
+        // What is too long for a line is on another one, as a whole.
+        let stale = fixture.keep.last().unwrap().as_raw_fd();
+        let other = plain.lines().find(|line| line.starts_with("        ("));
+        let other = other.unwrap_or_else(|| panic!("{plain}"));
+        let expected = format!("        (now {stale} is socket:[");
+        assert!(other.starts_with(&expected), "{other}");
+        assert!(other.ends_with("])"), "{other}");
     }
+}
+
+#[test]
+fn columns_that_say_nothing() {
+    let Some(_alone) = start() else { return };
+    let fixture = Fixture::new();
+    let heads = |args: &[&str]| {
+        let pid = pid();
+        let args = [&["-p", &pid, "--owners", "given"], args].concat();
+        let table = run(&args).1;
+        let heads = table.lines().next().unwrap().split_whitespace();
+        heads.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let few = ["TFD", "EVENTS", "STATE", "OWNER", "FILE"];
+    let mut keep = Vec::new();
+    let mut number = fcntl_dupfd_cloexec(Fixture::file(), 700).unwrap();
+    let tfd = number.as_raw_fd() as u64;
+    fixture.add(&number, tfd);
+    assert_eq!(heads(&[]), few);
+    // The same number, and above it what was on the stack.
+    let file = Fixture::file();
+    keep.push(rustix::io::fcntl_dupfd_cloexec(&number, 800).unwrap());
+    dup3(&file, &mut number, DupFlags::CLOEXEC).unwrap();
+    fixture.add(&number, tfd | 0xdead << 32);
+    let with_toff = ["TFD", "TOFF", "EVENTS", "STATE", "OWNER", "FILE"];
+    assert_eq!(heads(&[]), with_toff);
+    assert_eq!(heads(&["--wide"]).len(), 7);
+    epoll::delete(&fixture.set, &number).unwrap();
+    fixture.add(&number, 0x7f00_dead_beef);
+    assert_eq!(heads(&[]).len(), 7);
+}
+
+/// 80 columns hold what a busy table has, and no two names become one.
+#[test]
+fn eighty_columns() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let dir = std::env::temp_dir().join(format!("lsepoll-{}", pid()));
+    fs::create_dir_all(&dir).unwrap();
+    // FIFOs with long names that differ in the middle only, and one that pretends.
+    let long = |c: &str| format!("{}{c}{}", "a".repeat(100), "z".repeat(100));
+    let names = [long("1"), long("2"), "x (now 5 is y)\n 6 IN".into()];
+    for name in &names {
+        let path = dir.join(name);
+        let status = Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(status.success());
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let file = fcntl_dupfd_cloexec(OwnedFd::from(file), 1000).unwrap();
+        fixture.add(&file, 0x7f00_dead_beef);
+        fixture.keep.push(file);
+    }
+    let flags = SocketFlags::CLOEXEC;
+    let listener =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    rustix::net::bind(&listener, &any).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let address = rustix::net::getsockname(&listener).unwrap();
+    let address = std::net::SocketAddr::try_from(address).unwrap();
+    fixture.add(&listener, 0x7f00_dead_beef);
+    fixture.keep.push(listener);
+    fixture.stale();
+    fixture.orphan();
+
+    let mut command = lsepoll();
+    command.args(["-p", &pid(), "--owners", "given"]);
+    let (_, table, _) = text(command.env("COLUMNS", "80").output().unwrap());
+    fs::remove_dir_all(&dir).unwrap();
+    for line in table.lines() {
+        assert!(line.chars().count() <= 80, "{table}");
+    }
+    let whole = table.replace("\n        ", "");
+    for name in &names[..2] {
+        assert!(whole.contains(name), "{table}");
+    }
+    assert!(whole.contains("/x (now 5 is y)\\u{a} 6 IN\""), "{table}");
+    assert!(table.contains(&format!("tcp {address}")), "{table}");
 }
 
 /// Whether a resolver can be used.
@@ -586,6 +674,66 @@ fn the_resolver() {
     }
 }
 
+/// A long search by kcmp(2) is announced, and what is found appears meanwhile.
+#[test]
+fn rows_of_a_long_search() {
+    let Some(_alone) = start() else { return };
+    if std::env::var("EPOLL_RESOLVER").is_ok_and(|resolver| resolver != "kcmp") {
+        return;
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let maximum = limit.maximum.unwrap_or(u64::MAX);
+    let all = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
+    // On a faster machine, it takes more of them to be long.
+    for count in [2_000, 4_000, 9_000] {
+        if maximum < 2 * count as u64 + 1_000 {
+            return say("there may not be enough descriptors");
+        }
+        let mut fixture = Fixture::new();
+        let good = fixture.good();
+        for _ in 0..count {
+            let file = Fixture::file();
+            let number = fcntl_dupfd_cloexec(&file, count + 500).unwrap();
+            fixture.add(&number, 0x22);
+            fixture.keep.push(file);
+        }
+        let mut command = Command::new(LSEPOLL);
+        let pid = pid();
+        command.args(["--resolver", "kcmp", "--owners", "given", "-p", &pid]);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut table = String::new();
+        // The heads, the heading and two rows.
+        for _ in 0..4 {
+            std::io::BufRead::read_line(&mut output, &mut table).unwrap();
+        }
+        let state = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let is_early = !state.contains(") Z ");
+        output.read_to_string(&mut table).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        // Each is there once.
+        let rows = table.lines().filter(|line| line.contains("eventfd"));
+        assert_eq!(rows.count(), count as usize + 1, "{errors}");
+        assert_eq!(line(&table, good)[4], "-");
+        if errors.contains("searching with kcmp(2) takes about ") {
+            assert!(is_early);
+            assert!(errors.contains("holds the mutex"), "{errors}");
+            return;
+        }
+    }
+    say("kcmp(2) is too fast here for a long search");
+}
+
 /// It lets them go on, also if it is killed.
 #[test]
 fn stop() {
@@ -600,7 +748,7 @@ fn stop() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!((status, errors.as_str()), (0, ""));
-    assert_eq!(table.lines().count(), 2);
+    assert_eq!(table.lines().count(), 3);
     let (status, _, errors) = run(&["--stop", "-p", &pid]);
     assert_eq!(status, 2);
     assert!(
@@ -626,7 +774,7 @@ fn in_a_namespace() {
         let mut command = Command::new("unshare");
         // The shell is process 1, and waits for the program, which has all this, too.
         command.args(["--pid", "--fork", "--mount-proc", "sh", "-c"]);
-        let script = r#""$0" --resolver "$1" -p 1 --owners given; exit $?"#;
+        let script = r#""$0" --resolver "$1" -p 1 --owners given --wide; exit $?"#;
         text(command.args([script, LSEPOLL, resolver]).output().unwrap())
     };
     let kcmp = inside("kcmp");
@@ -634,10 +782,10 @@ fn in_a_namespace() {
     assert!(kcmp.2.contains("PID namespace"), "{}", kcmp.2);
     for number in numbers {
         let line = line(&kcmp.1, number);
-        assert_eq!((line[0], line[8]), ("1", "fd"), "{line:?}");
+        assert_eq!(line[5], "fd", "{line:?}");
     }
     // Somebody outside may have it.
-    assert_eq!(line(&kcmp.1, orphan)[7..9], ["unknown", "?"]);
+    assert_eq!(line(&kcmp.1, orphan)[4..6], ["unknown", "?"]);
     // The program has inherited it all, too, which kcmp(2) is not asked about.
     let words = |(status, table, errors): &(i32, String, String)| {
         let words = table.split_whitespace().filter(|word| *word != "+1");
@@ -659,10 +807,9 @@ fn ids() {
     let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", fixture.set.as_raw_fd()));
     let fdinfo = fdinfo.unwrap();
     let id = fdinfo.lines().find_map(|l| l.strip_prefix("epoll-id:"));
-    let heads: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(heads[2..5], ["EFD", "ID", "TFD"]);
-    let cells: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(cells[3], id.map_or("?", str::trim));
+    let heading = table.lines().nth(1).unwrap();
+    let expected = format!(" id {}", id.map_or("?", str::trim));
+    assert!(heading.ends_with(&expected), "{heading}");
 
     let (_, text, _) = of_this(&["--json"]);
     let output: Value = serde_json::from_str(&text).unwrap();
@@ -710,7 +857,7 @@ fn a_name_cannot_drive_the_terminal() {
     let (_, table, _) = of_this(&[]);
     let (_, json, _) = of_this(&["--json"]);
     fs::write(&comm, before).unwrap();
-    assert!(table.contains("a??[2Jb"), "{table}");
+    assert!(table.contains(r#""a\u{202e}\u{1b}[2Jb""#), "{table}");
     for text in [&table, &json] {
         assert!(!text.contains(['\u{202e}', '\x1b']), "{text:?}");
     }

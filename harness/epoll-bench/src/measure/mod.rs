@@ -11,8 +11,10 @@ mod ops;
 mod process;
 mod query;
 mod resolve;
+mod stock;
 
 pub use process::{Place, have_set};
+pub use stock::{Files, have_loop, have_part};
 
 use std::fs::File;
 use std::io::{Write, stdout};
@@ -182,6 +184,10 @@ pub fn run(options: &Options) -> Result<()> {
             Suite::Checkpoint => checkpoint::run,
             Suite::Ops => {
                 ops::run(&mut session)?;
+                continue;
+            }
+            Suite::Stock => {
+                stock::run(&mut session)?;
                 continue;
             }
         };

@@ -36,6 +36,8 @@ pub fn draw(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
         Suite::Criu => &[("criu", criu)],
         Suite::Iterate => &[("iterate", iterate)],
         Suite::Checkpoint => &[("checkpoint", checkpoint), ("restore", restore)],
+        // Of two sizes, a table says more.
+        Suite::Stock => &[],
     };
     let accelerator = match results.accelerator {
         Accelerator::Tcg => "tcg",

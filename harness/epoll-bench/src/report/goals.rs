@@ -47,6 +47,14 @@ pub const CHECKPOINT_C: f64 = 1.0;
 pub const CHECKPOINT_FDINFO: f64 = 1.00;
 /// To restore a set, next to as many EPOLL_CTL_ADD.
 pub const RESTORE: f64 = 1.20;
+/// `lsepoll`, next to the faster one of lsfd and lsof.
+pub const LIST: f64 = 1.00;
+/// Of how many targets there is a goal for `lsepoll` next to kcmp(2), and how many times as
+/// long that takes.
+pub const LIST_TARGETS: u32 = 100_000;
+pub const LIST_KCMP: f64 = 1_000.0;
+/// An event loop that `lsepoll` looks at, next to one that is left alone.
+pub const WATCHED: f64 = 1.05;
 /// Epoll's own calls, next to the unpatched kernel.
 pub const OPS: std::ops::RangeInclusive<f64> = 0.98..=1.02;
 

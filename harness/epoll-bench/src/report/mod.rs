@@ -236,6 +236,13 @@ mod tests {
         ];
         let restores = [(EpollCr, 1300.0), (CtlAdd, 1200.0)];
         let kernels = [(Base, 1010.0), (Stock, 1000.0)];
+        let listers = [
+            (Lsepoll, 1e8),
+            (Lsfd, 2e8),
+            (Lsof, 1.5e8),
+            (LsepollKcmp, 2e11),
+        ];
+        let loops = [(Idle, 1e3), (Busy, 1.01e3), (Lsepoll, 1.1e3), (Lsfd, 1e3)];
         let (distinct, one) = (Layout::Distinct, Layout::OneNumber);
         let large = &[1000, 100_000];
         let table: &[Row<'_>] = &[
@@ -267,6 +274,8 @@ mod tests {
                 &checkpoints,
             ),
             (Suite::Checkpoint, What::Restore, distinct, large, &restores),
+            (Suite::Stock, What::ListMoved, distinct, large, &listers),
+            (Suite::Stock, What::Iteration, distinct, &[5000], &loops),
             (Suite::Ops, What::Add, distinct, &[1000], &kernels),
             (Suite::Ops, What::Mod, distinct, &[1000], &kernels),
             (Suite::Ops, What::Del, distinct, &[1000], &kernels),
@@ -296,8 +305,9 @@ mod tests {
             .map(|results| table::of(results, &mut verdicts))
             .collect();
         // query: two sizes and one more at 1; one number; hold: three; ops: four;
-        // iterate: two sizes and one more of the larger; checkpoint: four of the larger.
-        assert_eq!(verdicts.to_string(), "goals: 17 met, 1 missed");
+        // iterate: two sizes and one more of the larger; checkpoint: four of the larger;
+        // stock: two sizes, one more of the larger, and the loop.
+        assert_eq!(verdicts.to_string(), "goals: 20 met, 2 missed");
         assert!(text.contains("1.06 [1.06 .. 1.06]  goal missed"), "{text}");
         assert!(text.contains("30.0 ms"), "{text}");
     }
@@ -307,7 +317,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for results in group(everything()) {
             let files = charts::draw(&results, dir.path()).unwrap();
-            assert!(!files.is_empty(), "{:?}", results.suite);
+            let has_none = results.suite == Suite::Stock;
+            assert_eq!(files.is_empty(), has_none, "{:?}", results.suite);
             for file in files {
                 let svg = fs::read_to_string(&file).unwrap();
                 assert!(svg.trim_end().ends_with("</svg>"), "{}", file.display());

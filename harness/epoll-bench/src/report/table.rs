@@ -74,6 +74,7 @@ pub fn of(results: &Results, verdicts: &mut Count) -> String {
         Suite::Criu => vec![criu(results)],
         Suite::Iterate => vec![iterate(results, verdicts)],
         Suite::Checkpoint => vec![checkpoint(results, verdicts), restore(results, verdicts)],
+        Suite::Stock => vec![lists(results, verdicts), watched(results, verdicts)],
     };
     let caption = results.caption();
     tables.iter().map(|table| table.text(&caption)).collect()
@@ -481,6 +482,101 @@ fn restore(results: &Results, verdicts: &mut Count) -> Table {
             compared(by_calls, fine_ratio),
             words,
         ]);
+    }
+    table
+}
+
+/// Of two medians, which need not be of the same rounds.
+fn times(m: Option<&Measurement>, other: Option<&Measurement>) -> Option<Summary> {
+    Summary::of(&[m?.median / other?.median])
+}
+
+fn lists(results: &Results, verdicts: &mut Count) -> Table {
+    let mut table = Table::new(
+        "Time of a whole command that lists what processes have open",
+        &[
+            "targets",
+            "lsepoll",
+            "lsfd",
+            "lsof",
+            "lsepoll by kcmp",
+            "extrapolated from",
+            "lsepoll / the faster",
+            "kcmp / lsepoll",
+            "at most 1.00; 100,000 moved: kcmp at least 1,000",
+        ],
+    );
+    for (what, name) in [
+        (What::ListSame, "at their descriptors"),
+        (What::ListMoved, "moved"),
+        (What::ListOrphaned, "orphaned"),
+    ] {
+        for targets in results.sizes(what, Layout::Distinct) {
+            let find = |variant| results.find(what, variant, Layout::Distinct, targets);
+            let (own, kcmp) = (find(Variant::Lsepoll), find(Variant::LsepollKcmp));
+            let others = [find(Variant::Lsfd), find(Variant::Lsof)];
+            let others = others.into_iter().flatten();
+            let faster = others.min_by(|a, b| a.median.total_cmp(&b.median));
+            let by_faster = by(own, faster);
+            let by_kcmp = times(kcmp, own);
+            let mut words = Vec::new();
+            if let Some(s) = &by_faster {
+                words.push(verdicts.note(at_most(goals::LIST, s)).to_string());
+            }
+            let is_judged = (what, targets) == (What::ListMoved, goals::LIST_TARGETS);
+            if let Some(s) = by_kcmp.as_ref().filter(|_| is_judged) {
+                let verdict = verdicts.note(at_least(goals::LIST_KCMP, s));
+                words.push(format!("kcmp: {verdict}"));
+            }
+            table.rows.push(vec![
+                format!("{}, {name}", thousands(f64::from(targets))),
+                time(own),
+                time(find(Variant::Lsfd)),
+                time(find(Variant::Lsof)),
+                time(kcmp),
+                cell(kcmp, |m| {
+                    m.asked
+                        .map_or_else(|| "all".into(), |asked| thousands(f64::from(asked)))
+                }),
+                compared(by_faster, ratio),
+                compared(by_kcmp, |s| thousands(s.median)),
+                words.join("; "),
+            ]);
+        }
+    }
+    table
+}
+
+fn watched(results: &Results, verdicts: &mut Count) -> Table {
+    let mut table = Table::new(
+        "Mean of an iteration of an event loop that is looked at all the time",
+        &["who looks", "iteration", "to idle", "lsepoll at most 1.05"],
+    );
+    let what = What::Iteration;
+    for targets in results.sizes(what, Layout::Distinct) {
+        let find = |variant| results.find(what, variant, Layout::Distinct, targets);
+        for (variant, name) in [
+            (Variant::Idle, "nobody"),
+            (Variant::Busy, "nobody, another program is busy"),
+            (Variant::Lsepoll, "lsepoll"),
+            (Variant::Lsfd, "lsfd"),
+            (Variant::Lsof, "lsof"),
+            (Variant::LsepollKcmp, "lsepoll by kcmp"),
+        ] {
+            let to_idle = by(find(variant), find(Variant::Idle));
+            let verdict = match (&to_idle, variant) {
+                (Some(s), Variant::Lsepoll) => {
+                    verdicts.note(at_most(goals::WATCHED, s)).to_string()
+                }
+                _ => String::new(),
+            };
+            table.rows.push(vec![
+                format!("{name}, {} targets", thousands(f64::from(targets))),
+                time(find(variant)),
+                compared(to_idle, fine_ratio),
+                verdict,
+            ]);
+        }
     }
     table
 }

@@ -50,9 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
     for &handler in Handler::present() {
         let _answering = handler.answers()?;
         let until = Instant::now() + seconds;
-        let count = rounds(cpus, |count| {
-            count.equal < ENOUGH && Instant::now() < until
-        })?;
+        let count = rounds(cpus, |count| count.equal < ENOUGH && Instant::now() < until)?;
         if count.early > 0 {
             note(format!(
                 "{handler}: B was added too late: {} times",

@@ -13,7 +13,7 @@ use super::kernel::Kernel;
 use super::tables::Tables;
 use super::task::{self, Task, Watched};
 use super::{
-    Descriptor, Method, Owner, Progress, ROUNDS, Report, Resolver, Scope, Skipped, TfdState,
+    Descriptor, Early, Method, Owner, Progress, ROUNDS, Report, Resolver, Scope, Skipped, TfdState,
     visible,
 };
 use crate::fdinfo::{Target, Targets};
@@ -23,6 +23,7 @@ use crate::reader::Reader;
 use ask::Failure;
 use kinds::Kinds;
 use processes::Listed;
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
@@ -32,7 +33,39 @@ use std::time::{Duration, Instant};
 const FEW: usize = 64;
 
 /// What takes longer than this is announced.
-const LONG: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(2);
+
+/// How long searches are timed before the time of the others is estimated.
+const TRIAL: Duration = Duration::from_millis(200);
+
+/// How long searches take.
+struct Pace {
+    /// When the first one had ended, which also sorted the descriptors.
+    begin: Option<Instant>,
+    searched: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            begin: None,
+            searched: 0,
+        }
+    }
+
+    /// A search has ended. Returns how long so many others will take, once that can be
+    /// told.
+    fn searched(&mut self, left: usize) -> Option<Duration> {
+        let Some(begin) = self.begin else {
+            self.begin = Some(Instant::now());
+            return None;
+        };
+        self.searched += 1;
+        let elapsed = begin.elapsed();
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        (elapsed >= TRIAL).then(|| (elapsed / self.searched).saturating_mul(left))
+    }
+}
 
 pub(super) struct ByKcmp<'a> {
     scope: Scope,
@@ -59,6 +92,9 @@ pub(super) struct ByKcmp<'a> {
     partial: Option<String>,
     /// Until when to wait for processes that run.
     patience: Option<Instant>,
+    early: RefCell<&'a mut dyn FnMut(&Early<'_>)>,
+    /// It was said that the search takes long.
+    is_long: bool,
 }
 
 impl<'a> ByKcmp<'a> {
@@ -80,6 +116,8 @@ impl<'a> ByKcmp<'a> {
             kinds: Kinds::of_this_system()?,
             partial: visible::proc(),
             patience: None,
+            early: RefCell::new(&mut *resolver.early),
+            is_long: false,
         })
     }
 
@@ -165,17 +203,33 @@ impl<'a> ByKcmp<'a> {
             }
         };
         for task in &mut *tasks {
-            self.step(task, Self::near)?;
+            self.step(task, Self::likely)?;
             progress(&self.kernel, task);
         }
-        let mut left: Vec<&mut Task> = Vec::new();
-        left.extend(tasks.iter_mut().filter(|task| task.owner.is_none()));
-        if left.is_empty() {
+        let is_left = |task: &&mut Task| task.owner.is_none();
+        let mut count = tasks.iter_mut().filter(is_left).count();
+        let mut pace = Pace::new();
+        for index in 0..total {
+            let task = &mut tasks[index];
+            if task.owner.is_some() {
+                continue;
+            }
+            self.step(task, Self::near)?;
+            progress(&self.kernel, task);
+            self.tell_early(task);
+            count -= 1;
+            if let Some(rest) = pace.searched(count) {
+                self.announce(rest, tasks);
+            }
+        }
+        let count = tasks.iter_mut().filter(is_left).count();
+        if count == 0 {
             return Ok(());
         }
 
         let hinted = self.tables.len();
-        self.estimate(left.len(), begin.elapsed());
+        self.announce(self.estimate(count, begin.elapsed()), tasks);
+        let mut left: Vec<&mut Task> = tasks.iter_mut().filter(is_left).collect();
         // Even if not all are to be named: that nobody has it is said of all.
         if !self.searched_all {
             self.load_all()?;
@@ -187,6 +241,7 @@ impl<'a> ByKcmp<'a> {
             if !(made && self.tables.len() == 1) {
                 self.step(task, Self::search_pool)?;
             }
+            self.tell_early(task);
         }
         let mut each = FEW;
         // Links that were there in one look and not in another.
@@ -210,6 +265,7 @@ impl<'a> ByKcmp<'a> {
                         self.step(task, |this, task| this.ask_each(task, &state.all))?;
                     }
                 }
+                self.tell_early(task);
             }
             if is_over {
                 break;
@@ -226,23 +282,44 @@ impl<'a> ByKcmp<'a> {
         Ok(())
     }
 
+    /// Tells what was found, if the search takes long.
+    fn tell_early(&self, task: &Task) {
+        let is_known = task.owner.as_ref().is_some_and(|o| *o != Owner::Unknown);
+        if !self.is_long || !is_known {
+            return;
+        }
+        let descriptors = &self.instances[task.instance].descriptors;
+        (self.early.borrow_mut())(&Early {
+            instance: descriptors[0],
+            also: &descriptors[1..],
+            target: task.clone().done(false),
+        });
+    }
+
+    /// Says once how long the search takes, if it is long, and tells what was found.
+    fn announce(&mut self, time: Duration, tasks: &[Task]) {
+        if self.is_long || time < LONG {
+            return;
+        }
+        self.is_long = true;
+        self.kernel.tell(Progress::Long(time));
+        tasks.iter().for_each(|task| self.tell_early(task));
+    }
+
     /// Whether no process can have escaped.
     fn sees_all(&self) -> bool {
         let mut skipped = self.skipped.iter();
         self.partial.is_none() && skipped.all(|s| s.efd.is_some() || s.has_ended())
     }
 
-    /// Says how long it takes to search for these targets, if it is long.
-    fn estimate(&self, targets: usize, elapsed: Duration) {
+    /// How long it takes at most to search all processes for these targets.
+    fn estimate(&self, targets: usize, elapsed: Duration) -> Duration {
         let calls = self.kernel.calls().epoll_tfd.max(1);
         let descriptors: usize = self.tables.iter().map(|t| t.open.links.len()).sum();
         let each = descriptors.checked_ilog2().unwrap_or(0) + 1;
         let queries = (targets as u64).saturating_mul(each.into());
         let seconds = elapsed.as_secs_f64() / calls as f64 * queries as f64;
-        if seconds >= LONG.as_secs_f64() {
-            self.kernel
-                .tell(Progress::Long(Duration::from_secs_f64(seconds)));
-        }
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     /// Runs one step for a target. If the target is gone, its owner is unknown.

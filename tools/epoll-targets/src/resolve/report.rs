@@ -117,6 +117,20 @@ pub struct Instance {
     pub unconfirmed: Option<String>,
 }
 
+impl Instance {
+    /// An instance of which nothing else is known yet, at `place` and at others.
+    pub fn new(place: Descriptor, also: Vec<Descriptor>) -> Self {
+        Self {
+            pid: place.pid,
+            efd: place.fd,
+            id: None,
+            also,
+            targets: Vec::new(),
+            unconfirmed: None,
+        }
+    }
+}
+
 /// A process or an epoll instance that could not be inspected.
 #[derive(Debug)]
 #[non_exhaustive]

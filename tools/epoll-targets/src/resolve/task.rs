@@ -49,6 +49,7 @@ impl Watched {
 }
 
 /// A target while it is resolved.
+#[derive(Clone)]
 pub(super) struct Task {
     /// The index of its instance.
     pub(super) instance: usize,

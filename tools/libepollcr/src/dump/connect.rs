@@ -2,10 +2,10 @@
 
 //! Which sockets are connected to which.
 
-use super::diag::{self, Connection};
 use super::table::Dumper;
 use crate::image::{Kind, Peer, Socket};
 use crate::types::Directions;
+use epoll_targets::unix_diag::{self, Connection};
 use std::collections::HashMap;
 
 impl Dumper<'_, '_> {
@@ -14,7 +14,7 @@ impl Dumper<'_, '_> {
         if self.sockets.is_empty() {
             return;
         }
-        let all = match diag::unix_sockets() {
+        let all = match unix_diag::sockets() {
             Ok(all) => all,
             Err(error) => {
                 for &index in self.sockets.values() {

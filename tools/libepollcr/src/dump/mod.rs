@@ -9,7 +9,6 @@
 
 mod connect;
 mod contents;
-mod diag;
 mod fdinfo;
 mod kind;
 mod pipe;

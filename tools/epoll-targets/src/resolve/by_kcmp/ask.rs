@@ -31,13 +31,14 @@ impl From<io::Error> for Failure {
 }
 
 impl ByKcmp<'_> {
-    /// Compares the target with descriptors of the processes that have the instance.
-    pub(super) fn near(&mut self, task: &mut Task) -> Result<(), Failure> {
+    /// Compares the target with what it is most likely to be.
+    pub(super) fn likely(&mut self, task: &mut Task) -> Result<(), Failure> {
         self.ask_tfd(task)?;
-        self.ask_hints(task, 0)?;
-        if task.owner.is_some() {
-            return Ok(());
-        }
+        self.ask_hints(task, 0)
+    }
+
+    /// Compares the target with descriptors of the process that has the instance.
+    pub(super) fn near(&mut self, task: &mut Task) -> Result<(), Failure> {
         // Other processes that inherited the instance are searched with all the rest.
         let home = self.instances[task.instance].homes[0];
         let mut files = match self.tables[home].open.sorted.take() {

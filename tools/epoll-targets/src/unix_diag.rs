@@ -14,6 +14,7 @@ use std::io;
 
 /// The connection of a unix socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Connection {
     /// The inode of its peer; 0 if that was closed.
     pub peer: Option<u32>,
@@ -38,7 +39,7 @@ const MESSAGE: usize = 16;
 /// # Errors
 ///
 /// Those of the kernel: `ENOENT` without `CONFIG_UNIX_DIAG`.
-pub fn unix_sockets() -> io::Result<HashMap<u32, Connection>> {
+pub fn sockets() -> io::Result<HashMap<u32, Connection>> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -147,7 +148,7 @@ mod tests {
         .unwrap();
         let inode = |socket| rustix::fs::fstat(socket).unwrap().st_ino as u32;
         rustix::net::shutdown(&a, rustix::net::Shutdown::Write).unwrap();
-        let sockets = unix_sockets().expect("CONFIG_UNIX_DIAG, or its module");
+        let sockets = sockets().expect("CONFIG_UNIX_DIAG, or its module");
         assert_eq!(sockets[&inode(&a)].peer, Some(inode(&b)));
         assert_eq!(sockets[&inode(&b)].peer, Some(inode(&a)));
         assert_eq!(sockets[&inode(&a)].shutdown, 2);
