@@ -105,12 +105,12 @@ own_files() {
 	(cd "$TOP" && find rust/*/ rust/kcmp_epoll.rs include/uapi selftests -type f \
 		! -name '*~' ! -name '.*.sw?') | while read -r f; do
 		f=${f/\/\//\/}
-		printf '%s\t%s\n' "$f" "$(in_tree "$f")"
+		printf '%s\t%s\n' "$f" "$(place_of "$f")"
 	done
 }
 
-# in_tree FILE: where our own file stands in the tree of Linux.
-in_tree() {
+# place_of FILE: where our own file stands in the tree of Linux.
+place_of() {
 	case $1 in
 	rust/kernel/* | rust/helpers/* | include/*) echo "$1" ;;
 	rust/*/*) echo "fs/${1#rust/}" ;;

@@ -23,7 +23,7 @@ brought() {
 # that are not in DIR yet: those come with a later patch.
 without_later() {
 	local to
-	to=$2/$(in_tree "$1")
+	to=$2/$(place_of "$1")
 	# They are in a directory of its name, or beside the root of the crate.
 	awk -v below="${to%.rs}" -v beside="${to%/*}" '
 		function there(name, line) {
@@ -66,12 +66,12 @@ commit_series() {
 			brought "$name" "$number" >>"${all[0]}"
 			# All of them again: one may declare a module that is there only now.
 			while read -r from; do
-				to=$dir/$(in_tree "$from")
+				to=$dir/$(place_of "$from")
 				mkdir -p "${to%/*}"
 				touch "$to"
 			done <"${all[0]}"
 			while read -r from; do
-				to=$dir/$(in_tree "$from")
+				to=$dir/$(place_of "$from")
 				cp -p "$TOP/$from" "$to"
 				[[ $from != *.rs ]] || without_later "$from" "$dir" >"$to"
 			done <"${all[0]}"
@@ -107,7 +107,7 @@ series_repository() {
 changed() {
 	local own=()
 	mapfile -t own < <(sort -u "$1/.git/own" | while read -r own; do
-		printf ':(exclude)%s\n' "$(in_tree "$own")"
+		printf ':(exclude)%s\n' "$(place_of "$own")"
 	done)
 	git -C "$1" -c color.diff.old=red -c color.diff.new=green \
 		-c color.diff.oldMoved=magenta -c color.diff.oldMovedAlternative=magenta \
