@@ -4,7 +4,7 @@
 # cache directory: see scripts/setup. The kernel's make reads Kbuild, not this file.
 
 KERNEL ?= base
-export OUT KERNEL DEBIAN LINUX LINUX_SOURCE SNAPSHOT MIRROR SECURITY_MIRROR KEYRING
+export OUT KERNEL DEBIAN LINUX LINUX_SOURCE CRIU_SOURCE SNAPSHOT MIRROR SECURITY_MIRROR KEYRING
 export RELOADS PROGRAMS CALLS MUTATIONS TESTS MINUTES URL ORIGIN TIME SEED SYZKALLER
 
 # The value of a variable, unexpanded and quoted for the shell.
@@ -12,7 +12,7 @@ word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j has an effect on the kernel's make only.
 .NOTPARALLEL:
-.PHONY: all setup run check check-all bench lava kcidb fuzz vm kselftest-install modules series mbox refresh clean distclean help
+.PHONY: all setup run check check-all bench lava kcidb fuzz vm kselftest-install modules series mbox criu refresh clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -65,6 +65,9 @@ kdir:
 
 series mbox:
 	@scripts/$@
+
+criu:
+	@scripts/criu build
 
 refresh:
 	@scripts/refresh

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Unmodified CRIU, with either handler.
+//! CRIU, unmodified and with our series, with either handler.
 //!
 //! CRIU queries KCMP_EPOLL_TFD to find out which file a target watches: its number may
 //! be closed, or refer to another file. Each case dumps and restores a program that then
 //! reports what became of its epoll instances, once with each handler. The table says
-//! what CRIU itself cannot do.
+//! what CRIU itself cannot do, and what it still cannot do with the series.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_tests::subject::{Answer, Subject, criu};
+use guest_tests::subject::{Answer, Subject, criu, installed};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Signal, kill_process};
 
@@ -29,6 +30,32 @@ pub(crate) struct Scenario {
     /// How many of its targets can report events.
     audible: u32,
     criu: Expect,
+    patched: Expect,
+}
+
+/// Which CRIU a case is about.
+#[derive(Clone, Copy, Debug)]
+enum Build {
+    Installed,
+    Patched,
+}
+
+impl Build {
+    /// The program. Skips if it is not there.
+    fn program(self) -> Result<PathBuf> {
+        let path = match self {
+            Self::Installed => installed().into(),
+            Self::Patched => match std::env::var_os("CRIU_PATCHED") {
+                Some(path) => PathBuf::from(path),
+                None => return skip("CRIU with the series is not built (make criu)"),
+            },
+        };
+        match Command::new(&path).arg("--version").output() {
+            Err(err) if err.kind() == ErrorKind::NotFound => skip("there is no criu here"),
+            Err(err) => Err(err).with_context(|| format!("cannot run {}", path.display())),
+            Ok(_) => Ok(path),
+        }
+    }
 }
 
 enum Expect {
@@ -56,65 +83,78 @@ const NUMBER: &str = "keep the number of a target whose file does not have it";
 const REPORTED: &str = "remember that an edge was reported, so it is reported again";
 /// The kernel asks for EPOLLERR and EPOLLHUP whenever something is added.
 const DISARMED: &str = "keep a disarmed oneshot from reporting errors and hang-ups";
+/// No descriptor of any process that is dumped is of this file.
+const NOBODY: &str = "is open in none of the tasks";
 /// It resolves the targets of a process before it has seen the files of the next one.
 const UNKNOWN: &str = "kid_lookup_epoll: no match";
 /// Both targets would get the descriptor that the file has.
 const TWICE: &str = "Can't add event";
-/// A target that is in flight together with its epoll instance has no descriptor where
-/// the instance is received.
-const IN_FLIGHT: &str = "Bad file descriptor";
+/// The process that restores an epoll instance adds each target by its number: it may not
+/// have it, or have it in flight.
+const NOT_THERE: &str = "Bad file descriptor";
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario("plain", 6, Restores(&[])),
+    scenario("plain", 6, EXACT, EXACT),
     scenario(
         "one-number",
         250,
         Restores(&[Difference("other-number", 250, NUMBER)]),
+        EXACT,
     ),
     scenario(
         "two-numbers",
         5,
         Restores(&[Difference("other-number", 5, NUMBER)]),
+        EXACT,
     ),
     scenario(
         "reused-number",
         2,
         Restores(&[Difference("other-number", 1, NUMBER)]),
+        EXACT,
     ),
-    scenario("nested", 6, Restores(&[])),
+    scenario("nested", 6, EXACT, EXACT),
+    // Another target of the instance has an edge to report: which one, nobody can see.
     scenario(
         "edge",
         3,
         Restores(&[Difference("unexpected", 1, REPORTED)]),
+        Restores(&[Difference("unexpected", 1, REPORTED)]),
     ),
-    scenario("flags", 4, Restores(&[])),
-    scenario("oneshot", 2, Restores(&[])),
+    scenario("flags", 4, EXACT, EXACT),
+    scenario("oneshot", 2, EXACT, EXACT),
     scenario(
         "disarmed",
         2,
         Restores(&[Difference("other-events", 2, DISARMED)]),
+        EXACT,
     ),
-    scenario("twice", 2, Refuses(Restore, TWICE)),
-    scenario("child", 1, Refuses(Dump, UNKNOWN)),
+    scenario("twice", 2, Refuses(Restore, TWICE), EXACT),
+    scenario("child", 1, Refuses(Dump, UNKNOWN), EXACT),
+    scenario("heir", 1, Refuses(Restore, NOT_THERE), EXACT),
     Scenario {
         audible: 1,
-        ..scenario("nobody", 2, Refuses(Dump, UNKNOWN))
+        ..scenario("nobody", 2, Refuses(Dump, UNKNOWN), Refuses(Dump, NOBODY))
     },
-    scenario("in-flight", 2, Restores(&[])),
-    scenario("in-flight-both", 2, Refuses(Restore, IN_FLIGHT)),
-    scenario("many", 20_000, Restores(&[])),
+    scenario("in-flight", 2, EXACT, EXACT),
+    scenario("in-flight-both", 2, Refuses(Restore, NOT_THERE), EXACT),
+    scenario("many", 20_000, EXACT, EXACT),
 ];
 
-const fn scenario(name: &'static str, targets: u32, criu: Expect) -> Scenario {
+/// The program finds everything unchanged.
+const EXACT: Expect = Restores(&[]);
+
+const fn scenario(name: &'static str, targets: u32, criu: Expect, patched: Expect) -> Scenario {
     Scenario {
         name,
         targets,
         audible: targets,
         criu,
+        patched,
     }
 }
 
-/// The cases of the group `criu`.
+/// The cases of the groups `criu` and `criu-patched`.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::new("criu/check", |_| check()),
@@ -123,7 +163,12 @@ pub fn cases() -> Vec<Case> {
     cases.extend(
         SCENARIOS
             .iter()
-            .map(|scenario| Case::new(format!("criu/{}", scenario.name), |_| scenario.run())),
+            .map(|scenario| scenario.case("criu", Build::Installed)),
+    );
+    cases.extend(
+        SCENARIOS
+            .iter()
+            .map(|scenario| scenario.case("criu-patched", Build::Patched)),
     );
     cases
 }
@@ -204,23 +249,31 @@ impl fmt::Display for Outcome {
 }
 
 impl Scenario {
+    fn case(&'static self, group: &str, build: Build) -> Case {
+        Case::new(format!("{group}/{}", self.name), move |_| self.run(build))
+    }
+
     /// Dumps and restores the program with each handler.
-    fn run(&self) -> Result<()> {
-        output_of("--version")?;
+    fn run(&self, build: Build) -> Result<()> {
+        let program = build.program()?;
+        let expected = match build {
+            Build::Installed => &self.criu,
+            Build::Patched => &self.patched,
+        };
         let handlers = Handler::present();
         let mut outcomes = Vec::new();
         for &handler in handlers {
             let _answering = handler.answers()?;
-            let outcome = self.dump_and_restore(handler)?;
+            let outcome = self.dump_and_restore(&program, handler)?;
             note(format!("{handler}: {outcome}"));
-            self.judge(&outcome)?;
+            self.judge(expected, &outcome)?;
             outcomes.push(outcome);
         }
         ensure!(
             outcomes.iter().all(|outcome| outcome.same_as(&outcomes[0])),
             "the outcome depends on the handler"
         );
-        self.tell(&outcomes[0]);
+        tell(expected, &outcomes[0]);
         Ok(())
     }
 
@@ -233,9 +286,9 @@ impl Scenario {
         Ok((subject, held))
     }
 
-    fn dump_and_restore(&self, handler: Handler) -> Result<Outcome> {
+    fn dump_and_restore(&self, program: &Path, handler: Handler) -> Result<Outcome> {
         let (mut subject, _held) = self.start()?;
-        let dumped = match subject.dump(&["-v4"])? {
+        let dumped = match subject.dump(program, &["-v4"])? {
             Answer::Done(took) => took.as_secs_f64(),
             Answer::Refused(message) => {
                 // The program runs on, unchanged.
@@ -243,7 +296,8 @@ impl Scenario {
                 return Ok(Outcome::Refused(Dump, message));
             }
         };
-        let restored = match criu(&subject.dir, "restore", &["--restore-detached", "-v4"])? {
+        let options = ["--restore-detached", "-v4"];
+        let restored = match criu(program, &subject.dir, "restore", &options)? {
             Answer::Done(took) => took.as_secs_f64(),
             Answer::Refused(message) => return Ok(Outcome::Refused(Restore, message)),
         };
@@ -254,8 +308,8 @@ impl Scenario {
     }
 
     /// Checks that the outcome is what the table says.
-    fn judge(&self, outcome: &Outcome) -> Result<()> {
-        match (&self.criu, outcome) {
+    fn judge(&self, expected: &Expect, outcome: &Outcome) -> Result<()> {
+        match (expected, outcome) {
             (Restores(differences), Outcome::Restored(found)) => self.expect(differences, found),
             (Refuses(expected, text), Outcome::Refused(action, message))
                 if expected == action && message.contains(text) =>
@@ -294,16 +348,16 @@ impl Scenario {
     pub(crate) fn expect_all(&self, found: &Report) -> Result<()> {
         self.expect(&[], found)
     }
+}
 
-    /// Notes what CRIU could not do.
-    fn tell(&self, outcome: &Outcome) {
-        if let Outcome::Refused(_, message) = outcome {
-            note(format!("criu cannot: {message}"));
-        }
-        if let Restores(differences) = self.criu {
-            for Difference(what, n, why) in differences {
-                note(format!("criu cannot: {why} ({what} {n})"));
-            }
+/// Notes what CRIU could not do.
+fn tell(expected: &Expect, outcome: &Outcome) {
+    if let Outcome::Refused(_, message) = outcome {
+        note(format!("criu cannot: {message}"));
+    }
+    if let Restores(differences) = expected {
+        for Difference(what, n, why) in *differences {
+            note(format!("criu cannot: {why} ({what} {n})"));
         }
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use guest_tests::limits::allow_descriptors;
 use guest_tests::signal;
-use guest_tests::subject::{Answer, Subject};
+use guest_tests::subject::{Answer, Subject, installed};
 use rustix::event::pause;
 use rustix::process::{Signal, setsid};
 
@@ -104,7 +104,7 @@ fn publish(dir: &Path, name: &str, text: &str) -> Result<()> {
 fn bench_dump(targets: u32) -> Result<()> {
     let program = std::env::current_exe()?;
     let mut subject = Subject::start(&program, "many", targets, None)?;
-    match subject.dump(&[])? {
+    match subject.dump(installed(), &[])? {
         Answer::Done(took) => println!("{:.3}", took.as_secs_f64()),
         Answer::Refused(message) => bail!("criu: {message}"),
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The scenarios: what the program watches while it is dumped.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::event::epoll::EventFlags;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::Signal;
@@ -46,6 +46,7 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
             world.watch_under(set, source, 704)?;
         }
         "child" => child(&mut world, set)?,
+        "heir" => heir(&mut world, set)?,
         "in-flight" => in_flight(&mut world, set, false)?,
         "in-flight-both" => in_flight(&mut world, set, true)?,
         "nobody" => nobody(&mut world, set)?,
@@ -175,6 +176,24 @@ fn in_flight(world: &mut World, set: usize, both: bool) -> Result<()> {
         world.watch(set, source, Mode::Level)?;
     }
     world.flies = Some((flies, both.then_some(source)));
+    Ok(())
+}
+
+/// A child with a lower pid, which CRIU restores first, that has the instance open and not
+/// its target.
+fn heir(world: &mut World, set: usize) -> Result<()> {
+    let source = world.source(Source::counter()?);
+    world.watch(set, source, Mode::Level)?;
+    let ours = std::process::id();
+    // The next one gets the first pid above it that is free.
+    fs::write("/proc/sys/kernel/ns_last_pid", (ours / 2).to_string())
+        .context("cannot choose the next pid")?;
+    let child = Command::new(std::env::current_exe()?)
+        .arg("hold")
+        .stdin(Stdio::from(world.sets[set].try_clone()?))
+        .spawn()?
+        .id();
+    ensure!(child < ours, "the child has pid {child}, we have {ours}");
     Ok(())
 }
 
