@@ -12,7 +12,7 @@ word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j has an effect on the kernel's make only.
 .NOTPARALLEL:
-.PHONY: all setup run check check-all bench lava kcidb fuzz vm kselftest-install modules series mbox criu refresh clean distclean help
+.PHONY: all setup run check check-all bench lava kcidb fuzz vm deb kselftest-install modules series mbox criu refresh clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -52,6 +52,9 @@ fuzz: setup
 
 vm: setup
 	@scripts/vng $(call word-as-is,CMD)
+
+deb:
+	@scripts/deb
 
 modules:
 	@scripts/setup modules
