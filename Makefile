@@ -29,6 +29,7 @@ check: setup
 # What .ci/run has no time for, too.
 check-all:
 	@$(MAKE) --no-print-directory check RELOADS=200
+	@$(MAKE) --no-print-directory check T=deb
 	@$(MAKE) --no-print-directory check KERNEL=lean
 	@$(MAKE) --no-print-directory check KERNEL=debug
 	@$(MAKE) --no-print-directory check LINUX=7.2
