@@ -2,15 +2,17 @@
 
 //! `epollcr dump`
 
-use crate::{TOOL, advance, cli, limit};
+use crate::{TOOL, advance, cli, limit, signals};
 use anyhow::{Context, Result};
 use epoll_cli::progress::Progress;
 use libepollcr::device::{self, Device};
 use libepollcr::dump::{Dump, Error};
 use libepollcr::image::Image;
-use std::fs::{self, OpenOptions};
+use rustix::fs::{AtFlags, CWD, linkat};
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -76,26 +78,103 @@ fn check_target(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the image to a temporary file and renames that, so that an image is complete if
-/// it exists. Only its owner can read it: it has the contents of pipes.
+/// Writes the image to a file without a name, and names that when it is complete. Only its
+/// owner can read it: it has the contents of pipes.
 fn write(image: &Image, path: &Path) -> io::Result<()> {
+    // Writing a file that is too large fails then, and says so.
+    signals::ignore(libc::SIGXFSZ)?;
+    let directory = match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    };
     // In a directory that others can write to, they can neither guess the name nor have
     // created the file.
     let random = RandomState::new().hash_one(std::process::id());
     let part = path.with_file_name(format!(".epollcr-{random:016x}"));
     let file = OpenOptions::new()
         .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o600)
+        .open(directory);
+    let file = match file {
+        Ok(file) => file,
+        // Not all file systems have such files.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL | libc::ENOENT)
+            ) =>
+        {
+            return write_named(image, path, &part);
+        }
+        Err(error) => return Err(error),
+    };
+    image.write(BufWriter::new(&file))?;
+    file.sync_all()?;
+    check_target(path)?;
+    let link = |name: &Path| {
+        let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+        linkat(CWD, file, CWD, name, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from)
+    };
+    match link(path) {
+        // A link replaces nothing, which takes a second name for a moment.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let _held = signals::hold()?;
+            link(&part)?;
+            replace(&part, path)
+        }
+        linked => linked,
+    }
+}
+
+/// Writes the image to a file with another name, which is removed if this is interrupted.
+fn write_named(image: &Image, path: &Path, part: &Path) -> io::Result<()> {
+    let held = signals::hold()?;
+    let file = OpenOptions::new()
+        .write(true)
         .create_new(true)
         .custom_flags(libc::O_NOFOLLOW)
         .mode(0o600)
-        .open(&part)?;
+        .open(part)?;
     let written = image
-        .write(BufWriter::new(&file))
+        .write(BufWriter::new(Interruptible {
+            to: &file,
+            held: &held,
+        }))
         .and_then(|()| file.sync_all())
-        .and_then(|()| check_target(path))
-        .and_then(|()| fs::rename(&part, path));
+        .and_then(|()| replace(part, path));
     if written.is_err() {
-        let _ = fs::remove_file(&part);
+        let _ = fs::remove_file(part);
     }
     written
+}
+
+/// Gives a complete image its name.
+fn replace(part: &Path, path: &Path) -> io::Result<()> {
+    let replaced = check_target(path).and_then(|()| fs::rename(part, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(part);
+    }
+    replaced
+}
+
+/// Stops writing if a signal waits that would end this process.
+struct Interruptible<'a> {
+    to: &'a File,
+    held: &'a signals::Held,
+}
+
+impl Write for Interruptible<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.held.is_one_pending() {
+            // Not `Interrupted`, after which writers try again.
+            return Err(io::Error::other("it was interrupted"));
+        }
+        let mut to = self.to;
+        to.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
