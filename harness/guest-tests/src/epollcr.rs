@@ -3,7 +3,7 @@
 //!
 //! They restore every program of the group `criu` unchanged, including those that CRIU
 //! refuses or changes. A case that does not test the tool dumps and restores its own
-//! process.
+//! process. Cases of the group `epollcr-stock` are the same, without the module.
 
 mod contents;
 mod hostile;
@@ -15,6 +15,7 @@ mod tool;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use libepollcr::device::Device;
@@ -41,6 +42,33 @@ pub fn cases() -> Vec<Case> {
     .collect()
 }
 
+/// Whether this process, which runs one case, does without the module.
+static STOCK: AtomicBool = AtomicBool::new(false);
+
+fn is_stock() -> bool {
+    STOCK.load(Ordering::Relaxed)
+}
+
+/// A case with the module, and without it.
+fn both(name: &str, run: impl Fn() -> Result<()> + Copy + 'static) -> [Case; 2] {
+    let stock = move || {
+        STOCK.store(true, Ordering::Relaxed);
+        run()
+    };
+    [
+        Case::new(format!("epollcr/{name}"), move |_| run()),
+        Case::new(format!("epollcr-stock/{name}"), move |_| stock()),
+    ]
+}
+
+/// The device, unless the case does without; skips if there is no module.
+fn module() -> Result<Option<Device>> {
+    match is_stock() {
+        true => Ok(None),
+        false => device().map(Some),
+    }
+}
+
 /// Opens the device; skips if there is no module.
 fn device() -> Result<Device> {
     if let Ok(device) = Device::open() {
@@ -58,12 +86,12 @@ fn device() -> Result<Device> {
 }
 
 /// Dumps this process without its standard streams; the image was written and read.
-fn dump(device: &Device) -> Result<Image> {
+fn dump<'d>(device: impl Into<Option<&'d Device>>) -> Result<Image> {
     dump_without(device, &[])
 }
 
 /// The same, and without these descriptors.
-fn dump_without(device: &Device, others: &[&OwnedFd]) -> Result<Image> {
+fn dump_without<'d>(device: impl Into<Option<&'d Device>>, others: &[&OwnedFd]) -> Result<Image> {
     let mut dump = Dump::new(sys::getpid());
     for other in others {
         dump = dump.leave_out(other.as_fd());
@@ -83,10 +111,11 @@ fn dump_without(device: &Device, others: &[&OwnedFd]) -> Result<Image> {
 }
 
 /// Dumps this process, closes `had`, and restores it.
-fn again(device: &Device, had: Vec<OwnedFd>) -> Result<Restored> {
+fn again<'d>(device: impl Into<Option<&'d Device>>, had: Vec<OwnedFd>) -> Result<Restored> {
+    let device = device.into();
     let image = dump(device)?;
     drop(had);
-    let restored = Restore::new(&image).run(Some(device))?;
+    let restored = Restore::new(&image).run(device)?;
     ensure!(
         restored.held.is_empty(),
         "a file that had a descriptor is held"

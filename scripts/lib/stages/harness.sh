@@ -40,7 +40,7 @@ list_tests() {
 		        continue
 		    package = os.path.dirname(m["manifest_path"])
 		    name = os.path.basename(package)
-		    if name not in ("epoll-cli", "epoll-targets", "lsepoll"):
+		    if name not in ("epoll-cli", "epoll-targets", "epollcr", "libepollcr", "lsepoll"):
 		        continue
 		    inner = "test" not in m["target"]["kind"]
 		    d = f"{to}/tests.tmp/{name}-" + ("unit" if inner else m["target"]["name"])

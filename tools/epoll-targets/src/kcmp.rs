@@ -297,6 +297,34 @@ pub fn support() -> Support {
     }
 }
 
+/// Groups descriptors by their open files, in the order of [`files`]. Those that are
+/// closed meanwhile are left out.
+///
+/// # Errors
+///
+/// See the [module](self).
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use epoll_targets::Descriptor;
+/// use epoll_targets::kcmp::{self, Support};
+/// use std::os::fd::AsRawFd;
+/// # if kcmp::support() != Support::Epoll { return Ok(()) }
+///
+/// let (reader, writer) = rustix::pipe::pipe()?;
+/// let copy = rustix::io::dup(&reader)?;
+/// let pid = std::process::id() as i32;
+/// let fds = [reader.as_raw_fd(), writer.as_raw_fd(), copy.as_raw_fd()];
+/// let groups = kcmp::group(fds.map(|fd| Descriptor { pid, fd }))?;
+/// assert_eq!(groups.len(), 2);
+/// # Ok(()) }
+/// ```
+pub fn group(
+    descriptors: impl IntoIterator<Item = Descriptor>,
+) -> io::Result<Vec<Vec<Descriptor>>> {
+    crate::order::sort(descriptors, &files)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,8 +16,9 @@ the descriptor that the target was added by is closed or reused, or another proc
 the file, or none. A restore reproduces each target exactly: its descriptor, its events, \
 whether a oneshot has fired, and whether an edge was reported.
 
-The tool needs the kernel module epoll_cr, and permission to attach to the process as \
-with ptrace(2), which root usually has.";
+The tool needs permission to attach to the process as with ptrace(2), which root usually \
+has. The kernel module epoll_cr gives it access to targets that no process has a \
+descriptor for; all others are found on any kernel.";
 
 const AFTER: &str = "\
 Exit status:
@@ -66,6 +67,13 @@ pub struct Dump {
     #[arg(long)]
     pub running: bool,
 
+    /// Do without /dev/epoll_cr
+    ///
+    /// This is what happens by itself if there is no such device, or it may not be
+    /// opened. WITHOUT THE DEVICE, in epollcr(1), says what is lost.
+    #[arg(long)]
+    pub no_device: bool,
+
     /// File to write the image to
     ///
     /// Only its owner can read it. It appears when the image is complete, and replaces
@@ -110,6 +118,13 @@ pub struct Restore {
     /// Regular files are opened for that, FIFOs are not.
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Do without /dev/epoll_cr
+    ///
+    /// This is what happens by itself if there is no such device, or it may not be
+    /// opened. WITHOUT THE DEVICE, in epollcr(1), says what cannot be restored then.
+    #[arg(long)]
+    pub no_device: bool,
 
     /// Command to execute, and its arguments
     #[arg(last = true, required_unless_present = "dry_run")]

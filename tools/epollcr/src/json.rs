@@ -18,6 +18,7 @@ struct Output<'a> {
     descriptors: Vec<Descriptor>,
     files: Vec<File<'a>>,
     pipes: Vec<Pipe<'a>>,
+    memories: Vec<Memory<'a>>,
 }
 
 #[derive(Serialize)]
@@ -91,10 +92,22 @@ enum About<'a> {
         peer_file: Option<u32>,
         shutdown: u32,
         queue: Vec<Message>,
+        options: Vec<SocketOption>,
+        reset: bool,
+    },
+    Listener {
+        address: &'a str,
+        backlog: u32,
+        options: Vec<SocketOption>,
+    },
+    Memory {
+        memory: u32,
+        position: u64,
     },
     Epoll {
         items: Vec<Item>,
     },
+    PidFd {},
     Other {
         why: &'a str,
     },
@@ -122,6 +135,7 @@ struct Item {
     events: Bits,
     data: String,
     ready: bool,
+    guessed: bool,
     file: u32,
 }
 
@@ -132,6 +146,22 @@ struct Pipe<'a> {
     packets: usize,
     fifo: Option<Place<'a>>,
     elsewhere: u32,
+}
+
+#[derive(Serialize)]
+struct SocketOption {
+    level: Option<u32>,
+    name: u32,
+    value: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct Memory<'a> {
+    name: Cow<'a, str>,
+    length: u64,
+    bytes: usize,
+    seals: u32,
+    mode: u32,
 }
 
 /// Seconds and nanoseconds.
@@ -156,6 +186,16 @@ impl<'a> From<&'a image::Place> for Place<'a> {
     }
 }
 
+impl From<&image::SocketOption> for SocketOption {
+    fn from(option: &image::SocketOption) -> Self {
+        Self {
+            level: option.level,
+            name: option.name,
+            value: option.value.0.clone(),
+        }
+    }
+}
+
 impl From<&image::Item> for Item {
     fn from(item: &image::Item) -> Self {
         let events = Events(item.events);
@@ -167,6 +207,7 @@ impl From<&image::Item> for Item {
             },
             data: format!("{:#x}", item.data),
             ready: item.ready,
+            guessed: item.guessed == Some(true),
             file: item.file,
         }
     }
@@ -225,14 +266,28 @@ impl<'a> From<&'a Kind> for About<'a> {
                     bytes: message.data.0.len(),
                     files: message.files.clone(),
                 };
+                let options = socket.options.iter().flatten();
+                let options = options.map(SocketOption::from);
                 Self::Socket {
                     r#type: socket.kind.raw(),
                     peer,
                     peer_file,
                     shutdown: socket.shutdown.bits(),
                     queue: socket.queue.iter().map(message).collect(),
+                    options: options.collect(),
+                    reset: socket.reset == Some(true),
                 }
             }
+            Kind::PidFd => Self::PidFd {},
+            Kind::Listener(listener) => Self::Listener {
+                address: &listener.address,
+                backlog: listener.backlog,
+                options: listener.options.iter().map(SocketOption::from).collect(),
+            },
+            Kind::Memory { memory, position } => Self::Memory {
+                memory: *memory,
+                position: *position,
+            },
             Kind::Epoll { items } => Self::Epoll {
                 items: items.iter().map(Item::from).collect(),
             },
@@ -269,6 +324,17 @@ pub fn print(image: &Image, out: &mut impl Write) -> io::Result<()> {
                 packets: pipe.data.len(),
                 fifo: pipe.place.as_ref().map(Place::from),
                 elsewhere: pipe.elsewhere.bits(),
+            })
+            .collect(),
+        memories: image
+            .memories
+            .iter()
+            .map(|memory| Memory {
+                name: String::from_utf8_lossy(&memory.name),
+                length: memory.length,
+                bytes: memory.size(),
+                seals: memory.seals,
+                mode: memory.mode,
             })
             .collect(),
     };

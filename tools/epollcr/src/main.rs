@@ -8,6 +8,7 @@ mod json;
 mod limit;
 mod restore;
 mod show;
+mod signals;
 mod table;
 
 use anyhow::{Context, Result};

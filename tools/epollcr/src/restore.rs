@@ -7,6 +7,7 @@ use crate::{TOOL, advance, dump, limit, read, report};
 use anyhow::{Context, Result, bail};
 use epoll_cli::progress::Progress;
 use epoll_cli::text::printable;
+use libepollcr::device::Device;
 use libepollcr::image::{Descriptor, Image, Kind};
 use libepollcr::restore::{self, Error, Parking, Restore, Restored};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -53,8 +54,10 @@ pub fn run(args: &cli::Restore, inherited: Vec<RawFd>) -> ExitCode {
     let limit = getrlimit(Resource::Nofile);
     let last = image.descriptors.last().map_or(0, |last| last.number);
     let files = image.files.len() as u64;
+    // Targets may be added by numbers that the image does not have.
+    let largest = Parking::new(&image).largest().unsigned_abs();
     // A file may take two descriptors while it is made, such as a pipe with one end.
-    limit::allow(u64::from(last) + 1 + 2 * files.min(1 << 20) + SPARE);
+    limit::allow(u64::from(largest) + 1 + 2 * files.min(1 << 20) + SPARE);
     let given = match chosen(args, &mut image) {
         Ok(given) => given,
         Err(error) => {
@@ -70,22 +73,22 @@ pub fn run(args: &cli::Restore, inherited: Vec<RawFd>) -> ExitCode {
         }
     };
     if args.dry_run {
-        let problems = restore.problems();
-        list(&stderr, &problems);
-        let device = match restore.needs_device() {
-            true => dump::open_device().map(drop),
-            false => Ok(()),
-        };
-        let is_good = problems.is_empty() && device.is_ok();
-        if let Err(error) = device {
-            report(&mut &*stderr, &error.context("cannot restore"));
-        }
-        return match is_good {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
+        return match open_device(args, &image, &restore) {
+            Ok(device) => {
+                let problems = restore.problems(device.as_ref());
+                list(&stderr, &problems);
+                match problems[..] {
+                    [] => ExitCode::SUCCESS,
+                    _ => ExitCode::FAILURE,
+                }
+            }
+            Err(error) => {
+                report(&mut &*stderr, &error.context("cannot restore"));
+                ExitCode::FAILURE
+            }
         };
     }
-    let restored = match make(&image, restore, &stderr) {
+    let restored = match make(args, &image, restore, &stderr) {
         Ok(restored) => restored,
         Err(error) => {
             match error.downcast_ref() {
@@ -223,19 +226,27 @@ fn prepare<'a>(
     Ok(Ready { stderr, restore })
 }
 
-fn make(image: &Image, restore: Restore<'_>, stderr: &Arc<File>) -> Result<Restored> {
-    let device = match restore.needs_device() {
-        false => None,
-        true => {
-            let device = dump::open_device()?;
-            let moved = Parking::new(image).park(device);
-            Some(
-                moved
-                    .context("no descriptor is left (raise the limit with ulimit -n)")?
-                    .into(),
-            )
-        }
-    };
+/// Opens the device, at a descriptor that the image does not have, if it is used and
+/// there is one.
+fn open_device(
+    args: &cli::Restore,
+    image: &Image,
+    restore: &Restore<'_>,
+) -> Result<Option<Device>> {
+    let device = dump::open_device(args.no_device || !restore.uses_device())?;
+    let moved = device.map(|device| Parking::new(image).park(device));
+    let moved = moved.transpose();
+    let moved = moved.context("no descriptor is left (raise the limit with ulimit -n)")?;
+    Ok(moved.map(Device::from))
+}
+
+fn make(
+    args: &cli::Restore,
+    image: &Image,
+    restore: Restore<'_>,
+    stderr: &Arc<File>,
+) -> Result<Restored> {
+    let device = open_device(args, image, &restore)?;
     let mut progress = Progress::new(stderr.clone());
     let restore = restore.on_progress(|now| advance(&mut progress, now));
     Ok(restore.run(device.as_ref())?)
@@ -291,6 +302,7 @@ mod tests {
             events: 1,
             data: 0,
             ready: false,
+            guessed: None,
         };
         let items = vec![item(1), item(9)];
         image.files.push(file(Kind::Epoll { items }));
@@ -311,6 +323,7 @@ mod tests {
             stdio,
             keep_cloexec: false,
             dry_run: true,
+            no_device: true,
             command: Vec::new(),
         };
         let mut image = image();

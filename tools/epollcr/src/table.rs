@@ -6,8 +6,9 @@ use epoll_cli::events;
 use epoll_cli::table::{Cell, Column, Table};
 use epoll_cli::text::{printable, printable_bytes};
 use epoll_targets::fdinfo::Events;
-use libepollcr::image::{Image, Item, Kind, Message, OpenFile, Peer, Pipe, Place, Timer};
+use libepollcr::image::{Image, Item, Kind, Memory, Message, OpenFile, Peer, Pipe, Place, Timer};
 use libepollcr::types::PipeEnds;
+use rustix::fs::SealFlags;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -110,7 +111,12 @@ fn targets(image: &Image, numbers: &[Vec<u32>]) -> Vec<Vec<Cell>> {
                 item.tfd.to_string().into(),
                 events(Events(item.events)).into(),
                 format!("{:#x}", item.data).into(),
-                if item.ready { "ready" } else { "-" }.into(),
+                match (item.ready, item.guessed == Some(true)) {
+                    (true, true) => "ready?",
+                    (true, false) => "ready",
+                    (false, _) => "-",
+                }
+                .into(),
                 format!("f{}", item.file).into(),
                 descriptor(image, item).into(),
             ]);
@@ -204,9 +210,23 @@ fn contents(image: &Image, file: &OpenFile) -> String {
                 Peer::Elsewhere => "peer not in the image".into(),
                 Peer::Nobody => "not connected".into(),
             };
-            format!("{peer}{}", queue(&socket.queue))
+            let reset = match socket.reset {
+                Some(true) => ", reset",
+                _ => "",
+            };
+            format!("{peer}{reset}{}", queue(&socket.queue))
         }
         Kind::Epoll { items } => count(items.len(), "target"),
+        Kind::PidFd => "the process itself".into(),
+        Kind::Listener(listener) => format!("TCP, listens at {}", listener.address),
+        Kind::Memory { memory, position } => {
+            let text = self::memory(&image.memories[*memory as usize]);
+            let position = match *position {
+                0 => String::new(),
+                position => format!(", at {position}"),
+            };
+            format!("memory {memory}{text}{position}")
+        }
         Kind::Other { why } => {
             let link = printable_bytes(&file.link);
             let why = printable(why);
@@ -245,6 +265,22 @@ fn pipe(pipe: &Pipe) -> String {
             _ => "ends",
         };
         text += &format!(", {end} not in the image");
+    }
+    text
+}
+
+fn memory(memory: &Memory) -> String {
+    let mut text = match &memory.name[..] {
+        [] => String::new(),
+        name => format!(" ({})", printable_bytes(name)),
+    };
+    let length = usize::try_from(memory.length).unwrap_or(usize::MAX);
+    text += &format!(", {}", count(length, "byte"));
+    let seals = SealFlags::from_bits_retain(memory.seals);
+    let names = seals.iter_names().map(|(name, _)| name);
+    let names: Vec<_> = names.collect();
+    if !names.is_empty() {
+        text += &format!(", sealed: {}", names.join("|"));
     }
     text
 }

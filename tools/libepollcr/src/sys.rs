@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls that rustix 1.1 does not wrap: `SO_PEEK_OFF`; recvmsg(2) that keeps all
-//! descriptors it is given; `F_SETSIG` and `F_SETOWN_EX`; signalfd(2); `F_GETFD` of a
-//! number that need not be open, which no `BorrowedFd` may stand for; and the ioctl
-//! `TFD_IOC_SET_TICKS`, which goes through [`rustix::ioctl`].
+//! System calls that rustix 1.1 does not wrap: options of sockets, among them
+//! `SO_PEEK_OFF`; `SIOCATMARK`; recvmsg(2) that keeps all descriptors it is given;
+//! `F_SETSIG`, `F_SETOWN_EX` and their like; signalfd(2); `F_GETFD` of a number that need
+//! not be open, which no `BorrowedFd` may stand for; and the ioctl `TFD_IOC_SET_TICKS`,
+//! which goes through [`rustix::ioctl`].
 
 use crate::types::{Owner, OwnerKind};
 use rustix::ioctl::{self, Setter, opcode};
@@ -17,37 +18,130 @@ fn check(ret: libc::c_int) -> io::Result<i32> {
     Ok(ret)
 }
 
-/// Returns the offset at which a socket is peeked: `SO_PEEK_OFF`.
-pub fn peek_offset(socket: BorrowedFd<'_>) -> io::Result<i32> {
-    let mut value = 0i32;
-    let mut len = size_of::<i32>() as libc::socklen_t;
+/// Reads an option of a socket. Returns its length.
+fn get_option(
+    socket: BorrowedFd<'_>,
+    (level, name): (i32, i32),
+    value: &mut [u8],
+) -> io::Result<usize> {
+    let mut len = value.len() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `value`, and to `len`.
     check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEEK_OFF,
-            (&raw mut value).cast(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
             &raw mut len,
         )
     })?;
-    Ok(value)
+    Ok(len as usize)
+}
+
+/// Sets an option of a socket, by its level and name.
+pub fn set_option(
+    socket: BorrowedFd<'_>,
+    (level, name): (i32, i32),
+    value: &[u8],
+) -> io::Result<()> {
+    // SAFETY: the kernel reads `value`, whose length it is told.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Reads an option of a known size; `None` if the kernel does not have it.
+pub fn option(
+    socket: BorrowedFd<'_>,
+    option: (i32, i32),
+    size: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0; size];
+    match get_option(socket, option, &mut value) {
+        Ok(len) if len == size => Ok(Some(value)),
+        Ok(_) => Err(rustix::io::Errno::PROTO.into()),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What is known of a TCP socket: `TCP_INFO`, see tcp(7).
+pub struct TcpInfo {
+    /// `TCP_*` of `linux/tcp_states.h`.
+    pub state: u8,
+    /// If it listens, how many connections were not accepted yet, and how many can wait.
+    pub waiting: u32,
+    pub backlog: u32,
+}
+
+/// Returns what is known of a TCP socket.
+pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    // Until `tcpi_sacked`.
+    let mut info = [0u8; 32];
+    let option = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    get_option(socket, option, &mut info)?;
+    let number = |at: usize| {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&info[at..at + 4]);
+        u32::from_ne_bytes(bytes)
+    };
+    Ok(TcpInfo {
+        state: info[0],
+        waiting: number(24),
+        backlog: number(28),
+    })
+}
+
+/// Whether a filter is attached to a socket: `SO_ATTACH_FILTER`, `SO_ATTACH_BPF`.
+pub fn has_filter(socket: BorrowedFd<'_>) -> bool {
+    // The length is that of the filter, in instructions, if there is no room for it. A
+    // program in eBPF is not shown: that is an error.
+    let option = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    get_option(socket, option, &mut []).map_or(true, |len| len > 0)
+}
+
+const PEEK_OFF: (i32, i32) = (libc::SOL_SOCKET, libc::SO_PEEK_OFF);
+
+/// Returns the offset at which a socket is peeked: `SO_PEEK_OFF`.
+pub fn peek_offset(socket: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut value = [0; 4];
+    get_option(socket, PEEK_OFF, &mut value)?;
+    Ok(i32::from_ne_bytes(value))
 }
 
 /// Sets the offset at which a socket is peeked.
 pub fn set_peek_offset(socket: BorrowedFd<'_>, offset: i32) -> io::Result<()> {
-    let len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the kernel reads `len` bytes, the size of `offset`.
-    check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEEK_OFF,
-            (&raw const offset).cast(),
-            len,
-        )
-    })
-    .map(drop)
+    set_option(socket, PEEK_OFF, &offset.to_ne_bytes())
+}
+
+/// Whether the next byte of a stream is one that was sent out of band, or was:
+/// `SIOCATMARK`.
+pub fn is_at_mark(socket: BorrowedFd<'_>) -> bool {
+    /// Of `asm/sockios.h`; some architectures have another one.
+    const SIOCATMARK: u32 = if cfg!(any(target_arch = "mips", target_arch = "mips64")) {
+        0x4004_7307
+    } else {
+        0x8905
+    };
+
+    let mut at_mark = 0i32;
+    // SAFETY: the call writes an integer, if the file has it.
+    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCATMARK as _, &raw mut at_mark) };
+    ret == 0 && at_mark != 0
 }
 
 /// A message that stays in the queue.
@@ -137,6 +231,33 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
         next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
     }
     Ok(peeked)
+}
+
+/// Returns the receiver of a file's signals, and the signal; `None` if nobody is, and the
+/// signal was not set.
+pub fn owner(fd: BorrowedFd<'_>) -> io::Result<Option<Owner>> {
+    const F_GETSIG: i32 = 11;
+    const F_GETOWN_EX: i32 = 16;
+
+    let mut owner = [0i32; 2];
+    // SAFETY: the kernel writes a `struct f_owner_ex`, which is two integers.
+    match check(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, owner.as_mut_ptr()) }) {
+        // It was opened with O_PATH.
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(None),
+        result => result?,
+    };
+    // SAFETY: the command takes nothing.
+    let signal = check(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETSIG) })? as u32;
+    let [kind, id] = owner;
+    if id == 0 && signal == 0 {
+        return Ok(None);
+    }
+    let unknown = || io::Error::from(rustix::io::Errno::PROTO);
+    Ok(Some(Owner {
+        kind: OwnerKind::from_raw(kind as u32).ok_or_else(unknown)?,
+        id,
+        signal,
+    }))
 }
 
 /// Sets the receiver of a file's signals: this process or thread, unless there was

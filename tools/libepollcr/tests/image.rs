@@ -54,10 +54,10 @@ fn each_error_is_a_sentence() {
     assert_eq!(refused(&longer), "the image has data after its end");
 
     let mut other = good.clone();
-    other[8] = 2;
+    other[8] = 3;
     assert_eq!(
         refused(&other),
-        "the image has version 2, and only version 1 can be read"
+        "the image has version 3, and only versions up to 2 can be read"
     );
 
     // No more is read than there is, whatever the length says.
@@ -259,6 +259,7 @@ fn a_chain_of_sets_takes_no_stack() {
             events: 0x19,
             data: 0,
             ready: false,
+            guessed: None,
         }];
         image.files.push(file(Kind::Epoll { items }, libc::O_RDWR));
     }

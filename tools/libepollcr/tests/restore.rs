@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be restored without the device: all but the targets of epoll instances.
+//! What is restored without the device.
 
 mod common;
 
@@ -8,7 +8,9 @@ use common::{file, image, place};
 use libepollcr::image::{Descriptor, Image, Kind};
 use libepollcr::restore::{Error, Parking, Restore};
 use libepollcr::types::PipeEnds;
-use rustix::io::{FdFlags, fcntl_getfd, read};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, read};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -96,7 +98,7 @@ fn nothing_is_closed_by_exec() {
 }
 
 fn why(image: &Image) -> Vec<String> {
-    let problems = Restore::new(image).problems();
+    let problems = Restore::new(image).problems(None);
     problems.iter().map(ToString::to_string).collect()
 }
 
@@ -173,12 +175,31 @@ fn what_is_given_is_not_made() {
     assert_eq!(bytes(&restored.descriptors[&608]), b"");
 }
 
+/// The common image has an edge that is due, and a oneshot that has fired.
 #[test]
-fn items_take_the_device() {
+fn items_are_added_by_their_numbers() {
     let _alone = alone();
-    let error = Restore::new(&image()).run(None).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "targets of epoll instances cannot be restored without /dev/epoll_cr"
-    );
+    let mut image = image();
+    let Kind::Epoll { items } = &mut image.files[10].kind else {
+        unreachable!();
+    };
+    items[1].tfd = 712;
+    let restored = Restore::new(&image).run(None).unwrap();
+    let set = &restored.descriptors[&610];
+    let mut events = Vec::with_capacity(8);
+    let now = Timespec::default();
+    epoll::wait(set, spare_capacity(&mut events), Some(&now)).unwrap();
+    let data: Vec<_> = events.iter().map(|event| { event.data }.u64()).collect();
+    assert_eq!(data, [u64::MAX]);
+
+    // This number is one of ours.
+    let taken = fcntl_dupfd_cloexec(File::open("/dev/null").unwrap(), 712).unwrap();
+    drop(restored);
+    let number = taken.as_raw_fd();
+    let Kind::Epoll { items } = &mut image.files[10].kind else {
+        unreachable!();
+    };
+    items[1].tfd = number as u32;
+    let expected = format!("descriptor {number} is open in this process");
+    assert_eq!(why(&image), [expected]);
 }

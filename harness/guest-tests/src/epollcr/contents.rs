@@ -26,24 +26,27 @@ use rustix::time::{
     timerfd_gettime, timerfd_settime,
 };
 
-use super::{again, device, dump, dump_without, numbers, take};
+use super::{again, both, dump, dump_without, module, numbers, take};
 use crate::sys;
 use crate::tap::Case;
 
 pub fn cases() -> Vec<Case> {
-    vec![
-        Case::new("epollcr/files", |_| files()),
-        Case::new("epollcr/pipes", |_| pipes()),
-        Case::new("epollcr/fifo", |_| fifo()),
-        Case::new("epollcr/fifo-alone", |_| fifo_alone()),
-        Case::new("epollcr/unlinked", |_| unlinked()),
-        Case::new("epollcr/locks", |_| locks()),
-        Case::new("epollcr/signals", |_| signals()),
-        Case::new("epollcr/empty-messages", |_| empty_messages()),
-        Case::new("epollcr/counters", |_| counters()),
-        Case::new("epollcr/sockets", |_| sockets()),
-        Case::new("epollcr/passed", |_| passed()),
+    [
+        both("files", files),
+        both("pipes", pipes),
+        both("fifo", fifo),
+        both("fifo-alone", fifo_alone),
+        both("unlinked", unlinked),
+        both("locks", locks),
+        both("signals", signals),
+        both("empty-messages", empty_messages),
+        both("counters", counters),
+        both("sockets", sockets),
+        both("passed", passed),
     ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn bytes(fd: impl AsFd) -> Result<Vec<u8>> {
@@ -54,7 +57,8 @@ fn bytes(fd: impl AsFd) -> Result<Vec<u8>> {
 
 /// Open files, some shared by several descriptors, with their positions.
 fn files() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let path = std::env::temp_dir().join(format!("epollcr-file-{}", std::process::id()));
     fs::write(&path, "0123456789")?;
     let file: OwnedFd = OpenOptions::new()
@@ -72,7 +76,7 @@ fn files() -> Result<()> {
     let flags = fcntl_getfl(&file)?;
 
     let had = numbers([&file, &shared, &other, &directory, &null, &only]);
-    let mut restored = again(&device, vec![file, shared, other, directory, null, only])?;
+    let mut restored = again(device, vec![file, shared, other, directory, null, only])?;
     let [file, shared, other, directory, null, only] = take(&mut restored, had)?;
     ensure!(
         restored.descriptors.is_empty(),
@@ -104,7 +108,8 @@ fn files() -> Result<()> {
 }
 
 fn pipes() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let (full, filler) = pipe_with(PipeFlags::CLOEXEC)?;
     fcntl_setpipe_size(&filler, 1 << 18)?;
     write(&filler, b"one ")?;
@@ -133,7 +138,7 @@ fn pipes() -> Result<()> {
     let all = vec![
         full, filler, packets, sender, ended, again_open, alone, single,
     ];
-    let mut restored = again(&device, all)?;
+    let mut restored = again(device, all)?;
     let [
         full,
         filler,
@@ -173,7 +178,8 @@ fn pipes() -> Result<()> {
 }
 
 fn fifo() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let path = std::env::temp_dir().join(format!("epollcr-fifo-{}", std::process::id()));
     mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
     let reader: OwnedFd = OpenOptions::new()
@@ -185,7 +191,7 @@ fn fifo() -> Result<()> {
     write(&writer, b"through it")?;
 
     let had = numbers([&reader, &writer]);
-    let mut restored = again(&device, vec![reader, writer])?;
+    let mut restored = again(device, vec![reader, writer])?;
     let [reader, writer] = take(&mut restored, had)?;
     ensure!(bytes(&reader)? == b"through it", "the contents differ");
     write(&writer, b"more")?;
@@ -201,7 +207,8 @@ fn fifo() -> Result<()> {
 
 /// One end of a FIFO is in the image; the other one is closed, or another process's.
 fn fifo_alone() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let path = std::env::temp_dir().join(format!("epollcr-alone-{}", std::process::id()));
     mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
     let open_reader = || -> Result<OwnedFd> {
@@ -214,10 +221,10 @@ fn fifo_alone() -> Result<()> {
     write(&writer, b"once")?;
 
     // Its data is not written twice.
-    let image = dump_without(&device, &[&reader])?;
+    let image = dump_without(device, &[&reader])?;
     let number = writer.as_raw_fd() as u32;
     drop(writer);
-    let restored = Restore::new(&image).run(Some(&device))?;
+    let restored = Restore::new(&image).run(device)?;
     ensure!(bytes(&reader)? == b"once", "the contents differ");
     ensure!(
         read(&reader, &mut [0; 8]) == Err(Errno::AGAIN),
@@ -227,12 +234,12 @@ fn fifo_alone() -> Result<()> {
     ensure!(bytes(&reader)? == b"more", "another FIFO");
     drop((restored, reader));
     // It can be restored without a reader, too.
-    drop(Restore::new(&image).run(Some(&device))?);
+    drop(Restore::new(&image).run(device)?);
 
     // Looking for problems does not open the FIFO: a process that waits for a reader
     // keeps waiting.
     let reader = open_reader()?;
-    let image = dump(&device)?;
+    let image = dump(device)?;
     drop(reader);
     let opened = crate::process::shared::<1>()?;
     let child = crate::process::fork(|| {
@@ -243,13 +250,13 @@ fn fifo_alone() -> Result<()> {
     let dir = format!("/proc/{}", child.pid());
     let waits = || crate::process::system_call(&dir) == Some(libc::SYS_openat);
     crate::process::wait_until("a child to open a FIFO", waits)?;
-    ensure!(Restore::new(&image).problems().is_empty());
+    ensure!(Restore::new(&image).problems(device).is_empty());
     std::thread::sleep(Duration::from_millis(50));
     ensure!(
         opened[0].load(std::sync::atomic::Ordering::SeqCst) == 0,
         "it was opened"
     );
-    drop(Restore::new(&image).run(Some(&device))?);
+    drop(Restore::new(&image).run(device)?);
     child.finish(Duration::from_secs(20))?;
     fs::remove_file(&path)?;
     Ok(())
@@ -257,16 +264,17 @@ fn fifo_alone() -> Result<()> {
 
 /// A file that never had a name can be given, and does not prevent the dump of others.
 fn unlinked() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     let nameless = rustix::fs::open(std::env::temp_dir(), flags, mode)?;
     let counter = eventfd(5, EventfdFlags::CLOEXEC)?;
     let [nameless_number, counter_number] = numbers([&nameless, &counter]);
-    let image = dump(&device)?;
+    let image = dump(device)?;
     drop((nameless, counter));
 
-    let problems = Restore::new(&image).problems();
+    let problems = Restore::new(&image).problems(device);
     let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
     ensure!(
         problems.len() == 1
@@ -282,7 +290,7 @@ fn unlinked() -> Result<()> {
     let mut restore = Restore::new(&image);
     let null: OwnedFd = File::open("/dev/null")?.into();
     restore.give(file, Parking::new(&image).park(null)?);
-    let mut restored = restore.run(Some(&device))?;
+    let mut restored = restore.run(device)?;
     let [_null, counter] = take(&mut restored, [nameless_number, counter_number])?;
     ensure!(
         bytes(&counter)? == 5u64.to_ne_bytes(),
@@ -293,7 +301,8 @@ fn unlinked() -> Result<()> {
 
 /// Locks are reported, also those on directories.
 fn locks() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let path = std::env::temp_dir().join(format!("epollcr-locks-{}", std::process::id()));
     fs::write(&path, "text")?;
     let open = || -> Result<OwnedFd> {
@@ -316,11 +325,11 @@ fn locks() -> Result<()> {
     let ret = unsafe { libc::fcntl(part.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) };
     ensure!(ret == 0, "F_OFD_SETLK");
 
-    let image = dump(&device)?;
+    let image = dump(device)?;
     let had = numbers([&whole, &part, &directory]);
     let free = numbers([&none])[0] as u32;
     drop((whole, part, directory, none));
-    let problems = Restore::new(&image).problems();
+    let problems = Restore::new(&image).problems(device);
     for number in had {
         ensure!(
             problems.iter().any(|problem| {
@@ -342,7 +351,8 @@ fn locks() -> Result<()> {
 fn signals() -> Result<()> {
     const F_GETSIG: i32 = 11;
 
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let (near, far) = pair(SocketType::STREAM)?;
     let (other, others) = pair(SocketType::STREAM)?;
     let set = |fd: &OwnedFd, command, value: i32| {
@@ -358,8 +368,8 @@ fn signals() -> Result<()> {
     set(&near, libc::F_SETFL, flags)?;
     set(&other, libc::F_SETOWN, -getpgrp().as_raw_pid())?;
 
-    let image = dump(&device)?;
-    let problems = Restore::new(&image).problems();
+    let image = dump(device)?;
+    let problems = Restore::new(&image).problems(device);
     let group = format!("its signals go to process group {}", getpgrp());
     ensure!(
         problems
@@ -371,7 +381,7 @@ fn signals() -> Result<()> {
     );
     drop((other, others));
     let had = numbers([&near, &far]);
-    let mut restored = again(&device, vec![near, far])?;
+    let mut restored = again(device, vec![near, far])?;
     let [near, far] = take(&mut restored, had)?;
     let get = |command| {
         // SAFETY: these return numbers.
@@ -393,7 +403,8 @@ fn signals() -> Result<()> {
 
 /// Empty messages, which a stream cannot have.
 fn empty_messages() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
         let (near, far) = pair(kind)?;
         set_size(&far, libc::SO_SNDBUFFORCE, 1 << 20)?;
@@ -404,7 +415,7 @@ fn empty_messages() -> Result<()> {
             ensure!(send(&far, text, SendFlags::empty())? == text.len());
         }
         let had = numbers([&near, &far]);
-        let mut restored = again(&device, vec![near, far])?;
+        let mut restored = again(device, vec![near, far])?;
         let [near, far] = take(&mut restored, had)?;
         let mut buffer = vec![0; 400_000];
         for text in all {
@@ -431,7 +442,8 @@ fn nearly_5000_left(timer: &OwnedFd) -> Result<Itimerspec> {
 }
 
 fn counters() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let counter = eventfd(0, flags)?;
     write(&counter, &(1u64 << 40).to_ne_bytes())?;
@@ -462,7 +474,7 @@ fn counters() -> Result<()> {
 
     let had = numbers([&counter, &semaphore, &waits, &expired, &off, &signals]);
     let all = vec![counter, semaphore, waits, expired, off, signals];
-    let mut restored = again(&device, all)?;
+    let mut restored = again(device, all)?;
     let [counter, semaphore, waits, expired, off, signals] = take(&mut restored, had)?;
 
     let number = |fd: &OwnedFd| -> Result<u64> {
@@ -512,7 +524,8 @@ fn receive(socket: &OwnedFd) -> Result<Vec<u8>> {
 }
 
 fn sockets() -> Result<()> {
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {
         let stream = kind == SocketType::STREAM;
         let (near, far) = pair(kind)?;
@@ -530,7 +543,7 @@ fn sockets() -> Result<()> {
         }
 
         let had = numbers([&near, &far, &orphan, &half, &other]);
-        let mut restored = again(&device, vec![near, far, orphan, half, other])?;
+        let mut restored = again(device, vec![near, far, orphan, half, other])?;
         let [near, far, orphan, half, other] = take(&mut restored, had)?;
 
         let mut found = receive(&near)?;
@@ -606,7 +619,8 @@ fn set_size(socket: &OwnedFd, option: i32, size: usize) -> Result<()> {
 fn passed() -> Result<()> {
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
-    let device = device()?;
+    let device = module()?;
+    let device = device.as_ref();
     let (near, far) = pair(SocketType::STREAM)?;
     let counter = eventfd(3, EventfdFlags::CLOEXEC)?;
     let set = epoll::create(CreateFlags::CLOEXEC)?;
@@ -616,7 +630,7 @@ fn passed() -> Result<()> {
     pass(&far, b"b", &[near.as_fd()])?;
 
     let had = numbers([&near, &far]);
-    let mut restored = again(&device, vec![near, far])?;
+    let mut restored = again(device, vec![near, far])?;
     let [near, _far] = take(&mut restored, had)?;
     let [counter, set] = accept::<2>(&near, b"a")?;
     let mut events = Vec::with_capacity(4);

@@ -188,8 +188,13 @@ struct epoll_key {
 
 struct eventpoll;
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct epitem {
 	struct rb_node rbn;
+	struct list_head rdllink;
 	struct epoll_key ffd;
 	struct eventpoll *ep;
 	struct hlist_node fllink;

@@ -55,7 +55,7 @@ enum tag {
 	TAG_TASK,		/* TGID << 32 | TID; table; leader has another */
 	TAG_FD,			/* is epoll << 32 | FD; file */
 	TAG_INSTANCE,		/* FD; file */
-	TAG_TARGET,		/* TFD; file; data; EVENTS; epitem */
+	TAG_TARGET,		/* TFD; file; data; is ready << 32 | EVENTS; epitem */
 	TAG_END,		/* whether the walk went astray */
 	TAG_THREAD,		/* is running; table; task; SWITCHES */
 };
@@ -336,6 +336,18 @@ static __always_inline struct epitem *epitem_of(__u64 node)
 	return (void *)node - bpf_core_field_offset(struct epitem, rbn);
 }
 
+/* Whether a target is on the ready list; 0 if the kernel has none by that name. */
+static __always_inline __u64 is_ready(struct epitem *epi)
+{
+	struct list_head *next = NULL;
+
+	if (!bpf_core_field_exists(epi->rdllink))
+		return 0;
+	if (bpf_core_read(&next, sizeof(next), &epi->rdllink.next))
+		return 0;
+	return next != (void *)epi + bpf_core_field_offset(struct epitem, rdllink);
+}
+
 static __always_inline void push(struct control *ctl, __u64 node)
 {
 	ctl->stack[ctl->depth & (MAX_DEPTH - 1)] = node;
@@ -438,7 +450,7 @@ static long walk_one(__u64 i, void *unused)
 	out[0] = HEAD(TAG_TARGET, (__u32)fd);
 	out[1] = file;
 	out[2] = data;
-	out[3] = events;
+	out[3] = is_ready(epi) << 32 | events;
 	out[4] = (__u64)epi;
 	ctl->last_file = file;
 	ctl->last_fd = fd;

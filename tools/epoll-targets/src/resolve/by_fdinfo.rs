@@ -158,6 +158,7 @@ fn guess(
         stale_total: stale_at.len(),
         stale_at,
         changed: false,
+        on_ready_list: None,
         guessed: true,
     }
 }

@@ -67,6 +67,10 @@ pub struct Resolved {
     pub stale_total: usize,
     /// The target was added, or took the place of another, during the search.
     pub changed: bool,
+    /// Whether the target was on the ready list, which epoll_wait(2) goes through: one
+    /// with `EPOLLET` is not any more once it was reported. `None` if that was not seen;
+    /// only [`Method::Walk`] can.
+    pub on_ready_list: Option<bool>,
     /// The owner was guessed from the numbers of descriptors and inodes.
     pub guessed: bool,
 }

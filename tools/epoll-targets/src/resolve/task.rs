@@ -89,6 +89,7 @@ impl Task {
             stale_at: self.stale_at,
             stale_total,
             changed,
+            on_ready_list: None,
             guessed: false,
         }
     }

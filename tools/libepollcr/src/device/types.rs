@@ -95,8 +95,9 @@ pub struct Description {
     pub mode: u32,
     /// Access mode and status flags (`O_*`), as `F_GETFL` returns them.
     pub flags: u32,
-    /// The user and group that opened the file, in the caller's user namespace.
-    pub opener: Opener,
+    /// The user and group that opened the file, in the caller's user namespace; `None` if
+    /// it was not asked of the device.
+    pub opener: Option<Opener>,
     /// The receiver of its signals; `None` if nobody is, and `F_SETSIG` was not used.
     pub owner: Option<Owner>,
     /// What stat(2) returns; `None` if the file system did not tell.
@@ -239,10 +240,10 @@ impl Description {
             epoll_id: Some(file.epoll_id).filter(|&id| id != 0),
             mode: file.mode,
             flags: file.f_flags,
-            opener: Opener {
+            opener: Some(Opener {
                 uid: file.fsuid,
                 gid: file.fsgid,
-            },
+            }),
             owner: owner(file)?,
             stat: has(abi::FILE_STAT).then_some(Stat {
                 nlink: file.nlink,

@@ -4,7 +4,7 @@
 
 use super::table::Dumper;
 use crate::image::{Kind, Peer, Socket};
-use crate::types::Directions;
+use crate::types::{Directions, SocketKind};
 use epoll_targets::unix_diag::{self, Connection};
 use std::collections::HashMap;
 
@@ -36,6 +36,11 @@ impl Dumper<'_, '_> {
                     socket.peer = peer;
                     let shutdown = connection.map_or(0, |known| known.shutdown.into());
                     socket.shutdown = Directions::from_bits_truncate(shutdown);
+                    let closed = peer == Peer::Closed && socket.kind != SocketKind::Datagram;
+                    if socket.reset == Some(true) && !closed {
+                        let why = "an error is pending on it, which would be lost".into();
+                        file.kind = Kind::Other { why };
+                    }
                 }
                 Err(why) => file.kind = Kind::Other { why: why.into() },
             }

@@ -2,13 +2,14 @@
 
 //! Targets of epoll instances, and messages in sockets, with the files that they lead to.
 
+use super::kernel::{Fetched, Target};
 use super::table::{AT_ONCE, Dumper, Source};
 use super::{Error, Result, While, socket};
-use crate::device::{self, Process, Snapshot};
 use crate::image::{Item, Kind, Message};
 use crate::types::Progress;
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 impl Dumper<'_, '_> {
     /// Adds targets and messages until they lead to no further files.
@@ -31,27 +32,32 @@ impl Dumper<'_, '_> {
             Source::Theirs(fd) => *fd,
             Source::Ours(fd) => fd.as_raw_fd() as u32,
         };
-        let snapshot = match self.device.snapshot(self.process_of(source), efd) {
-            Err(Errno::BADF | Errno::OPNOTSUPP | Errno::STALE) if self.is_running() => {
-                Snapshot::default()
+        let targets = match self.kernel.targets(&self.process, source) {
+            Err(error)
+                if self.is_running()
+                    && is(&error, &[Errno::BADF, Errno::OPNOTSUPP, Errno::STALE]) =>
+            {
+                Vec::new()
             }
-            snapshot => snapshot.to(|| format!("read the interest list of descriptor {efd}"))?,
+            targets => targets.to(|| format!("read the interest list of descriptor {efd}"))?,
         };
-        let total = snapshot.items.len();
+        let total = targets.len();
         let mut items = Vec::with_capacity(total);
-        for (done, item) in snapshot.items.iter().enumerate() {
+        for (done, target) in targets.iter().enumerate() {
             if done % AT_ONCE == 0 {
                 (self.options.progress)(Progress::Items { done, total });
             }
-            let Some(file) = self.target(source, efd, item)? else {
+            let Some(file) = self.target(source, efd, target)? else {
                 continue;
             };
+            let item = target.item;
             items.push(Item {
                 tfd: item.tfd,
                 file,
                 events: item.events,
                 data: item.data,
                 ready: item.ready,
+                guessed: target.guessed.then_some(true),
             });
         }
         self.image.files[index as usize].kind = Kind::Epoll { items };
@@ -59,36 +65,35 @@ impl Dumper<'_, '_> {
     }
 
     /// The file of a target; `None` if it is gone, and the process runs.
-    fn target(&mut self, source: &Source, efd: u32, item: &device::Item) -> Result<Option<u32>> {
+    fn target(&mut self, source: &Source, efd: u32, target: &Target) -> Result<Option<u32>> {
+        let item = &target.item;
         if let Some(&file) = self.index.get(&item.file) {
             return Ok(Some(file));
         }
-        let fetched = match self.device.fetch(self.process_of(source), efd, item) {
-            Err(Errno::NOENT | Errno::STALE) if self.is_running() => return Ok(None),
-            // The interest list could be read: this is about the opener of the file.
-            Err(Errno::PERM) => {
-                let file = self.image.files.len() as u32;
-                self.unknown(
-                    "no process of the dump has a descriptor for it: only root may fetch it, and \
-                     not from within a container",
-                );
-                self.index.insert(item.file, file);
-                return Ok(Some(file));
+        let fetched = match self.kernel.fetch(&self.process, source, item) {
+            Err(error) if self.is_running() && is(&error, &[Errno::NOENT, Errno::STALE]) => {
+                return Ok(None);
             }
             fetched => fetched.to(|| format!("fetch target {} of descriptor {efd}", item.tfd))?,
         };
-        self.received(fetched).map(Some)
+        match fetched {
+            Fetched::File(fd) => self.received(fd).map(Some),
+            Fetched::Refused(why) => {
+                let file = self.image.files.len() as u32;
+                self.unknown(&why);
+                self.index.insert(item.file, file);
+                Ok(Some(file))
+            }
+        }
     }
 
     /// The index of a file that we got a descriptor for. Adds the file if it is new.
     fn received(&mut self, fd: OwnedFd) -> Result<u32> {
         let described = self
-            .device
-            .describe(Process::Own, &[fd.as_raw_fd() as u32])
+            .kernel
+            .describe_own(fd.as_fd())
             .to(|| "describe an open file".into())?;
-        let Some(description) = described.into_iter().next().flatten() else {
-            return Err(Error::Changed);
-        };
+        let description = described.ok_or(Error::Changed)?;
         let next = self.image.files.len() as u32;
         let file = *self.index.entry(description.file).or_insert(next);
         if file == next {
@@ -116,4 +121,9 @@ impl Dumper<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Whether an error is one of these.
+fn is(error: &io::Error, errnos: &[Errno]) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| errnos.contains(&errno))
 }

@@ -60,6 +60,17 @@ pub fn signalfd(text: &str) -> Option<Kind> {
     Some(Kind::SignalFd { mask })
 }
 
+/// The process that a pidfd refers to; 0 or less if it has none here.
+pub fn process(text: &str) -> Option<i32> {
+    number(text, "Pid")
+}
+
+/// Counts the files and directories that an inotify instance watches.
+pub fn watches(text: &str) -> usize {
+    let lines = text.lines().filter(|line| line.starts_with("inotify "));
+    lines.count()
+}
+
 /// Counts the locks and leases that are held through the file.
 pub fn locks(text: &str) -> u32 {
     let lines = text.lines().filter(|line| line.starts_with("lock:"));
@@ -105,6 +116,11 @@ mod tests {
 
         let text = "sigmask:\t0000000000000a00\n";
         assert_eq!(signalfd(text), Some(Kind::SignalFd { mask: 0xa00 }));
+
+        let text = "pos:\t0\nPid:\t12\nNSpid:\t12\t3\n";
+        assert_eq!((process(text), watches(text)), (Some(12), 0));
+        let text = "inotify wd:2 ino:9 sdev:3 mask:2\ninotify wd:1 ino:8 sdev:3 mask:2\n";
+        assert_eq!((process(text), watches(text)), (None, 2));
 
         let text = "lock:\t1: FLOCK  ADVISORY  WRITE 12 08:01:33 0 EOF\nlocks: no\n";
         assert_eq!(locks(text), 1);

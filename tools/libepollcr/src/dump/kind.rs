@@ -3,13 +3,44 @@
 //! The kind of each open file, and its state.
 
 use super::table::{Dumper, Ends, Source};
-use super::{Result, fdinfo, pipe, socket};
+use super::{Result, fdinfo, listener, memory, mounts, pipe, socket};
 use crate::device::Description;
 use crate::image::{FLAGS, Kind, Pipe, Place};
-use crate::types::PipeEnds;
+use crate::types::{DeviceNumber, PipeEnds};
+use rustix::fs::lstat;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 /// `__O_TMPFILE`, without the `O_DIRECTORY` that comes with it.
 const TMPFILE: u32 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+
+/// File systems, by the numbers of `linux/magic.h`.
+const SECRETMEM: u32 = 0x5345_434d;
+const MQUEUE: u32 = 0x1980_0202;
+const HUGETLBFS: u32 = 0x9584_58f6;
+
+/// The place of a file in another mount, if its path leads to it here, too.
+fn same_here(description: &Description, name: &[u8]) -> Option<Place> {
+    let mode = description.mode & libc::S_IFMT;
+    let stat = description.stat.filter(|_| !description.unlinked)?;
+    if !matches!(mode, libc::S_IFREG | libc::S_IFDIR | libc::S_IFCHR) {
+        return None;
+    }
+    let found = lstat(OsStr::from_bytes(name)).ok()?;
+    let device = DeviceNumber {
+        major: rustix::fs::major(found.st_dev),
+        minor: rustix::fs::minor(found.st_dev),
+    };
+    let same = (device, found.st_ino) == (stat.device, stat.inode);
+    same.then(|| Place {
+        path: name.to_vec(),
+        mode: description.mode,
+        device: stat.device,
+        inode: stat.inode,
+        special: (mode == libc::S_IFCHR).then_some(stat.special),
+        unlinked: false,
+    })
+}
 
 impl Dumper<'_, '_> {
     pub fn kind(&mut self, source: &Source, description: &Description) -> Result<Kind> {
@@ -36,7 +67,24 @@ impl Dumper<'_, '_> {
                     self.pipe(source, description, None)
                 }
                 _ if mode == libc::S_IFSOCK => self.socket(source, description),
-                _ if name.starts_with(b"/") => other("its path is outside of the root directory"),
+                _ if name.starts_with(b"/") => self.elsewhere(source, description, name),
+                b"anon_inode:inotify" => {
+                    let watches = fdinfo::watches(&self.fdinfo(source)?);
+                    other(&format!(
+                        "its watches ({watches}, see inotify(7)) cannot be recreated"
+                    ))
+                }
+                _ if name == b"anon_inode:[pidfd]" || name.starts_with(b"pidfd:") => {
+                    Ok(match fdinfo::process(&self.fdinfo(source)?) {
+                        Some(pid) if pid == self.options.pid() => Kind::PidFd,
+                        Some(pid) if pid > 0 => Kind::Other {
+                            why: format!("it refers to process {pid}, which may have ended"),
+                        },
+                        _ => Kind::Other {
+                            why: "it refers to a process that has ended, or cannot be seen".into(),
+                        },
+                    })
+                }
                 _ => other("files of this kind cannot be recreated"),
             };
         }
@@ -62,6 +110,81 @@ impl Dumper<'_, '_> {
                 Ok(Kind::Path { place, position })
             }
         }
+    }
+
+    /// A file whose path is not one here.
+    fn elsewhere(
+        &mut self,
+        source: &Source,
+        description: &Description,
+        name: &[u8],
+    ) -> Result<Kind> {
+        let other = |why: &str| Ok(Kind::Other { why: why.into() });
+        let stat = description.stat.unwrap_or_default();
+        let system = self.with(source, |fd| Ok(rustix::fs::fstatfs(fd)?.f_type))? as u32;
+        match system {
+            SECRETMEM => {
+                return other(
+                    "it is secret memory (memfd_secret(2)), which only its own process can read",
+                );
+            }
+            MQUEUE => return other("it is a POSIX message queue, and its messages would be lost"),
+            HUGETLBFS if name.starts_with(memory::PREFIX) => {
+                return other("it is memory of huge pages (memfd_create(2)), which is not read");
+            }
+            _ => {}
+        }
+        if let Some(name) = name.strip_prefix(memory::PREFIX) {
+            if stat.nlink == 0 {
+                return self.memory(source, description, name);
+            }
+        }
+        // A mount namespace begins as a copy of another one: the path may be the same, as
+        // it is shown here, or as the process sees it.
+        let root = std::fs::read_link(format!("/proc/{}/root", self.options.pid())).ok();
+        let root = root.as_ref().map(|root| root.as_os_str().as_bytes());
+        let seen = root.and_then(|root| name.strip_prefix(root));
+        let paths = [Some(name), seen.filter(|path| path.starts_with(b"/"))];
+        let mut paths = paths.into_iter().flatten();
+        if let Some(place) = paths.find_map(|path| same_here(description, path)) {
+            let position = description.position;
+            return Ok(Kind::Path { place, position });
+        }
+        let mount = self.fdinfo(source).ok().as_deref().and_then(mounts::of);
+        let pid = self.options.pid();
+        let theirs = format!("/proc/{pid}/mountinfo");
+        match mount {
+            Some(mount) if mounts::ids(&theirs).contains(&mount) => Ok(Kind::Other {
+                why: format!(
+                    "its path exists only in the mount namespace of the process (dump and \
+                     restore it there: nsenter --mount=/proc/{pid}/ns/mnt epollcr ...)"
+                ),
+            }),
+            _ if description.unlinked => other("it was unlinked"),
+            _ => other("it is in no file system that is mounted here, or where the process is"),
+        }
+    }
+
+    fn memory(&mut self, source: &Source, description: &Description, name: &[u8]) -> Result<Kind> {
+        let stat = description.stat.unwrap_or_default();
+        let position = description.position;
+        let key = (stat.device, stat.inode);
+        if let Some(&memory) = self.memories.get(&key) {
+            return Ok(Kind::Memory { memory, position });
+        }
+        if stat.length > memory::MOST {
+            let why = format!(
+                "it is memory (memfd_create(2)) of {} bytes, and an image can have {} of one",
+                stat.length,
+                memory::MOST
+            );
+            return Ok(Kind::Other { why });
+        }
+        let contents = self.with(source, |fd| memory::read(fd, name))?;
+        let memory = self.image.memories.len() as u32;
+        self.image.memories.push(contents);
+        self.memories.insert(key, memory);
+        Ok(Kind::Memory { memory, position })
     }
 
     /// A kind that fdinfo shows.
@@ -126,6 +249,11 @@ impl Dumper<'_, '_> {
     }
 
     fn socket(&mut self, source: &Source, description: &Description) -> Result<Kind> {
+        match self.with(source, listener::describe)? {
+            Some(Ok(listener)) => return Ok(Kind::Listener(listener)),
+            Some(Err(why)) => return Ok(Kind::Other { why }),
+            None => {}
+        }
         let inode = description.stat.unwrap_or_default().inode as u32;
         let index = self.image.files.len() as u32;
         Ok(match self.with(source, socket::describe)? {
@@ -133,7 +261,7 @@ impl Dumper<'_, '_> {
                 self.sockets.insert(inode, index);
                 Kind::Socket(socket)
             }
-            Err(why) => Kind::Other { why: why.into() },
+            Err(why) => Kind::Other { why },
         })
     }
 }

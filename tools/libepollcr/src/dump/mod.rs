@@ -2,32 +2,39 @@
 
 //! Makes an image of a process.
 //!
-//! [`Dump`] is the interface. It lists the descriptors and describes their files
-//! (`table`), reads the state of each kind of file (`kind`), follows epoll instances and
+//! [`Dump`] is the interface. It asks the device, or what any kernel has (`kernel`,
+//! `stock`). It lists the descriptors and describes their files (`table`), reads the state of each kind of file (`kind`), follows epoll instances and
 //! messages to further files (`contents`), and finds out which sockets are connected
 //! (`connect`).
 
 mod connect;
 mod contents;
 mod fdinfo;
+mod kernel;
 mod kind;
+mod listener;
+mod memory;
+mod mounts;
+mod name;
 mod pipe;
 mod socket;
+mod stock;
 mod stopped;
 mod table;
 
 pub use stopped::{Runs, running_thread};
 
-use crate::device::{Device, Process};
+use crate::device::Device;
 use crate::image::{Image, Origin};
 use crate::types::Progress;
 use epoll_targets::pidfd::PidFd;
-use epoll_targets::proc::{self, is_no_process};
-use rustix::io::Errno;
+use epoll_targets::proc::{self, Stat, State, is_no_process};
+use kernel::Kernel;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
+use stock::Stock;
 use table::Dumper;
 
 /// Why there is no image.
@@ -47,6 +54,20 @@ pub enum Error {
         /// The thread.
         tid: i32,
     },
+    /// The id is that of a thread that does not lead its process.
+    #[error("{tid} is a thread of process {pid}")]
+    Thread {
+        /// The thread.
+        tid: i32,
+        /// The process that it belongs to.
+        pid: i32,
+    },
+    /// The process is a thread of the kernel, which has no descriptors.
+    #[error("it is a thread of the kernel, which has no descriptors")]
+    KernelThread,
+    /// The process has ended, and its parent has not waited for it yet.
+    #[error("it has ended, and its parent has not waited for it")]
+    Ended,
     /// A system call failed. The source is its error.
     #[error("cannot {what}")]
     Io {
@@ -140,18 +161,37 @@ impl<'a> Dump<'a> {
     /// Inspects the process and returns an image of it. The process is not changed,
     /// except that a socket's `SO_PEEK_OFF` is set and put back.
     ///
+    /// Without the device, the files of targets are found with kcmp(2), and with BPF if
+    /// the feature `bpf` is built in and the kernel allows it. The image then lacks the
+    /// file of a target that no process has a descriptor for. Without BPF, it may not be
+    /// known which edges were reported: see [`Item::guessed`](crate::image::Item::guessed).
+    ///
     /// # Errors
     ///
     /// See [`enum@Error`].
-    pub fn make(mut self, device: &Device) -> Result<Image> {
+    pub fn make<'d>(mut self, device: impl Into<Option<&'d Device>>) -> Result<Image> {
         let pid = self.pid;
-        let process = PidFd::open(pid).to(|| format!("open process {pid}"))?;
+        let open = || format!("open process {pid}");
+        check_kind(pid)?;
+        let process = PidFd::open(pid).to(open)?;
         if pid.unsigned_abs() == std::process::id() {
-            self = self.leave_out(device.as_fd()).leave_out(process.as_fd());
+            self = self.leave_out(process.as_fd());
         }
+        let kernel = match device.into() {
+            Some(device) => {
+                if pid.unsigned_abs() == std::process::id() {
+                    self = self.leave_out(device.as_fd());
+                }
+                Kernel::Device(device)
+            }
+            None => {
+                let stock = Stock::new(pid).to(|| format!("inspect process {pid}"))?;
+                Kernel::Stock(Box::new(stock))
+            }
+        };
         let command = proc::command(pid).to(|| format!("read the name of process {pid}"))?;
         let mut running = self.runs()?;
-        if let Some(tid) = other_table(device, &process, pid)? {
+        if let Some(tid) = kernel.other_table(&process, pid)? {
             if !self.running {
                 return Err(Error::Tables { tid });
             }
@@ -166,12 +206,17 @@ impl<'a> Dump<'a> {
             time: time.map_or(0, |time| time.as_secs()),
             running,
         };
-        let mut dumper = Dumper::new(device, process, self, origin);
+        let mut dumper = Dumper::new(kernel, process, self, origin);
         dumper.descriptors()?;
         dumper.contents()?;
         dumper.connect();
         dumper.finish_pipes();
         dumper.finish()
+    }
+
+    /// The process.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Whether a thread of the process runs, if that is allowed.
@@ -184,25 +229,28 @@ impl<'a> Dump<'a> {
     }
 }
 
-/// Returns a thread that has another descriptor table than the process.
-fn other_table(device: &Device, process: &PidFd, pid: i32) -> Result<Option<i32>> {
-    let threads = || format!("inspect the threads of process {pid}");
-    let table = device
-        .table(Process::Other(process.as_fd()))
-        .to(|| format!("list the descriptors of process {pid}"))?;
-    for tid in stopped::threads(pid).to(threads)? {
-        let thread = match PidFd::open_task(tid) {
-            Err(error) if is_no_process(&error) => continue,
-            // Before 6.9 a thread has no pidfd.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
-            thread => thread.to(threads)?,
-        };
-        match device.table(Process::Other(thread.as_fd())) {
-            // The thread has ended, or executes another program.
-            Err(Errno::SRCH | Errno::STALE) => {}
-            other if other.to(threads)? != table => return Ok(Some(tid)),
-            _ => {}
-        }
+/// Checks that an id is that of a process, and that this has descriptors.
+fn check_kind(pid: i32) -> Result<()> {
+    let stat = match Stat::of(pid) {
+        // Opening it tells why.
+        Err(error) if is_no_process(&error) => return Ok(()),
+        stat => stat.to(|| format!("inspect process {pid}"))?,
+    };
+    if stat.is_kernel_thread() {
+        return Err(Error::KernelThread);
     }
-    Ok(None)
+    match proc::tgid(pid) {
+        Ok(process) if process != pid => {
+            return Err(Error::Thread {
+                tid: pid,
+                pid: process,
+            });
+        }
+        _ => {}
+    }
+    // Other threads may go on without the first.
+    match stat.state {
+        State::Zombie | State::Dead if stat.threads <= 1 => Err(Error::Ended),
+        _ => Ok(()),
+    }
 }

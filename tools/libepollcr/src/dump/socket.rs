@@ -2,7 +2,8 @@
 
 //! Unix sockets, and the messages in them, which are peeked.
 
-use crate::image::{Buffers, Bytes, Peer, Socket};
+use super::name;
+use crate::image::{Buffers, Bytes, Peer, Socket, SocketOption};
 use crate::sys;
 use crate::types::SocketKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,12 +21,13 @@ pub struct Received {
 
 /// Returns the state of a socket, but for its peer and its messages; or why it cannot be
 /// recreated.
-pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, &'static str>> {
+pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, String>> {
+    let other = |why: &str| Ok(Err(format!("{}: {why}", name::of(socket))));
     if sockopt::socket_domain(socket)? != AddressFamily::UNIX {
-        return Ok(Err("only unix sockets can be recreated"));
+        return other("only pairs of unix sockets can be recreated");
     }
     if sockopt::socket_acceptconn(socket)? {
-        return Ok(Err("it is a listening socket"));
+        return other("its connections would be lost");
     }
     // An address of nothing but its family.
     let unnamed = |address: SocketAddrAny| address.addr_len() as usize <= size_of::<u16>();
@@ -34,11 +36,29 @@ pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, &'static st
         peer => peer?.is_none_or(unnamed),
     };
     if !peer || !unnamed(getsockname(socket)?) {
-        return Ok(Err("it, or its peer, is a socket with an address"));
+        return other("it, or its peer, has an address");
     }
     let Some(kind) = SocketKind::from_raw(sockopt::socket_type(socket)?.as_raw()) else {
-        return Ok(Err("it is a socket of an unknown type"));
+        return other("it is of an unknown type");
     };
+    // Nor would they be where they are.
+    let urgent =
+        kind == SocketKind::Stream && (polled(socket, PollFlags::PRI)? || sys::is_at_mark(socket));
+    if urgent {
+        return other("it has data that were sent out of band (MSG_OOB), or their mark");
+    }
+    if sys::has_filter(socket) {
+        return other("a filter is attached to it");
+    }
+    let mut options = Vec::new();
+    for (name, usual) in SocketOption::KEPT {
+        let value = sys::option(socket, (libc::SOL_SOCKET, name), usual.len())?;
+        if let Some(value) = value.filter(|value| value != usual) {
+            let name = name as u32;
+            let value = Bytes(value);
+            options.push(SocketOption::new(name, value));
+        }
+    }
     let size = |size: usize| size.try_into().unwrap_or(u32::MAX);
     let buffers = Buffers {
         send: size(sockopt::socket_send_buffer_size(socket)?),
@@ -46,6 +66,8 @@ pub fn describe(socket: BorrowedFd<'_>) -> io::Result<Result<Socket, &'static st
     };
     Ok(Ok(Socket {
         passcred: sockopt::socket_passcred(socket)?,
+        options: (!options.is_empty()).then_some(options),
+        reset: polled(socket, PollFlags::ERR)?.then_some(true),
         ..Socket::new(kind, Peer::Nobody, buffers)
     }))
 }
@@ -184,10 +206,15 @@ impl Drop for Queue {
 
 /// Whether nothing more will be sent to the socket.
 fn hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
+    polled(socket, PollFlags::RDHUP)
+}
+
+/// Whether a socket has an event.
+fn polled(socket: BorrowedFd<'_>, event: PollFlags) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&socket, event)];
     let now = Timespec::default();
     rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))?;
-    Ok(fds[0].revents().contains(PollFlags::RDHUP))
+    Ok(fds[0].revents().contains(event))
 }
 
 #[cfg(test)]

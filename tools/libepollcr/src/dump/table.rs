@@ -2,8 +2,9 @@
 
 //! The descriptor table, and what is known of each open file.
 
+use super::kernel::Kernel;
 use super::{Dump, Error, Result, While, fdinfo};
-use crate::device::{ByIdentity, Description, Device, Process};
+use crate::device::{ByIdentity, Description};
 use crate::image::{Descriptor, Image, Kind, OpenFile, Origin, check_alone};
 use crate::types::{DeviceNumber, PipeEnds, Progress};
 use epoll_targets::pidfd::PidFd;
@@ -35,14 +36,16 @@ pub struct Ends {
 
 /// An image in the making.
 pub struct Dumper<'a, 'b> {
-    pub device: &'a Device,
-    process: PidFd,
+    pub kernel: Kernel<'a>,
+    pub process: PidFd,
     pub options: Dump<'b>,
     pub image: Image,
     /// Indexes of files by their identity.
     pub index: ByIdentity<u32>,
     /// Indexes of pipes by device and inode.
     pub pipes: HashMap<(DeviceNumber, u64), u32>,
+    /// Indexes of files of memory by device and inode.
+    pub memories: HashMap<(DeviceNumber, u64), u32>,
     /// The ends of each pipe.
     pub ends: Vec<Ends>,
     /// Indexes of files that are sockets by their inode.
@@ -52,9 +55,9 @@ pub struct Dumper<'a, 'b> {
 }
 
 impl<'a, 'b> Dumper<'a, 'b> {
-    pub fn new(device: &'a Device, process: PidFd, options: Dump<'b>, origin: Origin) -> Self {
+    pub fn new(kernel: Kernel<'a>, process: PidFd, options: Dump<'b>, origin: Origin) -> Self {
         Self {
-            device,
+            kernel,
             process,
             options,
             image: Image {
@@ -63,6 +66,7 @@ impl<'a, 'b> Dumper<'a, 'b> {
             },
             index: ByIdentity::default(),
             pipes: HashMap::new(),
+            memories: HashMap::new(),
             ends: Vec::new(),
             sockets: HashMap::new(),
             pending: VecDeque::new(),
@@ -82,17 +86,6 @@ impl Dumper<'_, '_> {
     /// Whether the process may change during the dump.
     pub const fn is_running(&self) -> bool {
         self.image.origin.running
-    }
-
-    pub fn process(&self) -> Process<'_> {
-        Process::Other(self.process.as_fd())
-    }
-
-    pub fn process_of(&self, source: &Source) -> Process<'_> {
-        match source {
-            Source::Theirs(_) => self.process(),
-            Source::Ours(_) => Process::Own,
-        }
     }
 
     pub fn fdinfo(&self, source: &Source) -> Result<String> {
@@ -121,12 +114,12 @@ impl Dumper<'_, '_> {
 
     /// Adds the descriptor table, and each file in it.
     pub fn descriptors(&mut self) -> Result<()> {
-        let table = self
-            .device
-            .files(self.process())
+        let listed = self
+            .kernel
+            .files(&self.process)
             .to(|| format!("list the descriptors of process {}", self.options.pid))?;
         let mut first = Vec::new();
-        for descriptor in &table.descriptors {
+        for descriptor in &listed {
             if self.options.left_out.contains(&descriptor.fd) {
                 continue;
             }
@@ -145,8 +138,8 @@ impl Dumper<'_, '_> {
         for chunk in first.chunks(AT_ONCE) {
             let fds: Vec<_> = chunk.iter().map(|&(fd, _)| fd).collect();
             let descriptions = self
-                .device
-                .describe(self.process(), &fds)
+                .kernel
+                .describe(&self.process, &fds)
                 .to(|| format!("describe the files of process {}", self.options.pid))?;
             for (&(fd, identity), description) in chunk.iter().zip(descriptions) {
                 match description.filter(|description| description.file == identity) {
@@ -188,7 +181,8 @@ impl Dumper<'_, '_> {
             },
             kind => kind?,
         };
-        let locks = match description.reachable {
+        let has_locks = description.reachable || matches!(kind, Kind::Memory { .. });
+        let locks = match has_locks {
             true => self.locks(&source)?,
             false => None,
         };
@@ -197,7 +191,7 @@ impl Dumper<'_, '_> {
             flags: description.flags,
             link,
             owner: description.owner,
-            opener: Some(description.opener),
+            opener: description.opener,
             locks,
         };
         // One that an image cannot hold is no reason to have no image.
@@ -207,7 +201,11 @@ impl Dumper<'_, '_> {
         }
         let index = self.image.files.len() as u32;
         if matches!(file.kind, Kind::Epoll { .. } | Kind::Socket(_)) {
-            self.pending.push_back((index, source));
+            // Messages first: the files of targets may be in them.
+            match file.kind {
+                Kind::Socket(_) => self.pending.push_front((index, source)),
+                _ => self.pending.push_back((index, source)),
+            }
         }
         self.image.files.push(file);
         Ok(())

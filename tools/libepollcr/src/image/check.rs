@@ -2,9 +2,13 @@
 
 //! Consistency of an image.
 
-use super::{Bytes, Image, Item, Kind, OpenFile, Peer, Pipe, Place, Socket, Timer};
+use super::{
+    Bytes, Image, Item, Kind, Listener, Memory, OpenFile, Peer, Pipe, Place, Socket, SocketOption,
+    Timer,
+};
 use crate::types::SocketKind;
 use minicbor::{Decoder, decode};
+use std::net::SocketAddr;
 
 /// A contradiction in an image, as a clause that names the place. It has no source.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +117,9 @@ impl Image {
         for (index, pipe) in self.pipes.iter().enumerate() {
             check_pipe(pipe).map_err(|error| Invalid(format!("pipe {index}: {error}")))?;
         }
+        for (index, memory) in self.memories.iter().enumerate() {
+            check_memory(memory).map_err(|error| Invalid(format!("memory {index}: {error}")))?;
+        }
         for index in 0..self.files.len() {
             self.check_file(index)
                 .map_err(|error| Invalid(format!("file {index}: {error}")))?;
@@ -155,6 +162,9 @@ impl Image {
             }),
             Kind::Socket(socket) => self.check_socket(index, socket),
             Kind::Epoll { items } => self.check_items(items),
+            Kind::Memory { memory, .. } => ensure((*memory as usize) < self.memories.len(), || {
+                format!("there is no memory {memory}")
+            }),
             _ => Ok(()),
         }
     }
@@ -175,6 +185,20 @@ impl Image {
         ensure(
             socket.peer != Peer::Nobody || socket.queue.is_empty(),
             || "it has messages, and was never connected".into(),
+        )?;
+        for option in socket.options.iter().flatten() {
+            let mut kept = SocketOption::KEPT.iter();
+            let kept = kept.find(|kept| kept.0 == option.name as i32);
+            ensure(
+                option.level.is_none()
+                    && kept.is_some_and(|kept| kept.1.len() == option.value.0.len()),
+                || format!("{} is not an option of a socket", option.name),
+            )?;
+        }
+        let is_reset = socket.reset == Some(true);
+        ensure(
+            !is_reset || socket.peer == Peer::Closed && socket.kind != SocketKind::Datagram,
+            || "its connection was reset, and its peer was not closed".into(),
         )?;
         for message in &socket.queue {
             ensure(message.files.len() <= PASSED, || {
@@ -254,11 +278,19 @@ pub(crate) fn check_alone(file: &OpenFile) -> Result {
             let mode = file.flags & libc::O_ACCMODE as u32;
             ensure(mode <= 2, || "its access mode is invalid".into())
         }
+        Kind::Memory { position, .. } => ensure(*position <= i64::MAX as u64, || {
+            format!("{position} is too large for a position")
+        }),
         Kind::EventFd { count, .. } => ensure(*count < u64::MAX, || {
             "the value of an eventfd is too large".into()
         }),
         Kind::TimerFd(timer) => check_timer(timer),
-        Kind::SignalFd { .. } | Kind::Other { .. } | Kind::Socket(_) | Kind::Epoll { .. } => Ok(()),
+        Kind::Listener(listener) => check_listener(listener),
+        Kind::SignalFd { .. }
+        | Kind::Other { .. }
+        | Kind::Socket(_)
+        | Kind::Epoll { .. }
+        | Kind::PidFd => Ok(()),
     }
 }
 
@@ -278,6 +310,43 @@ fn check_pipe(pipe: &Pipe) -> Result {
     })?;
     let good = pipe.data.iter().all(|data| !data.0.is_empty());
     ensure(good, || "a packet is empty".into())
+}
+
+fn check_listener(listener: &Listener) -> Result {
+    ensure(listener.address.parse::<SocketAddr>().is_ok(), || {
+        "its address is none".into()
+    })?;
+    for option in &listener.options {
+        let mut kept = Listener::KEPT.iter();
+        let kept = kept.find(|kept| (kept.0, kept.1) == option.place());
+        ensure(
+            kept.is_some_and(|kept| kept.2 == option.value.0.len()),
+            || format!("{} is not an option of a listener", option.name),
+        )?;
+    }
+    Ok(())
+}
+
+fn check_memory(memory: &Memory) -> Result {
+    ensure(memory.length <= i64::MAX as u64, || {
+        format!("{} bytes are too many for a file", memory.length)
+    })?;
+    // NAME_MAX, of which the kernel takes 6 for a prefix.
+    ensure(
+        memory.name.len() <= 249 && !memory.name.contains(&0),
+        || "its name is too long, or contains NUL".into(),
+    )?;
+    ensure(memory.mode & !0o7777 == 0, || {
+        "its mode is not one of permissions".into()
+    })?;
+    let mut end = 0;
+    for extent in &memory.data {
+        let last = extent.offset.checked_add(extent.data.0.len() as u64);
+        let good = extent.offset >= end && last.is_some_and(|last| last <= memory.length);
+        ensure(good, || "its contents overlap, or exceed its length".into())?;
+        end = last.unwrap_or(end);
+    }
+    Ok(())
 }
 
 fn check_place(place: &Place) -> Result {

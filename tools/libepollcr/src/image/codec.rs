@@ -2,16 +2,18 @@
 
 //! The encoding of an image: a head of fixed size, and CBOR (RFC 8949).
 
-use super::{Image, Invalid};
+use super::{Image, Invalid, Kind};
 use minicbor::encode::write::Writer;
 use std::io::{self, Read, Write};
 
 /// The magic number.
 const MAGIC: [u8; 8] = *b"EPOLLCR\n";
 
-/// The version of the format that is written, and the only one that is read. Additions
-/// that an older reader can ignore do not change it.
-pub const VERSION: u32 = 1;
+/// The newest version of the format. All versions are read, and the first one is written
+/// that has what an image needs: version 2 has
+/// [`Kind::Memory`], [`Kind::Listener`] and [`Kind::PidFd`]. Additions that an older
+/// reader can ignore do not change it.
+pub const VERSION: u32 = 2;
 
 /// The size of the head, in bytes: magic number, version, checksum and length of the
 /// body, little-endian.
@@ -30,8 +32,8 @@ pub enum Error {
     /// It does not begin as an image does.
     #[error("this is not an image of epollcr")]
     NoImage,
-    /// It has another version than [`VERSION`].
-    #[error("the image has version {0}, and only version {VERSION} can be read")]
+    /// It has a later version than [`VERSION`].
+    #[error("the image has version {0}, and only versions up to {VERSION} can be read")]
     Version(u32),
     /// It ends too early.
     #[error("the image is truncated")]
@@ -57,6 +59,16 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Image {
+    /// The first version of the format that has what this image needs.
+    fn version(&self) -> u32 {
+        let is_new =
+            |kind: &Kind| matches!(kind, Kind::Memory { .. } | Kind::Listener(_) | Kind::PidFd);
+        match self.files.iter().any(|file| is_new(&file.kind)) {
+            true => VERSION,
+            false => 1,
+        }
+    }
+
     /// Reads an image, and checks it.
     ///
     /// # Errors
@@ -88,7 +100,7 @@ impl Image {
             return Err(Error::Truncated);
         }
         let version = word(&head, 8);
-        if version != VERSION {
+        if version == 0 || version > VERSION {
             return Err(Error::Version(version));
         }
         let sum = word(&head, 12);
@@ -134,16 +146,16 @@ impl Image {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let mut body = Vec::new();
         minicbor::encode(self, Writer::new(&mut body)).map_err(io::Error::other)?;
-        writer.write_all(&head(&body))?;
+        writer.write_all(&head(self.version(), &body))?;
         writer.write_all(&body)?;
         writer.flush()
     }
 }
 
-fn head(body: &[u8]) -> Vec<u8> {
+fn head(version: u32, body: &[u8]) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD);
     head.extend(MAGIC);
-    head.extend(VERSION.to_le_bytes());
+    head.extend(version.to_le_bytes());
     head.extend(crc32fast::hash(body).to_le_bytes());
     head.extend((body.len() as u64).to_le_bytes());
     head

@@ -7,6 +7,7 @@ use crate::types::{
     Clock, DeviceNumber, Directions, Opener, Owner, PipeEnds, SocketKind, TimerFlags, duration,
 };
 use minicbor::{Decode, Encode};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// An open file description.
@@ -85,6 +86,22 @@ pub enum Kind {
         #[n(0)]
         items: Vec<Item>,
     },
+    /// A file of memory, see memfd_create(2).
+    #[n(8)]
+    Memory {
+        /// An index of [`Image::memories`](super::Image::memories).
+        #[n(0)]
+        memory: u32,
+        /// The file position, in bytes.
+        #[n(1)]
+        position: u64,
+    },
+    /// A TCP socket that waits for connections, and has none that was not accepted.
+    #[n(9)]
+    Listener(#[n(0)] Listener),
+    /// The process itself, see pidfd_open(2).
+    #[n(10)]
+    PidFd,
     /// A file that cannot be restored.
     #[n(7)]
     Other {
@@ -138,6 +155,39 @@ pub struct Pipe {
     pub elsewhere: PipeEnds,
 }
 
+/// A file of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+#[non_exhaustive]
+pub struct Memory {
+    /// The name that it was created with.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub name: Vec<u8>,
+    /// The length, in bytes.
+    #[n(1)]
+    pub length: u64,
+    /// The contents, ascending; zeros where there are none.
+    #[n(2)]
+    pub data: Vec<Extent>,
+    /// `F_GET_SEALS` of fcntl(2).
+    #[n(3)]
+    pub seals: u32,
+    /// The permissions: the lower bits of `st_mode` of stat(2).
+    #[n(4)]
+    pub mode: u32,
+}
+
+/// A part of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Extent {
+    /// Where it begins, in bytes.
+    #[n(0)]
+    pub offset: u64,
+    /// Its contents.
+    #[n(1)]
+    pub data: Bytes,
+}
+
 /// A byte string.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
@@ -187,6 +237,137 @@ pub struct Socket {
     /// Whether messages come with the credentials of their sender: `SO_PASSCRED`.
     #[n(5)]
     pub passcred: bool,
+    /// Other options that are not as in a new socket.
+    #[n(6)]
+    pub options: Option<Vec<SocketOption>>,
+    /// Whether the next system call is to fail with `ECONNRESET`: the peer was closed, and
+    /// had not received everything.
+    #[n(7)]
+    pub reset: Option<bool>,
+}
+
+/// A TCP socket that waits for connections, see listen(2).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+#[non_exhaustive]
+pub struct Listener {
+    /// The address, such as `127.0.0.1:80` or `[::]:80`.
+    #[n(0)]
+    pub address: String,
+    /// How many connections can wait to be accepted.
+    #[n(1)]
+    pub backlog: u32,
+    /// The options that are not as in a new socket.
+    #[n(2)]
+    pub options: Vec<SocketOption>,
+}
+
+impl Listener {
+    /// A socket with this address and this backlog.
+    pub fn new(address: SocketAddr, backlog: u32) -> Self {
+        Self {
+            address: address.to_string(),
+            backlog,
+            options: Vec::new(),
+        }
+    }
+
+    /// The options that are kept, by level and name, and the sizes of their values.
+    pub(crate) const KEPT: [(i32, i32, usize); 31] = {
+        const INT: usize = size_of::<i32>();
+        const TIME: usize = size_of::<libc::timeval>();
+        const BINDTOIFINDEX: i32 = 62;
+        const NAME: usize = 16;
+        const IPV6_TRANSPARENT: i32 = 75;
+        const IPV6_FREEBIND: i32 = 78;
+        [
+            (libc::SOL_SOCKET, libc::SO_REUSEADDR, INT),
+            (libc::SOL_SOCKET, libc::SO_REUSEPORT, INT),
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, INT),
+            (libc::SOL_SOCKET, libc::SO_LINGER, size_of::<libc::linger>()),
+            (libc::SOL_SOCKET, libc::SO_PRIORITY, INT),
+            (libc::SOL_SOCKET, libc::SO_MARK, INT),
+            (libc::SOL_SOCKET, libc::SO_SNDBUF, INT),
+            (libc::SOL_SOCKET, libc::SO_RCVBUF, INT),
+            (libc::SOL_SOCKET, libc::SO_RCVLOWAT, INT),
+            (libc::SOL_SOCKET, libc::SO_RCVTIMEO, TIME),
+            (libc::SOL_SOCKET, libc::SO_SNDTIMEO, TIME),
+            (libc::SOL_SOCKET, libc::SO_OOBINLINE, INT),
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMP, INT),
+            (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, INT),
+            (libc::SOL_SOCKET, libc::SO_BUSY_POLL, INT),
+            (libc::SOL_SOCKET, BINDTOIFINDEX, INT),
+            (libc::IPPROTO_IP, libc::IP_TOS, INT),
+            (libc::IPPROTO_IP, libc::IP_TTL, INT),
+            (libc::IPPROTO_IP, libc::IP_FREEBIND, INT),
+            (libc::IPPROTO_IP, libc::IP_TRANSPARENT, INT),
+            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, INT),
+            (libc::IPPROTO_IPV6, IPV6_TRANSPARENT, INT),
+            (libc::IPPROTO_IPV6, IPV6_FREEBIND, INT),
+            (libc::IPPROTO_TCP, libc::TCP_NODELAY, INT),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, INT),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INT),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, INT),
+            (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, INT),
+            (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, INT),
+            (libc::IPPROTO_TCP, libc::TCP_FASTOPEN, INT),
+            (libc::IPPROTO_TCP, libc::TCP_CONGESTION, NAME),
+        ]
+    };
+}
+
+/// An option of a socket.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub struct SocketOption {
+    /// `SO_*`, or what the level has, of this machine.
+    #[n(0)]
+    pub name: u32,
+    /// The value, as getsockopt(2) returns it.
+    #[n(1)]
+    pub value: Bytes,
+    /// The level, such as `IPPROTO_TCP`; `None` for `SOL_SOCKET`.
+    #[n(2)]
+    pub level: Option<u32>,
+}
+
+impl SocketOption {
+    /// An option of `SOL_SOCKET`.
+    pub const fn new(name: u32, value: Bytes) -> Self {
+        Self {
+            name,
+            value,
+            level: None,
+        }
+    }
+
+    /// Level and name, as getsockopt(2) takes them.
+    pub(crate) fn place(&self) -> (i32, i32) {
+        let level = self.level.map_or(libc::SOL_SOCKET, |level| level as i32);
+        (level, self.name as i32)
+    }
+
+    /// The options of unix sockets that are kept, and their values in a new one.
+    pub(crate) const KEPT: [(i32, &'static [u8]); 10] = {
+        const NO: &[u8] = &0i32.to_ne_bytes();
+        const YES: &[u8] = &1i32.to_ne_bytes();
+        const NOWHERE: &[u8] = &(-1i32).to_ne_bytes();
+        const NO_TIME: &[u8] = &[0; size_of::<libc::timeval>()];
+        const PASSPIDFD: i32 = 76;
+        const PASSRIGHTS: i32 = 83;
+        [
+            (libc::SO_PEEK_OFF, NOWHERE),
+            (libc::SO_RCVLOWAT, YES),
+            (libc::SO_RCVTIMEO, NO_TIME),
+            (libc::SO_SNDTIMEO, NO_TIME),
+            (libc::SO_OOBINLINE, NO),
+            (libc::SO_TIMESTAMP, NO),
+            (libc::SO_TIMESTAMPNS, NO),
+            (libc::SO_PASSSEC, NO),
+            (PASSPIDFD, NO),
+            (PASSRIGHTS, YES),
+        ]
+    };
 }
 
 /// The sizes of a socket's buffers, in bytes, as getsockopt(2) returns them.
@@ -249,6 +430,10 @@ pub struct Item {
     /// Whether the target was on the ready list.
     #[n(4)]
     pub ready: bool,
+    /// Whether `ready` is assumed: the dump could not see the ready list, and the file had
+    /// an event. If it was reported before, it is reported once more after the restore.
+    #[n(5)]
+    pub guessed: Option<bool>,
 }
 
 impl OpenFile {
@@ -301,6 +486,13 @@ impl Pipe {
     }
 }
 
+impl Memory {
+    /// Returns how many bytes of contents there are, without holes.
+    pub fn size(&self) -> usize {
+        self.data.iter().map(|extent| extent.data.0.len()).sum()
+    }
+}
+
 impl Timer {
     /// A timer that is disarmed.
     pub const fn new(clock: Clock) -> Self {
@@ -324,6 +516,8 @@ impl Socket {
             queue: Vec::new(),
             buffers,
             passcred: false,
+            options: None,
+            reset: None,
         }
     }
 }
@@ -344,6 +538,9 @@ impl Kind {
             Self::SignalFd { .. } => "signalfd",
             Self::Socket(_) => "socket",
             Self::Epoll { .. } => "epoll",
+            Self::Memory { .. } => "memfd",
+            Self::Listener(_) => "listener",
+            Self::PidFd => "pidfd",
             Self::Other { .. } => "other",
         }
     }

@@ -8,7 +8,8 @@
 //!
 //! Structures that a later version of the schema may extend cannot be written as
 //! literals outside of this crate: they have a constructor, and their fields can be set.
-//! [`Kind`] and [`Peer`] can be matched exhaustively: another kind is another [`VERSION`].
+//! [`Kind`] and [`Peer`] can be matched exhaustively: another kind is another [`VERSION`],
+//! which is written only if an image has one of that kind.
 
 mod check;
 mod codec;
@@ -18,7 +19,10 @@ mod nesting;
 pub use check::Invalid;
 pub(crate) use check::{FLAGS, check_alone};
 pub use codec::{Error, VERSION};
-pub use file::{Buffers, Bytes, Item, Kind, Message, OpenFile, Peer, Pipe, Place, Socket, Timer};
+pub use file::{
+    Buffers, Bytes, Extent, Item, Kind, Listener, Memory, Message, OpenFile, Peer, Pipe, Place,
+    Socket, SocketOption, Timer,
+};
 
 use minicbor::{Decode, Encode};
 
@@ -40,6 +44,40 @@ pub struct Image {
     /// Pipes and FIFOs; several open files can be ends of one.
     #[n(3)]
     pub pipes: Vec<Pipe>,
+    /// Files of memory; several open files can be of one.
+    #[cbor(n(4), with = "list", has_nil)]
+    pub memories: Vec<Memory>,
+}
+
+/// A list that an image need not have.
+mod list {
+    use minicbor::encode::Write;
+    use minicbor::{Decode, Decoder, Encode, Encoder};
+
+    pub fn encode<C, T: Encode<C>, W: Write>(
+        list: &Vec<T>,
+        encoder: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        list.encode(encoder, context)
+    }
+
+    pub fn decode<'b, C, T: Decode<'b, C>>(
+        decoder: &mut Decoder<'b>,
+        context: &mut C,
+    ) -> Result<Vec<T>, minicbor::decode::Error> {
+        Vec::decode(decoder, context)
+    }
+
+    #[expect(clippy::ptr_arg, reason = "that is the type of the field")]
+    pub fn is_nil<T>(list: &Vec<T>) -> bool {
+        list.is_empty()
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "minicbor calls it")]
+    pub fn nil<T>() -> Option<Vec<T>> {
+        Some(Vec::new())
+    }
 }
 
 /// The process that was dumped, and the time.

@@ -75,6 +75,7 @@ mod tests {
             events: 0x19,
             data: 0,
             ready: false,
+            guessed: None,
         };
         let mut image = Image::default();
         for targets in instances {

@@ -2,15 +2,17 @@
 
 //! Makes single files.
 
-use crate::image::{OpenFile, Pipe, Place, Timer};
+use crate::image::{Listener, Memory, OpenFile, Pipe, Place, Timer};
 use crate::sys;
 use crate::types::{Clock, DeviceNumber, PipeEnds, TimerFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{
-    Access, AtFlags, CWD, Mode, OFlags, SeekFrom, accessat, fcntl_getfl, fcntl_setfl, fstat, open,
-    seek,
+    Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, accessat, fchmod,
+    fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fcntl_setfl, fstat, ftruncate, memfd_create,
+    open, seek,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, pwrite};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
@@ -18,6 +20,7 @@ use rustix::time::{
 };
 use std::ffi::OsStr;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -246,6 +249,93 @@ impl Ends {
     }
 }
 
+/// Makes a TCP socket with an address. It does not listen yet.
+pub fn bound(listener: &Listener) -> io::Result<OwnedFd> {
+    let address: SocketAddr = listener.address.parse().map_err(io::Error::other)?;
+    let domain = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let fd = socket_with(domain, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    for option in &listener.options {
+        let buffer = |force| -> io::Result<()> {
+            // setsockopt() doubles the size that it is given.
+            let mut size = [0; 4];
+            size.copy_from_slice(&option.value.0);
+            let half = i32::from_ne_bytes(size) / 2;
+            sys::set_option(fd.as_fd(), (libc::SOL_SOCKET, force), &half.to_ne_bytes())
+        };
+        match option.place() {
+            (libc::SOL_SOCKET, libc::SO_SNDBUF) => {
+                buffer(libc::SO_SNDBUFFORCE).or_else(|_| buffer(libc::SO_SNDBUF))?;
+            }
+            (libc::SOL_SOCKET, libc::SO_RCVBUF) => {
+                buffer(libc::SO_RCVBUFFORCE).or_else(|_| buffer(libc::SO_RCVBUF))?;
+            }
+            place => {
+                sys::set_option(fd.as_fd(), place, &option.value.0)?;
+            }
+        }
+    }
+    bind(&fd, &address)?;
+    Ok(fd)
+}
+
+/// Makes a TCP socket that waits for connections.
+pub fn listener(listener: &Listener) -> io::Result<OwnedFd> {
+    let fd = bound(listener)?;
+    listen(&fd, listener.backlog.try_into().unwrap_or(i32::MAX))?;
+    Ok(fd)
+}
+
+/// Makes a file of memory. Its seals are added later.
+pub fn memory(memory: &Memory) -> io::Result<OwnedFd> {
+    let name = OsStr::from_bytes(&memory.name);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Before 6.3 there is no such flag, and no other way.
+    let fd = match memfd_create(name, flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL | Errno::ACCESS) => memfd_create(name, flags)?,
+        fd => fd?,
+    };
+    ftruncate(&fd, memory.length)?;
+    for extent in &memory.data {
+        let mut at = extent.offset;
+        let mut data = &extent.data.0[..];
+        while !data.is_empty() {
+            let written = pwrite(&fd, data, at)?;
+            data = &data[written..];
+            at += written as u64;
+        }
+    }
+    let mode = Mode::from_raw_mode(memory.mode);
+    if fstat(&fd)?.st_mode & 0o7777 != memory.mode {
+        fchmod(&fd, mode)?;
+    }
+    Ok(fd)
+}
+
+/// Opens a file of memory once more, as another one that had it open.
+pub fn reopen(memory: &OwnedFd, file: &OpenFile) -> io::Result<OwnedFd> {
+    let kept = libc::O_ASYNC | libc::O_NOFOLLOW | libc::O_DIRECT;
+    let flags = OFlags::from_bits_retain(file.flags & !kept as u32);
+    Ok(open(link(memory), flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Adds the seals of a file of memory, and checks that it has no others.
+pub fn seal(fd: &OwnedFd, memory: &Memory) -> io::Result<()> {
+    let seals = SealFlags::from_bits_retain(memory.seals);
+    if fcntl_get_seals(fd)? != seals {
+        fcntl_add_seals(fd, seals)?;
+    }
+    if fcntl_get_seals(fd)? != seals {
+        return Err(io::Error::other(
+            "this system seals it in another way (vm.memfd_noexec)",
+        ));
+    }
+    Ok(())
+}
+
 /// Makes an eventfd.
 pub fn counter(count: u64, semaphore: bool) -> io::Result<OwnedFd> {
     let mut flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
@@ -259,21 +349,33 @@ pub fn counter(count: u64, semaphore: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Makes a timer that is disarmed, and returns the clock that its times are of.
-pub fn timer_of(clock: Clock) -> io::Result<(OwnedFd, ClockId)> {
-    let (id, clock) = match clock {
+/// Makes a timer that is disarmed.
+pub fn timer_of(clock: Clock) -> io::Result<OwnedFd> {
+    let (id, _) = clocks(clock);
+    Ok(timerfd_create(id, TimerfdFlags::CLOEXEC)?)
+}
+
+/// The clock of a timer, and the one that its times are of.
+const fn clocks(clock: Clock) -> (TimerfdClockId, ClockId) {
+    match clock {
         Clock::Realtime => (TimerfdClockId::Realtime, ClockId::Realtime),
         Clock::Monotonic => (TimerfdClockId::Monotonic, ClockId::Monotonic),
         Clock::Boottime => (TimerfdClockId::Boottime, ClockId::Boottime),
         Clock::RealtimeAlarm => (TimerfdClockId::RealtimeAlarm, ClockId::Realtime),
         Clock::BoottimeAlarm => (TimerfdClockId::BoottimeAlarm, ClockId::Boottime),
-    };
-    Ok((timerfd_create(id, TimerfdFlags::CLOEXEC)?, clock))
+    }
 }
 
 /// Makes a timer.
 pub fn timer(timer: &Timer) -> io::Result<OwnedFd> {
-    let (fd, clock) = timer_of(timer.clock)?;
+    let fd = timer_of(timer.clock)?;
+    set_timer(&fd, timer)?;
+    Ok(fd)
+}
+
+/// Sets a timer.
+pub fn set_timer(fd: impl AsFd, timer: &Timer) -> io::Result<()> {
+    let (_, clock) = clocks(timer.clock);
     let time = |time: Duration| Timespec {
         tv_sec: time.as_secs() as i64,
         tv_nsec: time.subsec_nanos().into(),
@@ -290,7 +392,23 @@ pub fn timer(timer: &Timer) -> io::Result<OwnedFd> {
     if timer.ticks > 0 {
         sys::set_ticks(&fd, timer.ticks)?;
     }
-    Ok(fd)
+    Ok(())
+}
+
+/// Lets a timer expire at once, and waits for that.
+pub fn expire(timer: impl AsFd, patience: Timespec) -> io::Result<()> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 1,
+    };
+    let setting = Itimerspec {
+        it_interval: Timespec::default(),
+        it_value: now,
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
+    let mut fds = [PollFd::new(&timer, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&patience)))?;
+    Ok(())
 }
 
 fn sum(a: Timespec, b: Timespec) -> Timespec {

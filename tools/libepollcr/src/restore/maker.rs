@@ -7,7 +7,9 @@ use crate::device::{Add, Device};
 use crate::image::{Image, Kind, Peer};
 use crate::sys;
 use crate::types::Progress;
+use epoll_targets::pidfd::PidFd;
 use rustix::event::epoll;
+use rustix::fs::SeekFrom;
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -22,13 +24,13 @@ pub struct Maker<'a> {
     inherit: bool,
     /// Which files need not be made.
     pub given: Vec<bool>,
-    parking: Parking,
-    placed: BTreeMap<u32, OwnedFd>,
+    pub parking: Parking,
+    pub placed: BTreeMap<u32, OwnedFd>,
     /// Files without a descriptor in the image.
     parked: HashMap<usize, OwnedFd>,
     /// Peers of sockets that are to be closed at the end.
     pub far: HashMap<usize, OwnedFd>,
-    progress: Box<dyn FnMut(Progress) + 'a>,
+    pub progress: Box<dyn FnMut(Progress) + 'a>,
     done: usize,
 }
 
@@ -81,6 +83,7 @@ impl Maker<'_> {
             }
         }
         self.pipes()?;
+        self.memories()?;
         for (index, file) in self.image.files.iter().enumerate() {
             if !self.given[index] {
                 self.file(index, &file.kind)?;
@@ -107,7 +110,28 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// Makes a file that is not the end of a pipe.
+    fn memories(&mut self) -> Result<(), Error> {
+        for (memory, files) in self.image.memories.iter().zip(plan::memories(self.image)) {
+            let Some(&first) = files.first().filter(|&&file| !self.given[file]) else {
+                continue;
+            };
+            let made = at(first, make::memory(memory))?;
+            let made = at(first, self.make_way(made))?;
+            for index in files {
+                let file = &self.image.files[index];
+                let Kind::Memory { position, .. } = file.kind else {
+                    continue;
+                };
+                let fd = at(index, make::reopen(&made, file))?;
+                at(index, rustix::fs::seek(&fd, SeekFrom::Start(position)))?;
+                self.finish(index, fd)?;
+            }
+            at(first, make::seal(&made, memory))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a file that is not the end of a pipe, nor of memory.
     fn file(&mut self, index: usize, kind: &Kind) -> Result<(), Error> {
         let made = match kind {
             Kind::Path { place, position } => {
@@ -117,14 +141,16 @@ impl Maker<'_> {
             Kind::EventFd { count, semaphore } => at(index, make::counter(*count, *semaphore))?,
             Kind::TimerFd(timer) => at(index, make::timer(timer))?,
             Kind::SignalFd { mask } => at(index, sys::signalfd(*mask))?,
+            Kind::PidFd => at(index, PidFd::open(std::process::id() as i32))?.into(),
+            Kind::Listener(listener) => at(index, make::listener(listener))?,
             Kind::Epoll { .. } => at(index, epoll::create(epoll::CreateFlags::CLOEXEC))?,
             // The first of a pair makes both.
             Kind::Socket(socket) => match socket.peer {
                 Peer::File(peer) if (peer as usize) < index => return Ok(()),
                 _ => return self.sockets(index, socket),
             },
-            // Others were problems; pipes are made.
-            Kind::Other { .. } | Kind::Pipe { .. } => return Ok(()),
+            // Others were problems; pipes and memory are made.
+            Kind::Other { .. } | Kind::Pipe { .. } | Kind::Memory { .. } => return Ok(()),
         };
         self.finish(index, made)
     }

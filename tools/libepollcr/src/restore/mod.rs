@@ -5,6 +5,7 @@
 //! [`Restore`] is the interface. It finds out what cannot be restored (`plan`), makes
 //! each file (`make`, `sockets`), and gives it its descriptors (`maker`).
 
+mod by_number;
 mod make;
 mod maker;
 mod parking;
@@ -48,7 +49,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An epoll instance could not be given its targets. The source is the error of the
-    /// device.
+    /// kernel.
     #[error("epoll instance f{set} cannot be given its {}", targets(.tfd))]
     Items {
         /// The index of the epoll instance in the image.
@@ -58,9 +59,30 @@ pub enum Error {
         /// The error.
         source: RestoreError,
     },
-    /// There are targets to add, and [`Restore::run`] was given no device.
-    #[error("targets of epoll instances cannot be restored without /dev/epoll_cr")]
-    NoDevice,
+    /// A oneshot that has fired cannot be restored without the device, because its file
+    /// has no event now that would make it fire.
+    #[error(
+        "epoll instance f{set} cannot be given its target for descriptor {tfd}: it is a oneshot \
+         that has fired, and its file has no event to make it fire again (load the kernel \
+         module epoll_cr)"
+    )]
+    Fired {
+        /// The index of the epoll instance in the image.
+        set: u32,
+        /// The descriptor of the target.
+        tfd: u32,
+    },
+    /// A target differs from the one in the image after it was added without the device.
+    #[error(
+        "epoll instance f{set} was given its target for descriptor {tfd}, and the kernel \
+         changed its events: perhaps EPOLLWAKEUP takes CAP_BLOCK_SUSPEND"
+    )]
+    Differs {
+        /// The index of the epoll instance in the image.
+        set: u32,
+        /// The descriptor of the target.
+        tfd: u32,
+    },
 }
 
 fn summary(problems: &[Problem]) -> String {
@@ -156,14 +178,15 @@ impl<'a> Restore<'a> {
         self
     }
 
-    /// Whether there are targets to add, for which [`run`](Self::run) needs the device.
-    pub fn needs_device(&self) -> bool {
+    /// Whether there are targets to add, for which [`run`](Self::run) uses the device.
+    pub fn uses_device(&self) -> bool {
         plan::items(self.image, &self.is_given()) > 0
     }
 
-    /// Returns everything that cannot be restored, and changes nothing.
-    pub fn problems(&self) -> Vec<Problem> {
-        plan::problems(self.image, &self.is_given())
+    /// Returns everything that cannot be restored, and changes nothing. Without the
+    /// device, that can be more.
+    pub fn problems(&self, device: Option<&Device>) -> Vec<Problem> {
+        plan::problems(self.image, &self.is_given(), device.is_none())
     }
 
     fn is_given(&self) -> Vec<bool> {
@@ -178,14 +201,15 @@ impl<'a> Restore<'a> {
     /// process that was waiting for a FIFO to be opened goes on, and the contents of the
     /// image are in a FIFO whose read end the image has.
     ///
+    /// Without the device, targets are added with epoll_ctl(2). For that, the descriptor
+    /// that a target was added by is opened for a moment, also if it is not in the image,
+    /// or is one of another file.
+    ///
     /// # Errors
     ///
     /// See [`enum@Error`].
     pub fn run(self, device: Option<&Device>) -> Result<Restored, Error> {
-        if self.needs_device() && device.is_none() {
-            return Err(Error::NoDevice);
-        }
-        let problems = self.problems();
+        let problems = self.problems(device);
         if !problems.is_empty() {
             return Err(Error::Problems(problems));
         }
@@ -193,8 +217,9 @@ impl<'a> Restore<'a> {
         let mut maker = Maker::new(self.image, given, self.inherit, self.progress);
         maker.files(self.given)?;
         maker.messages()?;
-        if let Some(device) = device {
-            maker.items(device)?;
+        match device {
+            Some(device) => maker.items(device)?,
+            None => maker.items_by_number()?,
         }
         maker.signals()?;
         maker.restored()

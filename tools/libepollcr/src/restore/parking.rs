@@ -2,13 +2,13 @@
 
 //! Descriptors that an image does not have.
 
-use crate::image::Image;
+use crate::image::{Image, Kind};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Moves descriptors to numbers that an image does not have.
+/// Moves descriptors to numbers that an image does not use.
 ///
 /// What is needed during a restore must be at such a number.
 #[derive(Debug)]
@@ -19,16 +19,27 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// Avoids the descriptors of `image`.
+    /// Avoids the descriptors of `image`, and those that targets were added by.
     pub fn new(image: &Image) -> Self {
         let numbers = image.descriptors.iter().map(|d| d.number as i32);
+        // Targets may be added by a number of their own.
+        let sets = image.files.iter().filter_map(|file| match &file.kind {
+            Kind::Epoll { items } => Some(items),
+            _ => None,
+        });
+        let targets = sets.flatten().map(|item| item.tfd as i32);
         Self {
-            used: numbers.collect(),
+            used: numbers.chain(targets).collect(),
             next: 0,
         }
     }
 
-    /// Whether the image has a descriptor of the same number.
+    /// The largest number that the image uses; 0 if there is none.
+    pub fn largest(&self) -> i32 {
+        self.used.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Whether the image uses the same number.
     pub fn is_used(&self, fd: impl AsFd) -> bool {
         self.used.contains(&fd.as_fd().as_raw_fd())
     }

@@ -2,8 +2,8 @@
 
 //! Finds everything that cannot be restored before anything is changed.
 
-use super::{Error, make};
-use crate::image::{Image, Kind, OpenFile, Peer, Pipe, Timer};
+use super::{Error, by_number, make};
+use crate::image::{Image, Item, Kind, OpenFile, Peer, Pipe, Timer};
 use crate::sys;
 use crate::types::{Owner, OwnerKind, PipeEnds};
 use rustix::process::{Resource, getrlimit};
@@ -47,8 +47,8 @@ impl fmt::Display for Problem {
 }
 
 /// Returns all problems, in the order of the image. `given` says which files need not be
-/// made.
-pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
+/// made, `by_number` that targets are added with epoll_ctl(2).
+pub fn problems(image: &Image, given: &[bool], by_number: bool) -> Vec<Problem> {
     let numbers = image.numbers();
     let mut problems = Vec::new();
     let mut general = |why: String| {
@@ -59,12 +59,23 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
             why,
         });
     };
-    if let Some(last) = image.descriptors.last() {
+    // What targets were added by, and is no descriptor of the image.
+    let mut lent: Vec<u32> = match by_number {
+        true => all_items(image, given).map(|(_, item)| item.tfd).collect(),
+        false => Vec::new(),
+    };
+    lent.sort_unstable();
+    lent.dedup();
+    lent.retain(|tfd| {
+        let found = image.descriptors.binary_search_by_key(tfd, |d| d.number);
+        found.is_err()
+    });
+    let last = image.descriptors.last().map(|last| last.number);
+    if let Some(last) = last.max(lent.last().copied()) {
         let limit = getrlimit(Resource::Nofile).current;
-        if limit.is_some_and(|limit| u64::from(last.number) >= limit) {
+        if limit.is_some_and(|limit| u64::from(last) >= limit) {
             general(format!(
-                "the limit of open files is too low for descriptor {} (raise it with ulimit -n)",
-                last.number
+                "the limit of open files is too low for descriptor {last} (raise it with ulimit -n)"
             ));
         }
     }
@@ -72,6 +83,7 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
         .descriptors
         .iter()
         .map(|descriptor| descriptor.number)
+        .chain(lent)
         .filter(|&number| sys::is_open(number as i32))
         .map(|number| number.to_string())
         .collect();
@@ -92,6 +104,18 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
     }
     if let Err(file) = image.innermost_first() {
         general(format!("epoll instance f{file} is its own target"));
+    }
+    if by_number {
+        for (set, item) in all_items(image, given) {
+            if by_number::has_fired(item) && !can_fire(image, given, item.file as usize) {
+                general(format!(
+                    "the target for descriptor {} of epoll instance f{set} is a oneshot that \
+                     has fired, and cannot be made to fire again (load the kernel module \
+                     epoll_cr)",
+                    item.tfd
+                ));
+            }
+        }
     }
     let pipes = pipes(image);
     let checks = Checks {
@@ -123,13 +147,62 @@ pub fn problems(image: &Image, given: &[bool]) -> Vec<Problem> {
 
 /// Counts the targets to add.
 pub fn items(image: &Image, given: &[bool]) -> usize {
-    let files = image.files.iter().zip(given);
-    let made = files.filter(|&(_, &given)| !given);
-    made.map(|(file, _)| match &file.kind {
-        Kind::Epoll { items } => items.len(),
-        _ => 0,
+    all_items(image, given).count()
+}
+
+/// Returns the targets to add, each with the index of its epoll instance.
+fn all_items<'a>(image: &'a Image, given: &'a [bool]) -> impl Iterator<Item = (usize, &'a Item)> {
+    let files = image.files.iter().zip(given).enumerate();
+    let made = files.filter(|&(_, (_, &given))| !given);
+    made.flat_map(|(set, (file, _))| {
+        let items: &[Item] = match &file.kind {
+            Kind::Epoll { items } => items,
+            _ => &[],
+        };
+        items.iter().map(move |item| (set, item))
     })
-    .sum()
+}
+
+/// Whether a oneshot target with this file can be made to fire: the file will have an
+/// event, or can be given one for a moment.
+fn can_fire(image: &Image, given: &[bool], file: usize) -> bool {
+    if given[file] {
+        // That shows.
+        return true;
+    }
+    let open = &image.files[file];
+    match &open.kind {
+        Kind::Pipe { pipe } => {
+            let pipe = &image.pipes[*pipe as usize];
+            let end = PipeEnds::of(open.flags);
+            let reads = end.contains(PipeEnds::READ)
+                && (pipe.size() > 0
+                    || writer(image, given, file).is_some()
+                    // It has ended.
+                    || pipe.place.is_none());
+            let writes = end.contains(PipeEnds::WRITE) && pipe.size() < pipe.capacity as usize;
+            reads || writes
+        }
+        Kind::SignalFd { .. } | Kind::Listener(_) | Kind::PidFd => false,
+        // Others can be written, or are made to expire.
+        _ => true,
+    }
+}
+
+/// Returns a file that writes to the pipe that this one reads.
+pub fn writer(image: &Image, given: &[bool], reader: usize) -> Option<usize> {
+    let Kind::Pipe { pipe: wanted } = image.files[reader].kind else {
+        return None;
+    };
+    if image.pipes[wanted as usize].place.is_some() {
+        // Another process may read what is written to a FIFO.
+        return None;
+    }
+    let mut files = image.files.iter().zip(given);
+    files.position(|(file, &given)| {
+        let same = matches!(file.kind, Kind::Pipe { pipe } if pipe == wanted);
+        same && !given && PipeEnds::of(file.flags).contains(PipeEnds::WRITE)
+    })
 }
 
 /// Returns how many targets a user can have.
@@ -196,6 +269,17 @@ pub fn pipes(image: &Image) -> Vec<Vec<usize>> {
     pipes
 }
 
+/// Returns the files of each memory.
+pub fn memories(image: &Image) -> Vec<Vec<usize>> {
+    let mut memories = vec![Vec::new(); image.memories.len()];
+    for (index, file) in image.files.iter().enumerate() {
+        if let Kind::Memory { memory, .. } = file.kind {
+            memories[memory as usize].push(index);
+        }
+    }
+    memories
+}
+
 struct Checks<'a> {
     image: &'a Image,
     given: &'a [bool],
@@ -225,8 +309,24 @@ impl Checks<'_> {
                 }
                 _ => None,
             },
+            Kind::Memory { memory, .. } => {
+                let files = self.image.files.iter().zip(self.given);
+                let of_it =
+                    |kind: &Kind| matches!(kind, Kind::Memory { memory: m, .. } if m == memory);
+                let mut given = files.filter(|(file, given)| **given && of_it(&file.kind));
+                given.next().map(|_| {
+                    "another open file of this memory is given, and this one is not".into()
+                })
+            }
+            // Unless it listens, nobody notices.
+            Kind::Listener(listener) => {
+                let bound = make::bound(listener);
+                bound
+                    .err()
+                    .map(|error| format!("it cannot listen at {} again: {error}", listener.address))
+            }
             Kind::Other { why } => Some(why.clone()),
-            Kind::EventFd { .. } | Kind::SignalFd { .. } | Kind::Epoll { .. } => None,
+            Kind::EventFd { .. } | Kind::SignalFd { .. } | Kind::Epoll { .. } | Kind::PidFd => None,
         });
         found
     }
@@ -257,5 +357,5 @@ impl Checks<'_> {
 /// Returns the epoll instances in the order in which they can be given their targets.
 pub fn order(image: &Image) -> Result<Vec<usize>, Error> {
     let order = image.innermost_first();
-    order.map_err(|_| Error::Problems(problems(image, &vec![false; image.files.len()])))
+    order.map_err(|_| Error::Problems(problems(image, &vec![false; image.files.len()], false)))
 }

@@ -5,11 +5,12 @@
 use super::Error;
 use super::maker::{Maker, at};
 use crate::image::{Buffers, Kind, Message, Peer, Socket};
+use crate::sys;
 use crate::types::Directions;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags,
-    SocketType, sendmsg, shutdown, socket_with, socketpair, sockopt,
+    SocketType, send, sendmsg, shutdown, socket_with, socketpair, sockopt,
 };
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -62,6 +63,27 @@ impl Maker<'_> {
             };
             if !socket.queue.is_empty() && !self.given[index] {
                 at(index, self.send(index, socket))?;
+            }
+        }
+        // These could get in the way of the messages.
+        for (index, file) in self.image.files.iter().enumerate() {
+            let Kind::Socket(socket) = &file.kind else {
+                continue;
+            };
+            if self.given[index] {
+                continue;
+            }
+            for option in socket.options.iter().flatten() {
+                let name = (libc::SOL_SOCKET, option.name as i32);
+                at(
+                    index,
+                    sys::set_option(self.fd(index)?, name, &option.value.0),
+                )?;
+            }
+            if socket.reset == Some(true) {
+                // A peer resets the connection if it is closed before it receives this.
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                at(index, send(self.fd(index)?, &[0], flags))?;
             }
         }
         for (index, file) in self.image.files.iter().enumerate() {

@@ -48,6 +48,7 @@ fn items() -> Vec<Item> {
             events: 0x8000_0019,
             data: u64::MAX,
             ready: true,
+            guessed: None,
         },
         Item {
             tfd: 12,
@@ -55,6 +56,7 @@ fn items() -> Vec<Item> {
             events: 0x4000_0000,
             data: 1,
             ready: false,
+            guessed: None,
         },
     ]
 }

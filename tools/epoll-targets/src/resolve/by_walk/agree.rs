@@ -38,6 +38,7 @@ impl Candidate {
         Resolved {
             target: self.target,
             changed: self.seen.is_none(),
+            on_ready_list: self.seen.and_then(|seen| seen.ready),
             owner: self.owner,
             tfd_state: self.tfd_state,
             owners_total: self.owners_total,

@@ -101,6 +101,8 @@ pub(super) struct Seen {
     epitem: Epitem,
     pub(super) events: u32,
     pub(super) data: u64,
+    /// Whether it is on the ready list, if the programs can tell.
+    pub(super) ready: Option<bool>,
 }
 
 impl Seen {
@@ -111,6 +113,7 @@ impl Seen {
             epitem: Epitem(epitem),
             events,
             data,
+            ready: None,
         }
     }
 
@@ -189,6 +192,8 @@ fn records(mut words: &[u64]) -> impl Iterator<Item = (Tag, u64, &[u64])> {
 pub(super) struct Programs {
     object: Object,
     control: Control,
+    /// Whether they can tell what is on a ready list.
+    tells_ready: bool,
 }
 
 fn unsupported(why: &'static str) -> io::Error {
@@ -209,7 +214,7 @@ fn check() -> io::Result<()> {
 }
 
 /// An epoll instance of ours, of which everything is known. Two of its targets have one
-/// file, and that of the third lies between them by its descriptor.
+/// file, and that of the third lies between them by its descriptor, and is ready.
 struct Sample {
     instance: OwnedFd,
     outer: [OwnedFd; 2],
@@ -226,6 +231,8 @@ impl Sample {
         for (data, fd) in [(1, &first), (2, &inner), (3, &last)] {
             epoll::add(&instance, fd, EventData::new_u64(data), EventFlags::IN)?;
         }
+        // Only the target in between is ready.
+        rustix::io::write(&inner, &1u64.to_ne_bytes())?;
         let outer = [first, last];
         Ok(Self {
             instance,
@@ -254,6 +261,7 @@ impl Programs {
         let mut programs = Self {
             object,
             control: Control::new_zeroed(),
+            tells_ready: true,
         };
         if programs.map("control")?.value_size() as usize != size_of::<Control>() {
             return Err(io::Error::other("the BPF programs are of another version"));
@@ -314,6 +322,9 @@ impl Programs {
                 let mut targets = walk.targets.iter();
                 targets.find(|t| t.tfd == fd.as_raw_fd()).map(|t| t.file)
             };
+            let mut ready = walk.targets.iter().map(|t| (t.tfd, t.ready));
+            let is_inner = |tfd| tfd == fd(&sample.inner);
+            self.tells_ready = ready.all(|(tfd, ready)| ready == Some(is_inner(tfd)));
             return Ok(a.is_some()
                 && b.is_some()
                 && a == c
@@ -532,6 +543,7 @@ impl Programs {
         }
         self.control.left = files.len() as u32;
         let mut current: Option<(File, Walk)> = None;
+        let tells_ready = self.tells_ready;
         let result = self.run("walk_instances", info, |words| {
             for (tag, head, rest) in records(words) {
                 match tag {
@@ -540,7 +552,8 @@ impl Programs {
                     Tag::Target => {
                         if let Some((_, walk)) = &mut current {
                             let (tfd, file, events) = (head as RawFd, rest[0], rest[2] as u32);
-                            let seen = Seen::new(tfd, File(file), rest[3], events, rest[1]);
+                            let mut seen = Seen::new(tfd, File(file), rest[3], events, rest[1]);
+                            seen.ready = tells_ready.then_some(rest[2] >> 32 != 0);
                             walk.targets.push(seen);
                         }
                     }

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `epollcr dump` says of processes that it cannot dump, and what it leaves behind.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+fn dump(pid: u32, image: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_epollcr"));
+    command
+        .args(["dump", "-p", &pid.to_string()])
+        .arg(image)
+        .stdin(Stdio::null());
+    command
+}
+
+/// The one line that it prints for an error.
+fn error(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    let line = error.strip_suffix('\n').unwrap();
+    assert!(!line.contains('\n'), "{line}");
+    line.into()
+}
+
+fn refused(pid: u32) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let error = error(&dump(pid, &image).output().unwrap());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let start = format!("epollcr: cannot dump process {pid}");
+    error.strip_prefix(&start).expect(&error).into()
+}
+
+fn state(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.chars().next().unwrap()
+}
+
+fn await_state(pid: u32, wanted: char) {
+    while state(pid) != wanted {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+struct Stopped(Child);
+
+impl Stopped {
+    fn new() -> Self {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self::of(command.spawn().unwrap())
+    }
+
+    /// A process that sleeps.
+    fn of(child: Child) -> Self {
+        await_state(child.id(), 'S');
+        let pid = child.id() as i32;
+        // SAFETY: it takes two integers. This is our child, which nobody has waited for.
+        unsafe { libc::kill(pid, libc::SIGSTOP) };
+        await_state(child.id(), 'T');
+        Self(child)
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn what_runs_is_told_how_to_stop() {
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = child.id();
+    let said = refused(pid);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        said.starts_with(&format!(
+            " (stop it with kill -STOP {pid}, or dump it with --running): the process is not \
+             stopped: thread {pid} is "
+        )),
+        "{said}"
+    );
+    // To stop this one would stop the tool.
+    let own = refused(std::process::id());
+    assert!(
+        own.starts_with(
+            " (it waits for this program, and can be stopped and dumped by a program that it \
+             does not wait for; --running dumps it as it is): the process is not stopped: "
+        ),
+        "{own}"
+    );
+}
+
+#[test]
+fn what_is_no_process() {
+    let mut child = Command::new("true").spawn().unwrap();
+    await_state(child.id(), 'Z');
+    assert_eq!(
+        refused(child.id()),
+        ": it has ended, and its parent has not waited for it"
+    );
+    let pid = child.id();
+    child.wait().unwrap();
+    assert_eq!(
+        refused(pid),
+        format!(": cannot open process {pid}: No such process (os error 3)")
+    );
+
+    let (send, receive) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: it takes nothing.
+        send.send(unsafe { libc::gettid() }).unwrap();
+        let _ = ended.recv();
+    });
+    let tid = receive.recv().unwrap();
+    let pid = std::process::id();
+    assert_eq!(
+        refused(tid as u32),
+        format!(" (dump it with -p {pid}): {tid} is a thread of process {pid}")
+    );
+    end.send(()).unwrap();
+    thread.join().unwrap();
+}
+
+/// Containers do not show threads of the kernel.
+#[test]
+fn a_thread_of_the_kernel() {
+    if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
+        assert_eq!(
+            refused(2),
+            ": it is a thread of the kernel, which has no descriptors"
+        );
+    }
+}
+
+/// Whether this process may dump its children, as root may.
+fn may_dump(child: &Stopped) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dump(child.id(), &dir.path().join("image"))
+        .output()
+        .unwrap();
+    output.status.success()
+}
+
+#[test]
+fn nothing_is_left_of_a_dump_that_fails() {
+    let child = Stopped::new();
+    if !may_dump(&child) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let mut command = dump(child.id(), &image);
+    // SAFETY: between fork and exec, the closure makes one system call.
+    unsafe {
+        command.pre_exec(|| {
+            let limit = libc::rlimit {
+                rlim_cur: 100,
+                rlim_max: 100,
+            };
+            match libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let said = error(&command.output().unwrap());
+    assert_eq!(
+        said,
+        format!(
+            "epollcr: cannot write {}: File too large (os error 27)",
+            image.display()
+        )
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_image_replaces_another() {
+    let child = Stopped::new();
+    if !may_dump(&child) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    for old in [false, true] {
+        if old {
+            fs::write(&image, "an old image").unwrap();
+        }
+        assert!(dump(child.id(), &image).status().unwrap().success());
+        assert!(fs::read(&image).unwrap().starts_with(b"EPOLLCR\n"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+    // A name without a directory is one in the current directory.
+    fs::remove_file(&image).unwrap();
+    let mut command = dump(child.id(), Path::new("image"));
+    assert!(command.current_dir(dir.path()).status().unwrap().success());
+    assert!(image.exists());
+}
+
+/// A file of a mount that only the process has is named, and says what to do; those that
+/// are the same here are dumped.
+#[test]
+fn a_file_of_another_mount_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    fs::write(&here, "text").unwrap();
+    fs::create_dir(&there).unwrap();
+    let script = "mount -t tmpfs none \"$0/there\" && echo text >\"$0/there/file\" && \
+                  exec sleep 1000 3<\"$0/there/file\" 4<\"$0/here\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script])
+        .arg(dir.path());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let Ok(mut child) = command.stderr(Stdio::null()).spawn() else {
+        return;
+    };
+    let pid = child.id();
+    let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    while name() != "sleep\n" {
+        if state(pid) == 'Z' {
+            // It may not do that.
+            child.wait().unwrap();
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let child = Stopped::of(child);
+    let image = dir.path().join("image");
+    let output = dump(pid, &image).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut show = Command::new(env!("CARGO_BIN_EXE_epollcr"));
+    let output = show.arg("show").arg(&image).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    drop(child);
+    let line = |number: &str| {
+        let mut lines = shown.lines().map(|line| line.trim_start());
+        let line = lines.find(|line| line.split(' ').next() == Some(number));
+        line.expect(&shown).to_owned()
+    };
+    // From inside of a chroot(2), the path begins elsewhere.
+    let advice = format!(
+        "/there/file: its path exists only in the mount namespace of the process (dump and \
+         restore it there: nsenter --mount=/proc/{pid}/ns/mnt epollcr ...)"
+    );
+    assert!(line("3").ends_with(&advice), "{shown}");
+    assert!(
+        line("4").ends_with(&format!(" {}", here.display())),
+        "{shown}"
+    );
+}
