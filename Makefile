@@ -5,14 +5,14 @@
 
 KERNEL ?= base
 export OUT KERNEL DEBIAN LINUX LINUX_SOURCE SNAPSHOT MIRROR SECURITY_MIRROR KEYRING
-export RELOADS PROGRAMS CALLS MUTATIONS
+export RELOADS PROGRAMS CALLS MUTATIONS TESTS MINUTES URL ORIGIN SYZKALLER
 
 # The value of a variable, unexpanded and quoted for the shell.
 word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j has an effect on the kernel's make only.
 .NOTPARALLEL:
-.PHONY: all setup run check check-all bench vm kselftest-install modules series mbox refresh clean distclean help
+.PHONY: all setup run check check-all bench lava kcidb vm kselftest-install modules series mbox refresh clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -37,6 +37,14 @@ check-all:
 
 bench:
 	@scripts/bench $(call word-as-is,BENCH)
+
+# What a LAVA lab takes.
+lava: setup
+	@scripts/lava
+
+# The results of the last make check, for other programs.
+kcidb:
+	@scripts/report
 
 vm: setup
 	@scripts/vng $(call word-as-is,CMD)

@@ -22,6 +22,11 @@ pub struct Args {
     #[arg(long, num_args = 2, value_names = ["KERNEL", "OUT"], exclusive = true)]
     pub kvm: Vec<PathBuf>,
 
+    /// Look for trouble in what a kernel has written to its console, elsewhere,
+    /// and print what is around the first sign of it
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    pub console: Option<PathBuf>,
+
     #[command(flatten)]
     pub run: Option<Run>,
 }

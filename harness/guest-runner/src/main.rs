@@ -21,11 +21,16 @@ mod lines;
 mod machine;
 mod run;
 
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::Parser;
 
 use args::Args;
+use console::Console;
 use run::Outcome;
 
 /// The exit status if the guest's kernel is in trouble.
@@ -33,11 +38,29 @@ const TROUBLE: u8 = 125;
 /// The exit status if it is not known how the command ended.
 const NO_ANSWER: u8 = 124;
 
+/// Looks for trouble in a console's log.
+fn examine(file: &Path) -> Result<Outcome> {
+    let log = fs::read(file).with_context(|| file.display().to_string())?;
+    let mut console = Console::new(&[]);
+    console.feed(&log);
+    console.finish();
+    let Some(report) = console.trouble() else {
+        return Ok(Outcome::Status(0));
+    };
+    let mut out = io::stdout().lock();
+    for line in report {
+        out.write_all(line)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(Outcome::Trouble)
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
-    let outcome = match &args.run {
-        Some(run) => run::run(run),
-        None => kvm::probe(&args.kvm).map(|works| Outcome::Status(u8::from(!works))),
+    let outcome = match (&args.run, &args.console) {
+        (Some(run), _) => run::run(run),
+        (None, Some(file)) => examine(file),
+        (None, None) => kvm::probe(&args.kvm).map(|works| Outcome::Status(u8::from(!works))),
     };
     match outcome {
         Ok(Outcome::Status(status)) => ExitCode::from(status),

@@ -549,3 +549,28 @@ fn wrong_use() {
         assert_eq!(output.unwrap().status.code(), Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn a_log_of_another_machine_is_examined() {
+    let dir = TempDir::new().unwrap();
+    let log = dir.path().join("console");
+    let examine = || {
+        Command::new(env!("CARGO_BIN_EXE_guest-runner"))
+            .arg("--console")
+            .arg(&log)
+            .output()
+            .unwrap()
+    };
+    fs::write(&log, "[    1.0] all is well\n").unwrap();
+    let output = examine();
+    assert!(output.status.success() && output.stdout.is_empty());
+
+    let text = "[    1.0] before\n[    2.0] BUG: KASAN: it is not\n";
+    fs::write(&log, text).unwrap();
+    let output = examine();
+    assert_eq!(output.status.code(), Some(125));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+
+    fs::remove_file(&log).unwrap();
+    assert_eq!(examine().status.code(), Some(124));
+}
