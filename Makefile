@@ -5,14 +5,14 @@
 
 KERNEL ?= base
 export OUT KERNEL DEBIAN LINUX LINUX_SOURCE SNAPSHOT MIRROR SECURITY_MIRROR KEYRING
-export RELOADS PROGRAMS CALLS MUTATIONS TESTS MINUTES URL ORIGIN SYZKALLER
+export RELOADS PROGRAMS CALLS MUTATIONS TESTS MINUTES URL ORIGIN TIME SEED SYZKALLER
 
 # The value of a variable, unexpanded and quoted for the shell.
 word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j has an effect on the kernel's make only.
 .NOTPARALLEL:
-.PHONY: all setup run check check-all bench lava kcidb vm kselftest-install modules series mbox refresh clean distclean help
+.PHONY: all setup run check check-all bench lava kcidb fuzz vm kselftest-install modules series mbox refresh clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -45,6 +45,10 @@ lava: setup
 # The results of the last make check, for other programs.
 kcidb:
 	@scripts/report
+
+fuzz: KERNEL := $(if $(filter %fuzz,$(KERNEL)),$(KERNEL),fuzz)
+fuzz: setup
+	@scripts/fuzz
 
 vm: setup
 	@scripts/vng $(call word-as-is,CMD)

@@ -142,7 +142,7 @@ in_tree() {
 		mapfile -t SERIES < <(series "$LINUX" fixes eventpoll)
 		HAS=c
 		;;
-	um) ARCH=um IMAGE=linux ;;
+	um | um-fuzz) ARCH=um IMAGE=linux ;;
 	distro-*) SERIES=() HAS=none IMAGE=vmlinuz ;;
 	esac
 }

@@ -60,9 +60,19 @@ fn module(module: Module) -> Result<()> {
 /// message in the log.
 fn prepare() -> Result<()> {
     handler::need_patched()?;
-    if !Path::new(FAIL_NTH).exists() {
+    if !can_inject() {
         return skip("this kernel cannot let allocations fail: no CONFIG_FAULT_INJECTION");
     }
+    let_all_fail()
+}
+
+/// Whether this kernel can let allocations fail.
+pub fn can_inject() -> bool {
+    Path::new(FAIL_NTH).exists()
+}
+
+/// The same, on any kernel that can inject failures.
+pub fn let_all_fail() -> Result<()> {
     for kind in ["failslab", "fail_page_alloc", "fail_usercopy"] {
         let dir = format!("{DEBUG}/{kind}");
         ensure!(Path::new(&dir).exists(), "there is no {dir}");
@@ -84,15 +94,15 @@ fn prepare() -> Result<()> {
 
 /// Selects the allocation or access of this thread that fails. The file stays open,
 /// because opening it allocates memory, too.
-struct FailNth(File);
+pub struct FailNth(File);
 
 impl FailNth {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(FAIL_NTH);
         Ok(Self(file.context(FAIL_NTH)?))
     }
 
-    fn set(&self, n: u32) -> Result<()> {
+    pub fn set(&self, n: u32) -> Result<()> {
         let text = n.to_string();
         let write = || self.0.write_all_at(text.as_bytes(), 0);
         match write() {

@@ -11,6 +11,7 @@ mod fault;
 mod fuzz;
 mod handler;
 mod held;
+mod kcov;
 mod leak;
 mod model;
 mod module;
@@ -21,7 +22,9 @@ mod sys;
 mod tap;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -55,6 +58,19 @@ pub struct Options {
     /// How long a race may take with each handler
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+
+    /// Instead of cases: change random programs for so many seconds, and keep those that
+    /// run code of the kernel that no other has run
+    #[arg(long, value_name = "SECONDS")]
+    fuzz: Option<u64>,
+
+    /// With --fuzz, on a kernel without KCOV: try random programs
+    #[arg(long, requires = "fuzz")]
+    blind: bool,
+
+    /// Instead of cases: run the programs in a file, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "fuzz")]
+    replay: Option<PathBuf>,
 
     /// The process of one case
     #[arg(long, hide = true)]
@@ -105,6 +121,16 @@ fn main() -> anyhow::Result<ExitCode> {
             .find(|case| case.name == *name)
             .with_context(|| format!("there is no case '{name}'"))?;
         return Ok(tap::run_one(case, &options));
+    }
+
+    if let Some(seconds) = options.fuzz {
+        let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+        kcov::fuzz(Duration::from_secs(seconds), seed, options.blind)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(file) = &options.replay {
+        kcov::replay(file)?;
+        return Ok(ExitCode::SUCCESS);
     }
 
     let selected = tap::select(&cases, &options.patterns)?;

@@ -7,6 +7,10 @@
 fragments() {
 	[ "$ARCH" != x86 ] || echo configs/lean.config
 	[ "$ARCH" != x86 ] || lean || echo configs/base.config
+	case $KERNEL in
+	fuzz) echo configs/debug.config ;;
+	um-fuzz) echo configs/um.config ;;
+	esac
 	[ "$KERNEL" = base ] || [ "$KERNEL" = lean ] || echo "configs/$KERNEL.config"
 	[ ! -e "configs/linux-$LINUX.config" ] || echo "configs/linux-$LINUX.config"
 }
