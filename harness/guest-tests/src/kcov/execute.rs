@@ -90,10 +90,12 @@ impl Memory {
     /// Values of 64 bits at the start.
     fn words(&self, count: usize) -> Vec<u64> {
         let from = std::ptr::with_exposed_provenance::<u64>(self.start);
-        // SAFETY: that many are in the writable part, and each is initialized.
-        (0..count.min(ROOM / 8))
-            .map(|n| unsafe { from.add(n).read() })
-            .collect()
+        let word = |n| {
+            // SAFETY: it is in the writable part, which has no references, and is
+            // initialized and aligned: the mapping begins with a page.
+            unsafe { from.add(n).read() }
+        };
+        (0..count.min(ROOM / 8)).map(word).collect()
     }
 }
 
