@@ -37,7 +37,7 @@ fn describe(kind: &str, text: &str, command: &dyn Fn(i32) -> Option<String>) -> 
         }
         "[signalfd]" => {
             let mask = hex("sigmask")?;
-            let signals = (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1);
+            let signals = (1..=64).filter(|signal| (mask >> (signal - 1)) & 1 == 1);
             let signals: Vec<_> = signals.map(|signal| signal.to_string()).collect();
             Some(format!("signals {}", signals.join(",")))
         }

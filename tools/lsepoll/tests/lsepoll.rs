@@ -555,7 +555,7 @@ fn columns_that_say_nothing() {
     let file = Fixture::file();
     keep.push(rustix::io::fcntl_dupfd_cloexec(&number, 800).unwrap());
     dup3(&file, &mut number, DupFlags::CLOEXEC).unwrap();
-    fixture.add(&number, tfd | 0xdead << 32);
+    fixture.add(&number, tfd | (0xdead << 32));
     let with_toff = ["TFD", "TOFF", "EVENTS", "STATE", "OWNER", "FILE"];
     assert_eq!(heads(&[]), with_toff);
     assert_eq!(heads(&["--wide"]).len(), 7);
