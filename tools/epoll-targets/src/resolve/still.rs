@@ -85,18 +85,23 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = child.id() as i32;
-        // It sleeps once it reads.
-        while still(pid).is_none() || proc::command(pid).unwrap() != "cat" {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(100));
-        let before = still(pid).unwrap();
-        assert_eq!(still(pid).as_ref(), Some(&before));
-
         let mut pipes = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        io::Write::write_all(&mut pipes.0, b"x").unwrap();
-        io::Read::read_exact(&mut pipes.1, &mut [0]).unwrap();
-        assert_ne!(still(pid).as_ref(), Some(&before));
+        let mut wake = || {
+            io::Write::write_all(&mut pipes.0, b"x").unwrap();
+            io::Read::read_exact(&mut pipes.1, &mut [0]).unwrap();
+        };
+        // It has started once it answers, and sleeps soon.
+        wake();
+        let before = loop {
+            let before = still(pid);
+            std::thread::sleep(Duration::from_millis(100));
+            if before.is_some() && still(pid) == before {
+                break before;
+            }
+        };
+
+        wake();
+        assert_ne!(still(pid), before);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(still(pid), None);
