@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::TestRunner;
 use rustix::io::Errno;
 
 use crate::Options;
@@ -257,33 +257,6 @@ fn check_one(program: &[Step]) -> Result<()> {
     asked.verify()
 }
 
-/// Shrinks a program that failed, prints the smallest one, and returns its error.
-fn shrink(mut tree: impl ValueTree<Value = Vec<Step>>, err: anyhow::Error) -> anyhow::Error {
-    let mut smallest = (tree.current(), err);
-    let mut tries = 0;
-    let mut more = tree.simplify();
-    while more && tries < 500 {
-        tries += 1;
-        more = match check_one(&tree.current()) {
-            Err(err) => {
-                smallest = (tree.current(), err);
-                tree.simplify()
-            }
-            Ok(()) => tree.complicate(),
-        };
-    }
-    let (program, err) = smallest;
-    note(format!("the smallest program, after {tries} tries:"));
-    for step in &program {
-        note(format!("  {step:?}"));
-    }
-    note("which is:");
-    for planned in Model::of(&program).plan {
-        note(format!("  {planned:?}"));
-    }
-    err
-}
-
 /// Counts of the programs and answers so far.
 #[derive(Default)]
 struct Tally {
@@ -352,7 +325,7 @@ fn batch(runner: &mut TestRunner, size: u32, order: [Handler; 2], tally: &mut Ta
         };
         match Asked::prepare(&tree.current()) {
             Ok(asked) => batch.push((tree, asked)),
-            Err(err) => return Err(shrink(tree, err)),
+            Err(err) => return Err(model::shrink(tree, err, check_one)),
         }
     }
     for handler in order {
@@ -367,7 +340,7 @@ fn batch(runner: &mut TestRunner, size: u32, order: [Handler; 2], tally: &mut Ta
     for (tree, asked) in batch {
         if let Err(err) = asked.verify() {
             drop(asked);
-            return Err(shrink(tree, err));
+            return Err(model::shrink(tree, err, check_one));
         }
         tally.add(&asked);
     }
@@ -377,13 +350,7 @@ fn batch(runner: &mut TestRunner, size: u32, order: [Handler; 2], tally: &mut Ta
 fn programs(options: &Options) -> Result<()> {
     handler::need_patched()?;
     adopt_orphans()?;
-    let seed: Vec<u8> = options.seed().to_ne_bytes().repeat(4);
-    let config = Config {
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let mut runner = TestRunner::new_with_rng(config, rng);
+    let mut runner = model::runner(options.seed());
 
     let mut tally = Tally::default();
     let mut order = Handler::BOTH;

@@ -4,8 +4,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use anyhow::Result;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use rustix::io::Errno;
+
+use crate::tap::note;
 
 /// The first descriptor of the program; lower ones are the workers' own.
 pub const BASE: i32 = 100;
@@ -543,6 +548,47 @@ fn choose(from: &[i32], n: u8) -> Option<i32> {
 
 fn number(n: u8) -> i32 {
     BASE + i32::from(n) % NUMBERS
+}
+
+/// Makes programs at random, always the same for a seed.
+pub fn runner(seed: u64) -> TestRunner {
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let seed = seed.to_ne_bytes().repeat(4);
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
+}
+
+/// Shrinks a program that failed, prints the smallest one, and returns its error.
+pub fn shrink(
+    mut tree: impl ValueTree<Value = Vec<Step>>,
+    err: anyhow::Error,
+    check: impl Fn(&[Step]) -> Result<()>,
+) -> anyhow::Error {
+    let mut smallest = (tree.current(), err);
+    let mut tries = 0;
+    let mut more = tree.simplify();
+    while more && tries < 500 {
+        tries += 1;
+        more = match check(&tree.current()) {
+            Err(err) => {
+                smallest = (tree.current(), err);
+                tree.simplify()
+            }
+            Ok(()) => tree.complicate(),
+        };
+    }
+    let (program, err) = smallest;
+    note(format!("the smallest program, after {tries} tries:"));
+    for step in &program {
+        note(format!("  {step:?}"));
+    }
+    note("which is:");
+    for planned in Model::of(&program).plan {
+        note(format!("  {planned:?}"));
+    }
+    err
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use epoll_targets::Descriptor;
 use epoll_targets::resolve::{Instance, Method, Owner, Resolved, Resolver, TfdState};
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::Options;
 use crate::handler;
@@ -211,33 +210,6 @@ fn check_one(program: &[Step], method: Method) -> Result<()> {
     Truth::new(program)?.check(method, &mut Tally::default())
 }
 
-/// Shrinks a program that failed, prints the smallest one, and returns its error.
-fn shrink(
-    mut tree: impl ValueTree<Value = Vec<Step>>,
-    method: Method,
-    err: anyhow::Error,
-) -> anyhow::Error {
-    let mut smallest = (tree.current(), err);
-    let mut tries = 0;
-    let mut more = tree.simplify();
-    while more && tries < 200 {
-        tries += 1;
-        more = match check_one(&tree.current(), method) {
-            Err(err) => {
-                smallest = (tree.current(), err);
-                tree.simplify()
-            }
-            Ok(()) => tree.complicate(),
-        };
-    }
-    let (program, err) = smallest;
-    note(format!("the smallest program, after {tries} tries:"));
-    for planned in Model::of(&program).plan {
-        note(format!("  {planned:?}"));
-    }
-    err
-}
-
 fn programs(options: &Options, method: Method) -> Result<()> {
     const MODULE: Module = Module("epoll_iter");
     if method == Method::Bpf {
@@ -249,13 +221,7 @@ fn programs(options: &Options, method: Method) -> Result<()> {
         return skip(format!("{method:?} does not work here: {why}"));
     }
     adopt_orphans()?;
-    let seed: Vec<u8> = options.seed().to_ne_bytes().repeat(4);
-    let config = Config {
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let mut runner = TestRunner::new_with_rng(config, rng);
+    let mut runner = model::runner(options.seed());
     let strategy = model::program_with_mail();
 
     let mut tally = Tally::default();
@@ -268,7 +234,9 @@ fn programs(options: &Options, method: Method) -> Result<()> {
         };
         let checked = Truth::new(&tree.current()).and_then(|t| t.check(method, &mut tally));
         if let Err(err) = checked {
-            return Err(shrink(tree, method, err));
+            return Err(model::shrink(tree, err, |program| {
+                check_one(program, method)
+            }));
         }
     }
     let Tally {
