@@ -225,8 +225,8 @@ fn programs(options: &Options, method: Method) -> Result<()> {
     let strategy = model::program_with_mail();
 
     let mut tally = Tally::default();
-    // Each takes some passes over all processes.
-    let programs = options.programs.div_ceil(5);
+    // Each takes some passes over all processes, of about a second under emulation.
+    let programs = options.programs.div_ceil(25);
     for _ in 0..programs {
         let tree = match strategy.new_tree(&mut runner) {
             Ok(tree) => tree,
