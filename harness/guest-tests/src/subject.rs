@@ -30,7 +30,7 @@ pub struct Subject {
 #[derive(Debug)]
 pub enum Answer {
     Done(Duration),
-    /// The first error of its log, after the line before it.
+    /// The first error of its log, after the line before it of the same process.
     Refused(String),
 }
 
@@ -142,14 +142,21 @@ pub fn criu(program: &Path, dir: &Path, action: &str, args: &[&str]) -> Result<A
         return Ok(Answer::Done(took));
     }
     let log = fs::read_to_string(dir.join("images").join(log)).unwrap_or_default();
-    let mut before = "";
-    for line in log.lines() {
+    for (at, line) in log.lines().enumerate() {
         if line.contains("Error (") && !line.contains(GOES_ON) {
+            // Others write to the log meanwhile.
+            let own = |other: &&str| process(other) == process(line);
+            let before = log.lines().take(at).filter(own).last().unwrap_or("");
             return Ok(Answer::Refused(format!("{}; {}", text(before), text(line))));
         }
-        before = line;
     }
     bail!("criu {action}: {status}, and no error in its log")
+}
+
+/// The process that wrote a line of a log, if it says so.
+fn process(line: &str) -> Option<u32> {
+    let (_, rest) = line.split_once(')')?;
+    rest.split_once(':')?.0.trim().parse().ok()
 }
 
 /// A line of a log without its time, process and place in the source:
