@@ -6,6 +6,7 @@
 use libbpf_rs::{AsRawLibbpf as _, ErrorKind, MapCore, MapFlags, Object, ObjectBuilder};
 use libbpf_rs::{Map, OpenObject};
 use libbpf_sys::{BPF_TRACE_ITER, bpf_iter_link_info, bpf_link_create_opts};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::borrow::Cow;
 use std::fs::{File, read_to_string};
 use std::io;
@@ -71,11 +72,33 @@ pub(crate) fn quiet<T>(run: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Lets signals wait, or this thread's part in them.
+struct Undisturbed(Option<SigSet>);
+
+impl Undisturbed {
+    fn new() -> Self {
+        Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok())
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            let _ = before.thread_set_mask();
+        }
+    }
+}
+
 /// Loads the programs of an object, once `prepare` has set it up.
+///
+/// The verifier gives up with `EAGAIN` if a signal is pending, also one that the process
+/// ignores: the end of a child can disturb all threads. libbpf tries again, but not often.
+/// So signals wait here.
 pub(crate) fn load(
     object: &'static [u8],
     prepare: impl FnOnce(&mut OpenObject) -> libbpf_rs::Result<()>,
 ) -> libbpf_rs::Result<Object> {
+    let _undisturbed = Undisturbed::new();
     quiet(|| {
         let mut object = ObjectBuilder::default().open_memory(object)?;
         prepare(&mut object)?;

@@ -193,6 +193,32 @@ fn processes_that_die() {
     }
 }
 
+/// Signals that this process ignores arrive in all of its threads: each is one in which a
+/// child may end.
+#[test]
+fn children_that_end() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let set = new_set();
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _at_the_end = End(&end);
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    while !end.load(Ordering::Relaxed) {
+                        Command::new("true").status().unwrap();
+                    }
+                });
+            }
+            for _ in 0..5 {
+                let report = Resolver::new([pid()]).method(method).resolve();
+                let report = report.unwrap_or_else(|error| panic!("{method:?}: {error:?}"));
+                assert!(report.instances.iter().any(|i| i.efd == set.as_raw_fd()));
+            }
+        });
+    }
+}
+
 /// Anybody can give a file the name of an epoll instance.
 #[test]
 fn files_that_are_called_like_instances() {
