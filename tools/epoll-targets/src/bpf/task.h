@@ -11,6 +11,7 @@
 
 struct task_struct *bpf_task_from_vpid(__s32 vpid) __ksym;
 void bpf_task_release(struct task_struct *task) __ksym;
+void *bpf_rdonly_cast(const void *address, __u32 type) __ksym;
 
 /* The address of what a pid is in the PID namespace of a level. */
 static __always_inline void *upid_at(const struct pid *pid, __u32 level)
