@@ -156,7 +156,8 @@ fn sockets() -> (OwnedFd, OwnedFd) {
 fn line(table: &str, tfd: i32) -> Vec<&str> {
     let lines = table.lines().map(|line| line.split_whitespace().collect());
     let mut lines = lines.filter(|cells: &Vec<&str>| cells[0] == tfd.to_string());
-    lines.next().unwrap()
+    let line = lines.next();
+    line.unwrap_or_else(|| panic!("there is no {tfd} in:\n{table}"))
 }
 
 #[test]
@@ -389,7 +390,8 @@ fn all_processes() {
     let orphan = fixture.orphan();
     let (status, table, _) = run(&["--wide"]);
     assert_eq!(status, 1);
-    let heading = format!("process {} (", pid());
+    // At the begin of a line: notes of others' targets may name this process.
+    let heading = format!("\nprocess {} (", pid());
     let mine = table.split(&heading).nth(1).unwrap();
     let mine = mine.split("\nprocess ").next().unwrap();
     // The rest of the heading, and the only target.
