@@ -18,7 +18,8 @@ use std::io::{self, Write};
 use std::iter;
 use std::os::fd::RawFd;
 
-/// How many processes a heading names that have the instance, or own targets.
+/// How many processes a heading names that have the instance, or own targets, and how many
+/// holders of an orphan a row names.
 const NAMED: usize = 8;
 
 /// Which columns there are.
@@ -210,14 +211,13 @@ fn notes(instance: &Instance, resolved: &Resolved, extra: &mut Extra<'_>) -> Vec
     let mut notes: Vec<String> = Vec::new();
     notes.extend(first_owner(resolved).and_then(|owner| extra.details(owner)));
     let holders = extra.holders(instance, resolved);
-    notes.extend(
-        holders
-            .iter()
-            .map(|holder| match holder.strip_prefix("perhaps ") {
-                Some(holder) => format!("perhaps in {holder}"),
-                None => format!("in {holder}"),
-            }),
-    );
+    let holders = holders
+        .iter()
+        .map(|holder| match holder.strip_prefix("perhaps ") {
+            Some(holder) => format!("perhaps in {holder}"),
+            None => format!("in {holder}"),
+        });
+    notes.extend(some(holders.collect()));
     let tfd = resolved.target.tfd;
     notes.extend(match &resolved.tfd_state {
         TfdState::Other(link) => Some(format!(
