@@ -285,15 +285,21 @@ static __always_inline void set_who(struct who *who, struct task_struct *task,
 	bpf_probe_read_kernel(who->comm, sizeof(who->comm), task->comm);
 }
 
+/*
+ * What is behind an address, to be read by loads. One that faults gives 0, as a helper that
+ * reads would leave it; but a call of a helper for each field is most of what a hook takes.
+ */
+#define CAST(type, address)						\
+	((type *)bpf_rdonly_cast(address, bpf_core_type_id_kernel(type)))
+
 /* What a number means in a table. */
 static __always_inline struct file *file_at(const struct files_struct *files, __u32 fd)
 {
-	struct fdtable *fdt = BPF_CORE_READ(files, fdt);
+	const struct fdtable *fdt = CAST(struct files_struct, files)->fdt;
 	struct file *file = NULL;
 
-	if (!fdt || fd >= BPF_CORE_READ(fdt, max_fds))
-		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), BPF_CORE_READ(fdt, fd) + fd);
+	if (fdt && fd < fdt->max_fds)
+		bpf_probe_read_kernel(&file, sizeof(file), fdt->fd + fd);
 	return file;
 }
 
