@@ -504,10 +504,23 @@ pub struct Hidden {
     pub instance: Vec<Descriptor>,
     /// The number of the target.
     pub tfd: RawFd,
+    /// What the target was added with.
+    pub data: u64,
     /// The inode of the file.
     pub ino: u64,
     /// What holds it.
     pub holder: Holder,
+}
+
+/// The watched files that something else than a descriptor holds: see [`hidden_holders`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HiddenHolders {
+    /// What was found, each once.
+    pub found: Vec<Hidden>,
+    /// Whether that is all. More than a program can look at is left out: the messages of a
+    /// socket beyond the 256th, for instance.
+    pub is_complete: bool,
 }
 
 /// Finds the watched files that messages, io_urings and mappings hold. They may have
@@ -516,7 +529,7 @@ pub struct Hidden {
 /// # Errors
 ///
 /// As [`Tracer::start`].
-pub fn hidden_holders() -> io::Result<Vec<Hidden>> {
+pub fn hidden_holders() -> io::Result<HiddenHolders> {
     let mut programs = Programs::load(1, false)?;
     programs.next_generation()?;
     let mut instances: HashMap<u64, Vec<Descriptor>> = HashMap::new();
@@ -531,12 +544,16 @@ pub fn hidden_holders() -> io::Result<Vec<Hidden>> {
         Some(Hidden {
             instance: instances.get(&found.ep)?.clone(),
             tfd: found.tfd,
+            data: found.data,
             ino: found.ino,
             holder: Holder::new(found)?,
         })
     });
     let mut seen = HashSet::new();
-    Ok(hidden
-        .filter(|hidden| seen.insert(hidden.clone()))
-        .collect())
+    Ok(HiddenHolders {
+        found: hidden
+            .filter(|hidden| seen.insert(hidden.clone()))
+            .collect(),
+        is_complete: programs.counts()?.cut == 0,
+    })
 }

@@ -13,14 +13,21 @@ use epoll_targets::Descriptor;
 use epoll_targets::fdinfo::Events;
 use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
 
 /// Of how many targets the details are looked up. Of more, nobody reads them.
 const DETAILED: usize = 10_000;
 
-/// By pid and efd of the instance, tfd and inode.
-type Place = (i32, RawFd, RawFd, u64);
+/// By what both BPF and fdinfo show of a target: pid and efd of the instance, tfd, data and
+/// inode. Of files without a path, which have one inode, several can have the same.
+type Place = (i32, RawFd, RawFd, u64, u64);
+
+fn place(instance: &Instance, resolved: &Resolved) -> Option<Place> {
+    let Instance { pid, efd, .. } = *instance;
+    let target = &resolved.target;
+    Some((pid, efd, target.tfd, target.data, target.inode?.ino))
+}
 
 pub struct Extra<'a> {
     pub args: &'a Args,
@@ -35,11 +42,12 @@ pub struct Extra<'a> {
 }
 
 /// What holds orphaned targets.
-enum Hidden {
+#[derive(Default)]
+struct Hidden {
     /// As BPF sees it.
-    Known(HashMap<Place, Vec<String>>),
-    /// As `/proc` shows it.
-    Guessed(Holders),
+    known: HashMap<Place, Vec<String>>,
+    /// As `/proc` shows it: for the others, if BPF does not see all.
+    guessed: Option<Holders>,
 }
 
 impl<'a> Extra<'a> {
@@ -54,9 +62,9 @@ impl<'a> Extra<'a> {
             poller: Poller::default(),
             ready: HashMap::new(),
             hidden: if has_orphans && is_list {
-                hidden()
+                hidden(report)
             } else {
-                Hidden::Known(HashMap::new())
+                Hidden::default()
             },
             sockets: Sockets::default(),
             is_detailed: is_list && !args.json && targets().count() <= DETAILED,
@@ -71,7 +79,7 @@ impl<'a> Extra<'a> {
             commands: Commands::default(),
             poller: Poller::default(),
             ready: HashMap::new(),
-            hidden: Hidden::Known(HashMap::new()),
+            hidden: Hidden::default(),
             sockets: Sockets::default(),
             is_detailed: false,
         }
@@ -100,15 +108,14 @@ impl<'a> Extra<'a> {
 
     /// What else than descriptors holds the file of an orphaned target.
     pub fn holders(&self, instance: &Instance, resolved: &Resolved) -> Vec<String> {
-        let Some(inode) = resolved.target.inode.filter(|_| resolved.is_orphaned()) else {
+        let Some(place) = place(instance, resolved).filter(|_| resolved.is_orphaned()) else {
             return Vec::new();
         };
-        let known = match &self.hidden {
-            Hidden::Known(known) => known,
-            Hidden::Guessed(holders) => return holders.of(resolved),
-        };
-        let place = (instance.pid, instance.efd, resolved.target.tfd, inode.ino);
-        known.get(&place).cloned().unwrap_or_default()
+        if let Some(known) = self.hidden.known.get(&place) {
+            return known.clone();
+        }
+        let guessed = self.hidden.guessed.as_ref();
+        guessed.map_or_else(Vec::new, |holders| holders.of(resolved))
     }
 
     /// The addresses of a descriptor that is a socket, or what state it is in if it is a
@@ -125,25 +132,42 @@ impl<'a> Extra<'a> {
 }
 
 #[cfg(feature = "bpf")]
-fn hidden() -> Hidden {
-    let Ok(all) = epoll_targets::trace::hidden_holders() else {
-        return Hidden::Guessed(Holders::all());
-    };
+fn hidden(report: &Report) -> Hidden {
+    let all = epoll_targets::trace::hidden_holders().unwrap_or_default();
     let mut known: HashMap<Place, Vec<String>> = HashMap::new();
-    for hidden in all {
+    for hidden in &all.found {
         let name = names::holder(&hidden.holder);
         for at in &hidden.instance {
-            let place = (at.pid, at.fd, hidden.tfd, hidden.ino);
+            let place = (at.pid, at.fd, hidden.tfd, hidden.data, hidden.ino);
             let named = known.entry(place).or_default();
             if !named.contains(&name) {
                 named.push(name.clone());
             }
         }
     }
-    Hidden::Known(known)
+    // Of several that look the same, each may be the one that is held.
+    let mut seen = HashSet::new();
+    for instance in &report.instances {
+        for place in instance.targets.iter().filter_map(|t| place(instance, t)) {
+            let Some(names) = known.get_mut(&place) else {
+                continue;
+            };
+            if !seen.insert(place) {
+                let certain = names.iter_mut().filter(|name| !name.starts_with("perhaps"));
+                certain.for_each(|name| name.insert_str(0, "perhaps "));
+            }
+        }
+    }
+    Hidden {
+        known,
+        guessed: (!all.is_complete).then(Holders::all),
+    }
 }
 
 #[cfg(not(feature = "bpf"))]
-fn hidden() -> Hidden {
-    Hidden::Guessed(Holders::all())
+fn hidden(_report: &Report) -> Hidden {
+    Hidden {
+        known: HashMap::new(),
+        guessed: Some(Holders::all()),
+    }
 }

@@ -4,23 +4,19 @@
 
 #![cfg(feature = "bpf")]
 
+mod common;
+
+use common::{LSEPOLL, say, send, sockets};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{FdFlags, dup, fcntl_setfd};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    sendmsg, socketpair,
-};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use std::hint::black_box;
-use std::io::{IoSlice, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-const LSEPOLL: &str = env!("CARGO_BIN_EXE_lsepoll");
 
 /// Longer than lsepoll takes for a verdict and the places in the code.
 const LONG: Duration = Duration::from_secs(3);
@@ -75,25 +71,32 @@ fn leaks_by_a_child() {
 #[ignore = "a program to be traced"]
 fn leaks_by_a_message() {
     let (set, file) = set_and_file();
-    let (sender, receiver) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap();
+    let sockets = sockets();
     add(&set, &file);
-    {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [file.as_fd()];
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        let text = [IoSlice::new(b"x")];
-        sendmsg(&sender, &text, &mut control, SendFlags::empty()).unwrap();
-    }
+    send(&sockets.0, std::slice::from_ref(&file));
     close(file);
     sleep(LONG);
-    drop((sender, receiver));
+    drop(sockets);
+}
+
+/// More of one instance than an iterator can tell of at a time.
+const MANY: usize = 700;
+
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_many() {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
+    let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let files: Vec<OwnedFd> = (0..MANY)
+        .map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap())
+        .collect();
+    files.iter().for_each(|file| add(&set, file));
+    let copies: Vec<OwnedFd> = files.iter().map(|file| dup(file).unwrap()).collect();
+    files.into_iter().for_each(close);
+    sleep(LONG);
+    drop(copies);
 }
 
 #[test]
@@ -143,8 +146,7 @@ fn trace(program: &str) -> Option<(i32, Vec<Value>)> {
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     if text.starts_with("lsepoll: cannot trace") {
-        // Past the capture of the test's output.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {}", text.trim_end());
+        say(text.trim_end());
         return None;
     }
     let lines = text
@@ -216,6 +218,26 @@ fn a_message_keeps_a_target() {
 }
 
 #[test]
+fn many_are_kept_at_once() {
+    let Some((status, lines)) = trace("leaks_many") else {
+        return;
+    };
+    let left = lines.iter().filter(|line| line["event"] == "left");
+    let left: Vec<_> = left.map(|line| &line["holders"][0]).collect();
+    assert_eq!(
+        (status, left.len()),
+        (1, MANY),
+        "{:#}",
+        lines[lines.len() - 1]
+    );
+    assert!(
+        left.iter()
+            .all(|holder| holder.as_str().unwrap().starts_with("fd "))
+    );
+    assert_eq!(lines.last().unwrap()["left"][0]["count"], MANY);
+}
+
+#[test]
 fn what_is_in_the_way_of_an_add() {
     let Some((status, lines)) = trace("adds_twice") else {
         return;
@@ -268,7 +290,7 @@ fn a_signal_ends_it_with_a_summary() {
     let output = lsepoll.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     if errors.starts_with("lsepoll: cannot trace") {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {}", errors.trim_end());
+        say(errors.trim_end());
         return;
     }
     sent.unwrap();

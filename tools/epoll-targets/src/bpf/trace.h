@@ -97,6 +97,10 @@ struct config {
 	__u32 all;
 	/* how many candidates are looked for */
 	__u32 candidates;
+	/* which of the records of one file or mapping is the first to be written */
+	__u32 from;
+	/* set if some were left for the next pass */
+	__u32 more;
 };
 
 struct counts {
@@ -139,13 +143,16 @@ struct found {
 	/* the address of a mapping, or the inode of a file */
 	__u64 at;
 	__u64 ino;
+	/* what the target was added with */
+	__u64 data;
 	__u32 kind;
 	__s32 pid;
 	__s32 fd;
 	/* of a target; who sent a message */
 	__s32 tfd;
 	__s32 sender;
-	__u32 pad;
+	/* which one it is of those of one file or mapping */
+	__u32 nr;
 };
 
 struct instance {

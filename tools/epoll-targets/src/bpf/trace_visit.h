@@ -12,6 +12,13 @@
 #define MAX_REGISTERED	32768
 
 /*
+ * How many records of one file or mapping a pass writes, as all of them have to fit in the
+ * iterator's buffer of 32 KiB; and how many are written in all passes together.
+ */
+#define MAX_RECORDS	256
+#define MAX_PASSES	64
+
+/*
  * Whether an instance has a target. The tree may change meanwhile, so that it may be
  * missed: the reader asks again. The series changes the order of the tree.
  */
@@ -48,6 +55,22 @@ static __always_inline void set_place(struct found *found, struct task_struct *t
 	found->pid = pid_nr(BPF_CORE_READ(task, thread_pid), cfg);
 }
 
+/* Write a record, or leave it for another pass. */
+static __always_inline void write_found(struct seq_file *seq, struct config *cfg,
+					struct found *found)
+{
+	__u32 nr = found->nr++;
+
+	if (nr < cfg->from)
+		return;
+	if (nr < cfg->from + MAX_RECORDS)
+		bpf_seq_write(seq, found, sizeof(*found));
+	else if (nr < MAX_RECORDS * MAX_PASSES)
+		cfg->more = 1;
+	else
+		COUNT(cut);
+}
+
 /* Report a file that is held by something else than a descriptor. */
 static __always_inline void found_hidden(struct seq_file *seq, struct config *cfg,
 					 struct found *found, struct file *file)
@@ -60,7 +83,7 @@ static __always_inline void found_hidden(struct seq_file *seq, struct config *cf
 	found->file = address;
 	if (cfg->mode == MODE_HOLDERS) {
 		if (bpf_map_lookup_elem(&wanted, &address))
-			bpf_seq_write(seq, found, sizeof(*found));
+			write_found(seq, cfg, found);
 		return;
 	}
 	node = first_watcher(file);
@@ -72,7 +95,8 @@ static __always_inline void found_hidden(struct seq_file *seq, struct config *cf
 		node = BPF_CORE_READ(node, next);
 		found->ep = (__u64)BPF_CORE_READ(epi, ep);
 		found->tfd = BPF_CORE_READ(epi, ffd.fd);
-		bpf_seq_write(seq, found, sizeof(*found));
+		found->data = BPF_CORE_READ(epi, event.data);
+		write_found(seq, cfg, found);
 	}
 }
 
@@ -233,7 +257,7 @@ static __always_inline void note_instance(struct seq_file *seq, struct config *c
 		COUNT(cut);
 	found->kind = HOLDER_INSTANCE;
 	found->ep = instance.ep;
-	bpf_seq_write(seq, found, sizeof(*found));
+	write_found(seq, cfg, found);
 }
 
 /* Report the candidates that are targets of an instance. */
@@ -255,7 +279,7 @@ static __always_inline void look_for_candidates(struct seq_file *seq, struct con
 		found->ep = candidate->ep;
 		found->file = candidate->file;
 		found->tfd = candidate->fd;
-		bpf_seq_write(seq, found, sizeof(*found));
+		write_found(seq, cfg, found);
 	}
 }
 
@@ -303,7 +327,7 @@ int visit_files(struct bpf_iter__task_file *ctx)
 		if (bpf_map_lookup_elem(&wanted, &address)) {
 			found.kind = HOLDER_FD;
 			found.file = address;
-			bpf_seq_write(seq, &found, sizeof(found));
+			write_found(seq, cfg, &found);
 		}
 	}
 	magic = BPF_CORE_READ(file, f_inode, i_sb, s_magic);

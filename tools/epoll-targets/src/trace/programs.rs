@@ -22,6 +22,9 @@ pub(super) const STACK: usize = 2048;
 /// How many targets can be looked for at a time: the size of `candidates`.
 pub(super) const CANDIDATES: usize = 8192;
 
+/// `MAX_RECORDS`: how many records of one file a pass writes.
+const MAX_RECORDS: u32 = 256;
+
 /// `struct key`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
@@ -108,6 +111,8 @@ pub(super) struct Config {
     pub(super) generation: u32,
     pub(super) all: u32,
     pub(super) candidates: u32,
+    pub(super) from: u32,
+    pub(super) more: u32,
 }
 
 /// `struct counts`
@@ -166,18 +171,19 @@ pub(super) struct Found {
     pub(super) file: u64,
     pub(super) at: u64,
     pub(super) ino: u64,
+    pub(super) data: u64,
     pub(super) kind: u32,
     pub(super) pid: i32,
     pub(super) fd: RawFd,
     pub(super) tfd: RawFd,
     pub(super) sender: i32,
-    _pad: u32,
+    nr: u32,
 }
 
 const _: () = assert!(size_of::<Key>() == 24 && size_of::<RawStack>() == 32 + STACK);
 const _: () = assert!(size_of::<Record>() == 56 + size_of::<RawStack>());
 const _: () = assert!(size_of::<RawEvent>() == 72 + size_of::<RawStack>() + size_of::<Record>());
-const _: () = assert!(size_of::<Config>() == 40 && size_of::<Found>() == 56);
+const _: () = assert!(size_of::<Config>() == 48 && size_of::<Found>() == 64);
 
 /// The programs that are attached to the functions of system calls, and what is attached
 /// in any case.
@@ -406,13 +412,27 @@ impl Programs {
         Ok(self.generation)
     }
 
-    /// Runs an iterator.
+    /// Runs an iterator, once more while a file has more records than fit in its buffer.
     pub(super) fn visit(&self, program: &str, mode: Mode) -> io::Result<Vec<Found>> {
-        let mode = mode as u32;
-        self.set_config(&Config {
-            mode,
+        let mut found = Vec::new();
+        let mut config = Config {
+            mode: mode as u32,
+            from: 0,
             ..self.config()?
-        })?;
+        };
+        loop {
+            config.more = 0;
+            self.set_config(&config)?;
+            self.pass(program, &mut found)?;
+            config = self.config()?;
+            if config.more == 0 {
+                return Ok(found);
+            }
+            config.from += MAX_RECORDS;
+        }
+    }
+
+    fn pass(&self, program: &str, found: &mut Vec<Found>) -> io::Result<()> {
         let failed = || failed("cannot run a BPF iterator");
         let link = self.attach_one(program).map_err(failed())?;
         let mut iter = Iter::new(&link).map_err(failed())?;
@@ -427,8 +447,9 @@ impl Programs {
                 Err(error) => return Err(error),
             }
         }
-        let found = bytes.chunks_exact(size_of::<Found>());
-        Ok(found.flat_map(Found::read_from_bytes).collect())
+        let records = bytes.chunks_exact(size_of::<Found>());
+        found.extend(records.flat_map(Found::read_from_bytes));
+        Ok(())
     }
 
     pub(super) fn poll(ring: &RingBuffer<'_>, timeout: Duration) -> io::Result<()> {
