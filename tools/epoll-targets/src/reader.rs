@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads files of `/proc` in another process.
+//! Reads files of `/proc`, and asks whether targets are ready, in another process.
 //!
 //! The fdinfo of an epoll instance takes its mutex, and whoever waits for that cannot be
 //! killed. The mutex can be held for as long as its holder likes: epoll_wait(2) that
@@ -9,9 +9,10 @@
 //! given up if it does not answer.
 
 use crate::proc::{Stat, State};
+use crate::ready::Question;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::PipeFlags;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::ffi::CStr;
@@ -20,11 +21,14 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// The size of a request: a path, and zeros.
-const REQUEST: usize = 64;
+/// The size of a request: a path or a question, and zeros.
+pub(crate) const REQUEST: usize = 128;
 
 /// Begins a request for what a descriptor of the caller's refers to.
 const FD: &str = "fd:";
+
+/// Begins a request for which events a target is ready.
+const POLL: &str = "poll:";
 
 /// How much is passed on at once.
 const CHUNK: usize = 1 << 16;
@@ -39,6 +43,11 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[error("its mutex is held for long: a thread of the process keeps it")]
 pub(crate) struct Held;
+
+/// The error that says so.
+pub(crate) fn held() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, Held)
+}
 
 /// Whether an error says that the mutex of an instance is held.
 pub(crate) fn is_held(error: &io::Error) -> bool {
@@ -57,6 +66,9 @@ impl Helper {
     fn start() -> io::Result<Self> {
         let (request, requests) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (answers, answer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        // Not what the child has for its standard input and output.
+        let request = fcntl_dupfd_cloexec(request, 3)?;
+        let answer = fcntl_dupfd_cloexec(answer, 3)?;
         // Fewer switches; the default will do as well.
         let _ = rustix::pipe::fcntl_setpipe_size(&answer, 1 << 20);
         let mut buffer = vec![0; CHUNK];
@@ -89,7 +101,7 @@ impl Helper {
                 continue;
             }
             if asleep.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, Held));
+                return Err(held());
             }
         }
     }
@@ -144,13 +156,10 @@ fn serve(request: RawFd, answer: RawFd, buffer: &mut [u8]) -> ! {
     // from here on except these two, of which copies are made first: nothing runs here
     // but this function, which does not return, so that no destructor runs.
     unsafe {
-        // Not to hold what the caller has open.
-        let (from, to) = (
-            libc::fcntl(request, libc::F_DUPFD, 3),
-            libc::fcntl(answer, libc::F_DUPFD, 3),
-        );
-        libc::dup2(from, 0);
-        libc::dup2(to, 1);
+        // Not to hold what the caller has open, nor to answer to its standard output.
+        if libc::dup2(request, 0) < 0 || libc::dup2(answer, 1) < 0 {
+            libc::_exit(1);
+        }
         // Before 5.9 there is no such call.
         if libc::syscall(libc::SYS_close_range, 2, u32::MAX, 0) != 0 {
             for fd in 2..1 << 16 {
@@ -192,6 +201,13 @@ fn open(path: &CStr) -> rustix::io::Result<OwnedFd> {
 }
 
 fn pass_on(path: &CStr, answer: BorrowedFd<'_>, buffer: &mut [u8]) -> rustix::io::Result<()> {
+    let question = path.to_str().ok().and_then(|path| path.strip_prefix(POLL));
+    if let Some(question) = question {
+        let question = Question::parse(question).ok_or(Errno::INVAL)?;
+        let events = question.answer()?.to_ne_bytes();
+        write_all(answer, &(events.len() as i32).to_ne_bytes())?;
+        return write_all(answer, &events);
+    }
     let file = open(path)?;
     loop {
         let filled = match rustix::io::read(&file, &mut *buffer) {
@@ -269,6 +285,17 @@ impl Reader {
         self.read(&format!("{FD}{}", fd.as_raw_fd()))
     }
 
+    /// Asks for which events a target is ready.
+    ///
+    /// # Errors
+    ///
+    /// Those of the question, or `TimedOut`, see [`is_held`].
+    pub(crate) fn ask(&mut self, question: &Question) -> io::Result<u32> {
+        let events = self.read(&format!("{POLL}{}", question.to_text()))?;
+        let events = events.try_into().map_err(|_| Errno::IO)?;
+        Ok(u32::from_ne_bytes(events))
+    }
+
     /// The process that reads.
     #[cfg(any(test, feature = "bpf"))]
     pub(crate) fn pid(&self) -> Option<i32> {
@@ -296,7 +323,10 @@ mod tests {
         let big = reader.read("/proc/self/smaps").unwrap();
         assert!(big.ends_with(b"\n"));
         assert_eq!(
-            reader.read(&"x".repeat(64)).unwrap_err().raw_os_error(),
+            reader
+                .read(&"x".repeat(REQUEST))
+                .unwrap_err()
+                .raw_os_error(),
             Some(libc::ENAMETOOLONG)
         );
     }

@@ -3,30 +3,37 @@
 //! Asks which targets are ready, and for which events.
 //!
 //! The file of a target is duplicated from its owner, with pidfd_getfd(2), and asked
-//! with poll(2), which neither waits nor takes anything from it. That is the state of
-//! the file, which is what epoll_wait(2) goes by: a target with `EPOLLET` that is ready
-//! has reported it once, and is silent until something changes.
+//! with poll(2). That is the state of the file, which is what epoll_wait(2) goes by: a
+//! target with `EPOLLET` that is ready has reported it once, and is silent until something
+//! changes.
 //!
-//! A file of a FUSE file system is not asked: its server could let poll(2) wait.
+//! Only files are asked of which it is known that poll(2) does not change them. That of
+//! a perf event or of `/proc/self/mountinfo` reports an event once, which the owner would
+//! then never see; that of a signalfd is about the signals of who asks; and that of a
+//! FUSE file system may wait for its server. Since the mutex of an instance may be held
+//! for long, another process asks, as for the fdinfo of instances.
 
 use crate::descriptor::Descriptor;
 use crate::fdinfo::{Events, Target};
 use crate::kcmp::{self, Slot};
 use crate::pidfd::PidFd;
+use crate::reader::{self, Reader};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::path::DecInt;
 use std::cmp::Ordering;
 use std::collections::HashSet;
-use std::collections::hash_map::{Entry, HashMap};
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
-/// Asks files whether they are ready. It holds the processes that it has asked.
+/// Asks files whether they are ready, in a process of its own.
 #[derive(Debug, Default)]
 pub struct Poller {
-    processes: HashMap<i32, PidFd>,
-    /// The devices of FUSE file systems, by process.
-    fuse: HashMap<i32, HashSet<(u32, u32)>>,
+    reader: Reader,
+    /// Instances that nobody waits for again.
+    held: HashSet<Descriptor>,
 }
 
 impl Poller {
@@ -38,7 +45,8 @@ impl Poller {
     ///
     /// - `PermissionDenied`: pidfd_getfd(2) needs ptrace access to attach
     /// - `NotFound`: the owner does not have the file any more
-    /// - `Unsupported`: the file cannot be asked without a risk to wait
+    /// - `Unsupported`: poll(2) of such a file could change it, or wait
+    /// - `TimedOut`: the mutex of the instance, or of one that is its target, is held
     /// - those of pidfd_getfd(2), poll(2) and kcmp(2)
     pub fn ready(
         &mut self,
@@ -46,77 +54,167 @@ impl Poller {
         owner: Descriptor,
         target: &Target,
     ) -> io::Result<Events> {
-        if let Some(inode) = target.inode {
-            let device = (inode.major, inode.minor);
-            if self.fuse_devices(owner.pid)?.contains(&device) {
-                let why = "its file system could let poll(2) wait";
-                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
-            }
+        if self.held.contains(&instance) {
+            return Err(reader::held());
         }
-        let process = match self.processes.entry(owner.pid) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(PidFd::open(owner.pid)?),
+        let question = Question {
+            instance,
+            owner,
+            slot: Slot {
+                efd: instance.fd,
+                tfd: target.tfd,
+                toff: target.toff,
+            },
+            ino: target.inode.map_or(0, |inode| inode.ino),
+            wanted: target.events.0 | Events::ALWAYS.0,
         };
-        let file = process.getfd(owner.fd)?;
-        if !is_file_of(&file, instance, target)? {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let wanted = target.events.0 | Events::ALWAYS.0;
-        // Flags of epoll, as EPOLLET, are above.
-        let flags = PollFlags::from_bits_retain(wanted as u16);
-        let mut polled = [PollFd::new(&file, flags)];
-        let at_once = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        poll(&mut polled, Some(&at_once))?;
-        Ok(Events(u32::from(polled[0].revents().bits()) & wanted))
-    }
-
-    fn fuse_devices(&mut self, pid: i32) -> io::Result<&HashSet<(u32, u32)>> {
-        match self.fuse.entry(pid) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(new) => {
-                let mounts = fs::read(format!("/proc/{pid}/mountinfo"))?;
-                Ok(new.insert(fuse_devices(&String::from_utf8_lossy(&mounts))))
+        let answer = match self.reader.ask(&question) {
+            // As Reader::read() does.
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied
+                    && owner.pid == rustix::process::getpid().as_raw_pid() =>
+            {
+                question.answer().map_err(io::Error::from)
             }
+            answer => answer,
+        };
+        if answer.as_ref().is_err_and(reader::is_held) {
+            self.held.insert(instance);
+        }
+        match answer {
+            // The descriptor, its process, or the target is gone.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {
+                Err(io::ErrorKind::NotFound.into())
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                let why = "poll(2) could change such a file, or wait";
+                Err(io::Error::new(io::ErrorKind::Unsupported, why))
+            }
+            answer => Ok(Events(answer?)),
         }
     }
 }
 
-/// The devices of FUSE file systems, from a mountinfo.
-fn fuse_devices(mounts: &str) -> HashSet<(u32, u32)> {
-    let device = |line: &str| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        if !file_system.starts_with("fuse") {
-            return None;
-        }
-        let (major, minor) = mount.split(' ').nth(2)?.split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    };
-    mounts.lines().filter_map(device).collect()
+/// What the process that asks is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    instance: Descriptor,
+    owner: Descriptor,
+    slot: Slot,
+    /// The inode of the file; 0 if it is not known.
+    ino: u64,
+    wanted: u32,
 }
 
-/// Whether this is the file of the target. The owner may have another one by now.
-fn is_file_of(file: &impl AsFd, instance: Descriptor, target: &Target) -> io::Result<bool> {
-    let file = file.as_fd();
-    if let Some(inode) = target.inode {
-        let stat = rustix::fs::fstat(file)?;
+impl Question {
+    /// As text without blanks at its ends.
+    pub(crate) fn to_text(self) -> String {
+        let Self {
+            instance,
+            owner,
+            slot,
+            ino,
+            wanted,
+        } = self;
+        let Slot { efd, tfd, toff } = slot;
+        format!(
+            "{} {efd} {tfd} {toff} {} {} {ino} {wanted}",
+            instance.pid, owner.pid, owner.fd
+        )
+    }
+
+    /// The opposite. It does not allocate.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        fn next<T: std::str::FromStr>(words: &mut std::str::Split<'_, char>) -> Option<T> {
+            words.next()?.parse().ok()
+        }
+        let mut words = text.split(' ');
+        let words = &mut words;
+        let (pid, efd) = (next(words)?, next(words)?);
+        let (tfd, toff) = (next(words)?, next(words)?);
+        Some(Self {
+            instance: Descriptor { pid, fd: efd },
+            slot: Slot { efd, tfd, toff },
+            owner: Descriptor {
+                pid: next(words)?,
+                fd: next(words)?,
+            },
+            ino: next(words)?,
+            wanted: next(words)?,
+        })
+    }
+
+    /// The events for which the target is ready. It does not allocate, and may wait for the
+    /// mutex of the instance.
+    pub(crate) fn answer(&self) -> rustix::io::Result<u32> {
+        let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let process = PidFd::open(self.owner.pid).map_err(errno)?;
+        let file = process.getfd(self.owner.fd).map_err(errno)?;
+        let stat = rustix::fs::fstat(&file)?;
+        if !is_harmless(&file, &stat)? {
+            return Err(Errno::OPNOTSUPP);
+        }
         // A socket has its inode for itself; both ends of a pipe have one.
-        if stat.st_mode & libc::S_IFMT == libc::S_IFSOCK {
-            return Ok(stat.st_ino == inode.ino);
+        let is_socket = stat.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+        let is_it = match self.ino {
+            ino @ 1.. if is_socket => stat.st_ino == ino,
+            _ => {
+                let own = Descriptor {
+                    pid: rustix::process::getpid().as_raw_pid(),
+                    fd: file.as_raw_fd(),
+                };
+                let order = kcmp::epoll_tfd(own, self.instance.pid, self.slot);
+                order.map_err(errno)? == Ordering::Equal
+            }
+        };
+        // The owner may have another one by now.
+        if !is_it {
+            return Err(Errno::NOENT);
         }
+        // Flags of epoll, as EPOLLET, are above.
+        let flags = PollFlags::from_bits_retain(self.wanted as u16);
+        let mut polled = [PollFd::new(&file, flags)];
+        poll(&mut polled, Some(&Timespec::default()))?;
+        Ok(u32::from(polled[0].revents().bits()) & self.wanted)
     }
-    let own = Descriptor {
-        pid: rustix::process::getpid().as_raw_pid(),
-        fd: file.as_raw_fd(),
-    };
-    let slot = Slot {
-        efd: instance.fd,
-        tfd: target.tfd,
-        toff: target.toff,
-    };
-    Ok(kcmp::epoll_tfd(own, instance.pid, slot)? == Ordering::Equal)
+}
+
+/// Files without a path of which poll(2) changes nothing.
+const ANONYMOUS: [&[u8]; 8] = [
+    b"anon_inode:[eventfd]",
+    b"anon_inode:[eventpoll]",
+    b"anon_inode:[fanotify]",
+    b"anon_inode:[io_uring]",
+    b"anon_inode:[pidfd]",
+    b"anon_inode:[timerfd]",
+    b"anon_inode:[userfaultfd]",
+    b"anon_inode:inotify",
+];
+
+/// The same of character devices: memory, terminals, input, and pseudoterminals.
+const DEVICES: [u32; 5] = [1, 4, 5, 13, 136];
+
+/// The same of files of a file system: message queues, pidfds, and sysfs.
+const FILE_SYSTEMS: [u64; 3] = [0x1980_0202, 0x5049_4446, 0x6265_6572];
+
+/// Whether poll(2) of a file neither waits for anybody nor changes what its owner sees.
+fn is_harmless(file: &OwnedFd, stat: &Stat) -> rustix::io::Result<bool> {
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFSOCK | libc::S_IFIFO => return Ok(true),
+        libc::S_IFCHR => return Ok(DEVICES.contains(&rustix::fs::major(stat.st_rdev))),
+        _ => {}
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let own = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
+    let mut room = [MaybeUninit::uninit(); 64];
+    let name = DecInt::from_fd(file);
+    let (link, _) = rustix::fs::readlinkat_raw(&own, name.as_c_str(), &mut room)?;
+    // Only the kernel gives names that begin so.
+    if link.starts_with(b"anon_inode:") {
+        return Ok(ANONYMOUS.contains(&&*link));
+    }
+    let kind = rustix::fs::fstatfs(file)?.f_type;
+    Ok(FILE_SYSTEMS.contains(&(kind as u64)))
 }
 
 #[cfg(test)]
@@ -127,12 +225,58 @@ mod tests {
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
     #[test]
-    fn fuse_is_found_in_mountinfo() {
-        let mounts = "29 1 0:26 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n\
-                      40 29 0:35 / /mnt/a rw - fuse.sshfs host:/ rw,user_id=0\n\
-                      41 29 0:36 / /mnt/b rw shared:2 - fuseblk /dev/sdb rw\n\
-                      42 29 0:37 / /mnt/fuse rw - tmpfs fuse rw\n";
-        assert_eq!(fuse_devices(mounts), HashSet::from([(0, 35), (0, 36)]));
+    fn questions_are_understood() {
+        let question = Question {
+            instance: Descriptor {
+                pid: i32::MAX,
+                fd: i32::MAX,
+            },
+            owner: Descriptor {
+                pid: i32::MAX - 1,
+                fd: i32::MAX - 2,
+            },
+            slot: Slot {
+                efd: i32::MAX,
+                tfd: i32::MAX - 3,
+                toff: u32::MAX,
+            },
+            ino: u64::MAX,
+            wanted: u32::MAX,
+        };
+        let text = question.to_text();
+        assert!(text.len() < reader::REQUEST - "poll:".len());
+        assert_eq!(Question::parse(&text), Some(question));
+        assert_eq!(Question::parse("1 2 3"), None);
+    }
+
+    /// A kernel that polls these tells the owner less, or somebody else's state.
+    #[test]
+    fn what_poll_would_change_is_not_asked() {
+        if kcmp::support() != Support::Epoll {
+            return;
+        }
+        let instance = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let pid = rustix::process::getpid().as_raw_pid();
+        let at = |fd| Descriptor { pid, fd };
+        let mut poller = Poller::default();
+        let mounts = std::fs::File::open("/proc/self/mountinfo").unwrap();
+        // SAFETY: An empty set is valid, and is initialised before it is used. The
+        // descriptor is new, and nobody else's.
+        let signals = unsafe {
+            let mut none = MaybeUninit::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            let fd = libc::signalfd(-1, none.as_ptr(), libc::SFD_CLOEXEC);
+            assert!(fd >= 0);
+            std::os::fd::FromRawFd::from_raw_fd(fd)
+        };
+        for file in [OwnedFd::from(mounts), signals] {
+            epoll::add(&instance, &file, EventData::new_u64(0), EventFlags::IN).unwrap();
+            let targets = fdinfo::read(pid, instance.as_raw_fd()).unwrap();
+            let target = targets.flatten().next().unwrap();
+            let ready = poller.ready(at(instance.as_raw_fd()), at(file.as_raw_fd()), &target);
+            assert_eq!(ready.unwrap_err().kind(), io::ErrorKind::Unsupported);
+            epoll::delete(&instance, &file).unwrap();
+        }
     }
 
     #[test]

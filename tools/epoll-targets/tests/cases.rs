@@ -6,6 +6,7 @@ mod common;
 
 use common::{Holder, add, copy, file, methods, new_set, pair, pid, receive, send};
 use epoll_targets::proc::{self, Stat, State};
+use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Descriptor, Method, Owner, Report, Resolved, Resolver, TfdState};
 use rustix::event::epoll;
 use std::fs;
@@ -193,16 +194,42 @@ fn a_thread_has_its_own_descriptors() {
     }
 }
 
-/// A process whose first thread has ended, and another one goes on.
-struct Headless(libc::pid_t);
+/// A child.
+struct Child(libc::pid_t);
 
-impl Headless {
-    fn new() -> Self {
+impl Child {
+    /// One that shares the table of this process.
+    fn of_this_table() -> Self {
+        // SAFETY: As in `headless()`; the child runs nothing but this.
+        unsafe {
+            let flags = libc::CLONE_FILES | libc::SIGCHLD;
+            let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+            while pid == 0 {
+                libc::pause();
+            }
+            Self(pid as libc::pid_t)
+        }
+    }
+
+    /// One whose first thread has ended, and others go on: one, or `two` with tables of
+    /// their own, of which the other one closes `without`.
+    fn headless(two: bool, without: RawFd) -> Self {
         // SAFETY: The child runs no code of other threads, whose locks it may have: what
         // it calls after this takes only those that fork() takes care of.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             std::thread::spawn(|| std::thread::sleep(Duration::from_secs(600)));
+            if two {
+                let (tell, told) = channel();
+                std::thread::spawn(move || {
+                    unshare_files();
+                    // SAFETY: It is closed in this table only, in which nobody uses it.
+                    unsafe { libc::close(without) };
+                    tell.send(()).unwrap();
+                    std::thread::sleep(Duration::from_secs(600));
+                });
+                told.recv().unwrap();
+            }
             // SAFETY: It ends this thread alone, and never returns.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         }
@@ -214,7 +241,7 @@ impl Headless {
     }
 }
 
-impl Drop for Headless {
+impl Drop for Child {
     fn drop(&mut self) {
         // SAFETY: It is our child, which nobody else waits for.
         unsafe {
@@ -230,7 +257,7 @@ fn the_first_thread_has_ended() {
     for method in methods {
         let (set, target_file) = (new_set(), file());
         add(&set, &target_file, 1);
-        let headless = Headless::new();
+        let headless = Child::headless(false, -1);
         let fd = target_file.as_raw_fd();
         // Only that one has them now.
         drop((set, target_file));
@@ -240,6 +267,68 @@ fn the_first_thread_has_ended() {
         assert_eq!(target(&report, 1).owner, owner, "{method:?}");
         assert!(report.skipped.is_empty());
         assert!(proc::link(pid, fd).is_ok());
+    }
+}
+
+/// There is no table of the process then, only those of threads.
+#[test]
+fn the_first_thread_has_ended_and_the_others_differ() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let (set, target_file) = (new_set(), file());
+        add(&set, &target_file, 1);
+        let (efd, fd) = (set.as_raw_fd(), target_file.as_raw_fd());
+        let headless = Child::headless(true, efd);
+        drop((set, target_file));
+        let tids = proc::tasks(headless.0).unwrap();
+        let mut holders = tids.into_iter();
+        let pid = holders.find(|&tid| tid != headless.0 && proc::link(tid, efd).is_ok());
+        let pid = pid.unwrap();
+        for report in [resolve(method, &[headless.0]), {
+            let all = Resolver::all_processes().method(method);
+            all.resolve().unwrap()
+        }] {
+            let owner = Owner::Tfd(Descriptor { pid, fd });
+            assert_eq!(target(&report, 1).owner, owner, "{method:?}");
+            let mut sets = report.instances.iter();
+            assert!(sets.any(|set| (set.pid, set.efd) == (pid, efd)));
+        }
+    }
+}
+
+/// Each process that has a table has its descriptors.
+#[test]
+fn processes_that_share_a_table() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let (set, kept) = (new_set(), file());
+        let number = far_away(&kept, 0);
+        add(&set, &number, 1);
+        drop(number);
+        let child = Child::of_this_table();
+        for report in [resolve(method, &[pid()]), {
+            let all = Resolver::all_processes().method(method);
+            all.resolve().unwrap()
+        }] {
+            let (efd, fd) = (set.as_raw_fd(), kept.as_raw_fd());
+            let here = |pid| Descriptor { pid, fd };
+            let there = |d: &Descriptor| d.fd == efd && [pid(), child.0].contains(&d.pid);
+            let of_both = report.instances.iter().find(|i| {
+                let first = Descriptor {
+                    pid: i.pid,
+                    fd: i.efd,
+                };
+                there(&first)
+            });
+            let also = &of_both.unwrap().also;
+            assert_eq!(also.iter().filter(|d| there(d)).count(), 1, "{method:?}");
+            let target = target(&report, 1);
+            let Owner::Others(owners) = &target.owner else {
+                panic!("{method:?}: {target:?}");
+            };
+            assert!(owners.contains(&here(pid())) && owners.contains(&here(child.0)));
+            assert!(target.owners_total.is_none_or(|total| total == 2));
+        }
     }
 }
 
@@ -479,8 +568,18 @@ fn a_mutex_that_is_held() {
         });
         std::thread::sleep(Duration::from_millis(200));
         let reports: Vec<Report> = methods.iter().map(|&m| resolve(m, &[pid()])).collect();
+        // Whether its target is ready cannot be asked, and nobody waits for that.
+        let mut asked = reports.iter().flat_map(|report| &report.instances);
+        let asked = asked.find(|instance| instance.efd == efd).map(|held| {
+            let own = |fd| Descriptor { pid: pid(), fd };
+            let target = &held.targets[0].target;
+            Poller::default().ready(own(efd), own(ready.as_raw_fd()), target)
+        });
         // Nobody waits for it any more.
         page.faults = None;
+        if let Some(asked) = asked {
+            assert_eq!(asked.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
         for (method, report) in methods.iter().zip(reports) {
             let fd = ready.as_raw_fd();
             let owner = Owner::Tfd(Descriptor { pid: pid(), fd });

@@ -202,9 +202,9 @@ pub struct Args {
 
     /// Show for which events each target is ready
     ///
-    /// The file of each target is asked with poll(2), which takes nothing from it. If
-    /// an event loop spins, it is for one of the targets that are ready. This needs the
-    /// right to attach to the processes, which root has.
+    /// The file of each target is asked with poll(2), if it is of a kind that this takes
+    /// nothing from. If an event loop spins, it is for one of the targets that are ready.
+    /// This needs the right to attach to the processes, which root has.
     #[arg(long)]
     pub ready: bool,
 

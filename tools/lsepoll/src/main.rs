@@ -32,17 +32,30 @@ use std::time::Duration;
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(shell) = args.completions {
-        clap_complete::generate(shell, &mut Args::command(), "lsepoll", &mut io::stdout());
-        return ExitCode::SUCCESS;
+        return exit(completions(shell));
     }
-    let status = match &args.action {
+    exit(match &args.action {
         Some(Action::Trace(args)) => trace(args),
         None => run(&args),
-    };
+    })
+}
+
+/// The exit status; says what went wrong.
+fn exit(status: Result<ExitCode>) -> ExitCode {
     status.unwrap_or_else(|error| {
         epoll_cli::report(&mut io::stderr(), "lsepoll", &error);
         ExitCode::from(2)
     })
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "lsepoll", &mut script);
+    let mut out = epoll_cli::stdout();
+    match out.write_all(&script).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        written => written.context("cannot print").map(|()| ExitCode::SUCCESS),
+    }
 }
 
 #[cfg(feature = "bpf")]

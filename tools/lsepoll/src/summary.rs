@@ -6,7 +6,7 @@ use crate::args::Args;
 use crate::names::Commands;
 use crate::table::states;
 use epoll_cli::table::{Cell, Column, Table};
-use epoll_cli::text::printable;
+use epoll_cli::text::quoted;
 use epoll_targets::resolve::Report;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -108,7 +108,7 @@ pub fn print(args: &Args, report: &Report, out: &mut impl Write) -> io::Result<(
         let numbers = numbers.chain(names.iter().map(|name| counts.of(name)));
         let mut row: Vec<Cell> = vec![pid.to_string().into()];
         row.extend(numbers.map(|number| Cell::from(number.to_string())));
-        row.push(printable(commands.of(pid)).into());
+        row.push(quoted(commands.of(pid).as_bytes()).into());
         row
     });
     let rows: Vec<_> = rows.collect();

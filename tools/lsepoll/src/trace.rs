@@ -9,6 +9,7 @@ use crate::args::TraceArgs;
 use anyhow::{Context, Result};
 use code::{Resolver, Trace};
 use epoll_cli::is_broken_pipe;
+use epoll_targets::proc::{self, Stat, State};
 use epoll_targets::trace::{Closed, Event, Fate, Scope, TargetId, Tracer};
 use print::Printer;
 use std::collections::{HashMap, VecDeque};
@@ -117,8 +118,13 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!is_clean)))
 }
 
+/// Whether a process has a task that has not ended: its parent may not have waited yet.
 fn runs(pid: i32) -> bool {
-    epoll_targets::proc::command(pid).is_ok()
+    let tasks = proc::tasks(pid).unwrap_or_default();
+    tasks.into_iter().any(|tid| {
+        let stat = Stat::of(tid);
+        stat.is_ok_and(|stat| !matches!(stat.state, State::Zombie | State::Dead))
+    })
 }
 
 struct Session {

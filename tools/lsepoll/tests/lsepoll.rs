@@ -244,6 +244,28 @@ fn errors() {
     assert_eq!((status, table.lines().count()), (2, 3));
 }
 
+/// With too few descriptors, it says so, and prints nothing else.
+#[test]
+fn few_descriptors() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    fixture.good();
+    let script = r#"ulimit -n "$0" && exec "$@" </dev/null"#;
+    for limit in 3..20 {
+        for resolver in ["kcmp", "auto"] {
+            let mut command = Command::new("sh");
+            command.args(["-c", script, &limit.to_string(), LSEPOLL, "--json"]);
+            let output = command
+                .args(["--resolver", resolver, "-p", &pid()])
+                .output();
+            let output = output.unwrap();
+            let report: serde_json::Result<Value> = serde_json::from_slice(&output.stdout);
+            let has_failed = output.stdout.is_empty() && !output.stderr.is_empty();
+            assert!(report.is_ok() || has_failed, "{limit}: {output:?}");
+        }
+    }
+}
+
 #[test]
 fn without_ptrace_access() {
     let Some(_alone) = start() else { return };

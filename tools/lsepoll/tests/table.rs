@@ -251,6 +251,11 @@ fn a_cause_is_printed_once() {
     assert_eq!(status, 2);
     let expected = "lsepoll: cannot print: No space left on device (os error 28)\n";
     assert_eq!(errors, expected);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(LSEPOLL);
+    command.args(["--completions", "bash"]).stdout(full);
+    let (status, _, errors) = text(command.output().unwrap());
+    assert_eq!((status, errors.as_str()), (2, expected));
 }
 
 #[test]

@@ -261,6 +261,23 @@ fn nothing_is_said_of_what_is_not_left() {
     assert_eq!(lines[0]["lost"], 0);
 }
 
+/// A process whose parent has not waited for it.
+#[test]
+fn there_is_nothing_to_trace_of_what_has_ended() {
+    let mut child = Command::new("true").spawn().unwrap();
+    let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    while !stat().contains(") Z ") {
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    let output = Command::new(LSEPOLL).args(["trace", "-p", &pid]).output();
+    child.wait().unwrap();
+    let output = output.unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert_eq!(errors, format!("lsepoll: there is no process {pid}\n"));
+}
+
 #[test]
 fn a_signal_ends_it_with_a_summary() {
     let mut target = Command::new("sleep").arg("60").spawn().unwrap();

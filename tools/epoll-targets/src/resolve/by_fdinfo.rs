@@ -35,6 +35,24 @@ fn list(pid: i32) -> io::Result<Links> {
     Ok(links)
 }
 
+/// The descriptors of a process, and those of its threads that have others, by the ids of
+/// these. Whether two tables with the same descriptors are one does not matter here.
+fn tables(pid: i32) -> io::Result<Vec<(i32, Links)>> {
+    let mut tables = vec![(pid, list(pid)?)];
+    let tasks = proc::tasks(pid).unwrap_or_default().into_iter();
+    for tid in tasks.filter(|&tid| tid != pid) {
+        let links = list(tid).unwrap_or_default();
+        if !links.is_empty() && tables.iter().all(|(_, known)| *known != links) {
+            tables.push((tid, links));
+        }
+    }
+    // If the first thread has ended, the first of these is another one's.
+    if tables.len() > 1 {
+        tables[0].0 = proc::heir(pid).unwrap_or(pid);
+    }
+    Ok(tables)
+}
+
 /// The number of the inode of a descriptor; kernels before 5.14 do not show it.
 fn ino(pid: i32, fd: RawFd) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
@@ -51,26 +69,22 @@ pub(super) fn resolve(resolver: &Resolver<'_>) -> io::Result<Report> {
     };
     let mut processes: BTreeMap<i32, Links> = BTreeMap::new();
     for &pid in &pids {
-        match list(pid) {
-            Ok(links) => drop(processes.insert(pid, links)),
+        match tables(pid) {
+            Ok(tables) => processes.extend(tables),
             Err(error) if !named && (is_no_process(&error) || !is_refused(&error)) => {}
             Err(error) => super::task::skip(&mut skipped, pid, error),
         }
     }
     let mut by_inode: HashMap<u64, Vec<Descriptor>> = HashMap::new();
     for pid in proc::pids()? {
-        let links = match processes.get(&pid) {
-            Some(links) => links.clone(),
-            None => list(pid).unwrap_or_default(),
-        };
-        for (fd, link) in links {
-            // Both ends of a pipe have one inode.
-            let is_socket = link.as_bytes().starts_with(b"socket:[");
-            if let Some(inode) = proc::linked_inode(&link).filter(|_| is_socket) {
-                by_inode
-                    .entry(inode)
-                    .or_default()
-                    .push(Descriptor { pid, fd });
+        for (pid, links) in tables(pid).unwrap_or_default() {
+            for (fd, link) in links {
+                // Both ends of a pipe have one inode.
+                let is_socket = link.as_bytes().starts_with(b"socket:[");
+                if let Some(inode) = proc::linked_inode(&link).filter(|_| is_socket) {
+                    let descriptors = by_inode.entry(inode).or_default();
+                    descriptors.push(Descriptor { pid, fd });
+                }
             }
         }
     }

@@ -13,8 +13,8 @@ use super::kernel::Kernel;
 use super::tables::Tables;
 use super::task::{self, Task, Watched};
 use super::{
-    Descriptor, Early, Method, Owner, Progress, ROUNDS, Report, Resolver, Scope, Skipped, TfdState,
-    visible,
+    Descriptor, Early, Method, OWNERS, Owner, Progress, ROUNDS, Report, Resolved, Resolver, Scope,
+    Skipped, TfdState, visible,
 };
 use crate::fdinfo::{Target, Targets};
 use crate::order::{self, File};
@@ -135,7 +135,10 @@ impl<'a> ByKcmp<'a> {
             tasks.extend(targets.map(|target| Task::new(instance, target)));
         }
         self.work(&mut tasks)?;
-        let resolved = self.look_again(tasks)?;
+        let mut resolved = self.look_again(tasks)?;
+        for resolved in resolved.iter_mut().flatten() {
+            self.name_sharers(resolved);
+        }
         let searched = if self.search_all {
             self.tables.len()
         } else {
@@ -166,6 +169,9 @@ impl<'a> ByKcmp<'a> {
         if self.scope != Scope::All && !instances.is_empty() {
             self.find_holders(&mut instances)?;
         }
+        for descriptors in &mut instances {
+            *descriptors = self.tables.of_all(descriptors);
+        }
         self.instances = Watched::all(instances, &self.tables);
         for watched in &mut self.instances {
             let is_far = |d: &Descriptor| self.tables.of(d.pid) >= Some(self.near);
@@ -190,6 +196,23 @@ impl<'a> ByKcmp<'a> {
     }
 
     // The targets.
+
+    /// Names the processes that share the tables of owners, which were found once.
+    fn name_sharers(&self, resolved: &mut Resolved) {
+        let Owner::Others(owners) = &mut resolved.owner else {
+            return;
+        };
+        let are_all = resolved.owners_total == Some(owners.len());
+        let mut all = self.tables.of_all(owners);
+        if are_all {
+            resolved.owners_total = Some(all.len());
+        } else if self.tables.iter().any(|table| table.pids.len() > 1) {
+            // Those that are not named may be shared, too.
+            resolved.owners_total = None;
+        }
+        all.truncate(OWNERS);
+        *owners = all;
+    }
 
     /// Finds the owners of targets.
     fn work(&mut self, tasks: &mut [Task]) -> io::Result<()> {

@@ -143,7 +143,9 @@ impl<'a> ByWalk<'a> {
         let tasks = places.tables.iter().flat_map(|table| &table.tasks);
         let tasks: HashSet<i32> = tasks.flat_map(|task| [task.pid, task.tid]).collect();
         for &pid in pids.iter().filter(|pid| !tasks.contains(pid)) {
-            if let Some(error) = visible::why_nothing(pid) {
+            let is_foreign = visible::proc().is_some();
+            let elsewhere = || is_foreign.then(visible::elsewhere);
+            if let Some(error) = visible::why_nothing(pid).or_else(elsewhere) {
                 task::skip(&mut self.skipped, pid, error);
             }
         }

@@ -2,6 +2,7 @@
 
 //! Tables of descriptors: processes and threads that share one count as one.
 
+use crate::descriptor::Descriptor;
 use std::collections::HashMap;
 use std::ops::{Index, IndexMut};
 
@@ -53,6 +54,23 @@ impl<D> Tables<D> {
     /// The table of a process.
     pub(super) fn of(&self, pid: i32) -> Option<usize> {
         self.of.get(&pid).copied()
+    }
+
+    /// The same descriptors of all processes that have their tables.
+    pub(super) fn of_all(&self, descriptors: &[Descriptor]) -> Vec<Descriptor> {
+        let mut all: Vec<Descriptor> = Vec::new();
+        for &descriptor in descriptors {
+            let table = self.of(descriptor.pid).map(|index| &self.list[index]);
+            let others = table.into_iter().flat_map(|table| &table.pids);
+            let Descriptor { fd, .. } = descriptor;
+            let others = others.map(|&pid| Descriptor { pid, fd });
+            for descriptor in [descriptor].into_iter().chain(others) {
+                if !all.contains(&descriptor) {
+                    all.push(descriptor);
+                }
+            }
+        }
+        all
     }
 
     pub(super) fn len(&self) -> usize {

@@ -77,6 +77,22 @@ pub(super) fn why_nothing(pid: i32) -> Option<io::Error> {
 #[error("it has ended, and its parent has not waited for it")]
 struct Ended;
 
+/// A process is in `/proc`, and cannot be named to the kernel.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not in this PID namespace, as /proc shows another one")]
+struct Elsewhere;
+
+/// The error that says so.
+pub(super) fn elsewhere() -> io::Error {
+    io::Error::other(Elsewhere)
+}
+
+/// Whether the kernel knows no such process, but `/proc` does, if that can be of another
+/// PID namespace.
+pub(super) fn is_elsewhere(pid: i32, error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH) && why_nothing(pid).is_none()
+}
+
 /// Whether an error says that a process has no descriptors any more.
 pub(super) fn is_ended(error: &io::Error) -> bool {
     proc::is_no_process(error) || error.get_ref().is_some_and(|inner| inner.is::<Ended>())

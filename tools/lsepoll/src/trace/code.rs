@@ -27,7 +27,16 @@ use std::rc::Rc;
 const FRAMES: usize = 32;
 
 /// Where the source of libraries is: of the C library, of Rust's, and of crates.
-const LIBRARIES: [&str; 4] = ["/usr/", "/rustc/", "/library/std/", "/registry/src/"];
+const LIBRARIES: [&str; 5] = [
+    "/usr/",
+    "/sysdeps/",
+    "/rustc/",
+    "/library/std/",
+    "/registry/src/",
+];
+
+/// How the files of C libraries begin. They may have come with lines of source, too.
+const C_LIBRARIES: [&str; 5] = ["libc.", "libc-", "libpthread", "ld-", "ld.so"];
 
 /// The mappings of how many processes are kept.
 const PROCESSES: usize = 1024;
@@ -141,11 +150,16 @@ impl Trace {
     /// program rather than of a library; or that called a library; or the innermost.
     pub fn place(&self) -> Option<&Frame> {
         let frames = &self.0;
-        let is_own = |line: &String| !LIBRARIES.iter().any(|library| line.contains(library));
-        let own = frames
-            .iter()
-            .find(|frame| frame.line.as_ref().is_some_and(is_own));
-        let by_line = own.or_else(|| frames.iter().find(|frame| frame.line.is_some()));
+        let is_library = |line: &String| LIBRARIES.iter().any(|library| line.contains(library));
+        let is_c = |module: &str| {
+            C_LIBRARIES
+                .iter()
+                .any(|library| module.starts_with(library))
+        };
+        let mut by_line = frames.iter().filter(|frame| frame.line.is_some());
+        let mut own = by_line.clone();
+        let own = own.find(|f| !is_c(&f.module) && !f.line.as_ref().is_some_and(is_library));
+        let by_line = own.or_else(|| by_line.find(|frame| !is_c(&frame.module)));
         let first = frames.first();
         let caller = || {
             frames
@@ -445,7 +459,7 @@ mod tests {
             trace.place().cloned()
         };
         assert_eq!(place(&[&libc, &add, &main]), Some(main.clone()));
-        assert_eq!(place(&[&libc, &add]), Some(add));
+        assert_eq!(place(&[&libc, &add]), Some(add.clone()));
         let crates = frame(
             "syscall",
             Some("/c/registry/src/x/rustix-1/a.rs:1"),
@@ -453,6 +467,12 @@ mod tests {
         );
         assert_eq!(place(&[&crates, &main]), Some(main.clone()));
         assert_eq!(place(&[&crates]), Some(crates));
+        // One with debug information.
+        let line = "./misc/../sysdeps/unix/syscall-template.S:120";
+        let debug = frame("epoll_ctl", Some(line), "libc.so.6");
+        assert_eq!(place(&[&debug, &main]), Some(main.clone()));
+        assert_eq!(place(&[&debug, &add, &main]), Some(main.clone()));
+        assert_eq!(place(&[&debug, &add]), Some(add.clone()));
         assert_eq!(place(&[&libc]), Some(libc.clone()));
         assert_eq!(place(&[]), None);
     }

@@ -225,7 +225,7 @@ impl Printer {
             process(&closed.closed)
         )?;
         if count > 1 {
-            writeln!(self.out, "  for the {count}th time at these places")?;
+            writeln!(self.out, "  at these places so far: {count}")?;
         } else {
             self.added(&closed.added, added, &closed.closed)?;
             let colon = if by.0.is_empty() { "" } else { ":" };

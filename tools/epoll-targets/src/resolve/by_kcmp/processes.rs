@@ -70,6 +70,9 @@ impl ByKcmp<'_> {
             match self.load_one(pid) {
                 Ok(()) => {}
                 Err(error) if quiet && has_ended(pid, &error) => {}
+                Err(error) if self.partial.is_some() && visible::is_elsewhere(pid, &error) => {
+                    task::skip(&mut self.skipped, pid, visible::elsewhere());
+                }
                 Err(error) => task::skip(&mut self.skipped, pid, error),
             }
         }
@@ -90,25 +93,42 @@ impl ByKcmp<'_> {
             return self.load_table(pid);
         }
         if let Some(tid) = proc::heir(pid) {
+            if self.tables.of(tid).is_some() {
+                return Ok(());
+            }
+            // Only if all have one table, that is the table of the process.
+            let tasks = proc::tasks(pid).unwrap_or_default().into_iter();
+            let mut others = tasks.filter(|&other| other != pid && other != tid);
+            if others.any(|other| self.differ(tid, other)) {
+                self.load_table(tid)?;
+                self.load_threads(tid, Some(pid));
+                return Ok(());
+            }
             self.kernel.inherit(pid, tid);
         } else if let Some(error) = visible::why_nothing(pid) {
             return Err(error);
         }
         self.load_table(pid)?;
-        self.load_threads(pid);
+        self.load_threads(pid, None);
         Ok(())
     }
 
-    /// Lists the descriptors of threads that have another table than their process.
-    fn load_threads(&mut self, pid: i32) {
+    /// Whether two tasks have different tables.
+    fn differ(&self, one: i32, other: i32) -> bool {
+        let order = self.kernel.compare_tables(one, other);
+        order.is_ok_and(Ordering::is_ne)
+    }
+
+    /// Lists the descriptors of threads that have another table than this one, but for the
+    /// first thread if that has ended.
+    fn load_threads(&mut self, pid: i32, ended: Option<i32>) {
         let first = self.kernel.task(pid);
-        let tasks = proc::tasks(pid).unwrap_or_default();
-        for tid in tasks.into_iter().filter(|&tid| tid != pid && tid != first) {
+        let tasks = proc::tasks(pid).unwrap_or_default().into_iter();
+        for tid in tasks.filter(|&tid| tid != pid && tid != first && Some(tid) != ended) {
             if self.tables.of(tid).is_some() {
                 continue;
             }
-            let order = self.kernel.compare_tables(pid, tid);
-            if order.is_ok_and(Ordering::is_ne) {
+            if self.differ(pid, tid) {
                 // It can end at any time.
                 let _ = self.load_table(tid);
             }
@@ -161,22 +181,28 @@ impl ByKcmp<'_> {
                 continue;
             }
             let task = proc::heir(pid).unwrap_or(pid);
+            if self.tables.of(task).is_some() {
+                continue;
+            }
             // If it may not be looked into, it will be in the report.
             for fd in proc::epoll_fds(task).unwrap_or_default() {
                 let descriptor = Descriptor { pid: task, fd };
                 let probe = |of_instance| Ok(self.kernel.files(of_instance, descriptor).ok());
                 if let Found::At(index) = order::search(&mut files, probe)? {
                     let first = files[index].first().copied();
-                    found.push((first, Descriptor { pid, fd }));
+                    found.push((first, [pid, task], fd));
                 }
             }
         }
-        for (first, descriptor) in found {
-            self.load(vec![descriptor.pid], true)?;
+        for (first, [pid, task], fd) in found {
+            self.load(vec![pid], true)?;
+            // By the thread, if others of the process have other tables.
+            let mut names = [pid, task].into_iter();
+            let name = names.find(|&name| self.tables.of(name).is_some());
             let mut instances = instances.iter_mut();
             let instance = instances.find(|i| first.is_some_and(|first| i.contains(&first)));
-            if let Some(instance) = instance.filter(|_| self.tables.of(descriptor.pid).is_some()) {
-                instance.push(descriptor);
+            if let (Some(instance), Some(pid)) = (instance, name) {
+                instance.push(Descriptor { pid, fd });
             }
         }
         Ok(())
@@ -216,7 +242,11 @@ impl ByKcmp<'_> {
         let known = self.tables.len();
         let pids: Vec<i32> = self.tables.iter().flat_map(|t| t.pids.clone()).collect();
         for pid in pids {
-            self.load_threads(pid);
+            // One that has ended has another table as well: none.
+            let ended = proc::tgid(pid)
+                .ok()
+                .filter(|&first| proc::heir(first).is_some());
+            self.load_threads(pid, ended);
         }
         self.load_all()?;
         self.pool = pool;

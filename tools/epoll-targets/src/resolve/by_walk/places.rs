@@ -177,7 +177,9 @@ impl<'a> Holders<'a> {
             }
         }
         let hits = self.of(file);
-        candidate.owners_total = Some(hits.len());
+        // Each process that has the table has the descriptor.
+        let names = |table: usize| &self.places.names[table];
+        candidate.owners_total = Some(hits.iter().map(|&(_, t, _)| names(t).len()).sum());
         if let Some(descriptor) = owner {
             candidate.owner = Owner::Tfd(descriptor);
             candidate.tfd_state = TfdState::Target;
@@ -196,12 +198,11 @@ impl<'a> Holders<'a> {
             owners.retain(given);
         }
         owners.sort_by_key(|&(table, fd)| (!homes.contains(&table), self.places.name(table), fd));
-        owners.truncate(OWNERS);
-        let owners = owners.into_iter().map(|(table, fd)| Descriptor {
-            pid: self.places.name(table),
-            fd,
+        let owners = owners.into_iter().flat_map(|(table, fd)| {
+            let names = names(table).iter();
+            names.map(move |&pid| Descriptor { pid, fd })
         });
-        let owners: Vec<_> = owners.collect();
+        let owners: Vec<_> = owners.take(OWNERS).collect();
         // That nobody has it takes more than one look.
         if !owners.is_empty() {
             candidate.owner = Owner::Others(owners);
