@@ -162,6 +162,41 @@ pub struct Peeked {
 /// `recvmsg` of rustix skips control messages that it does not know, and so leaks the
 /// descriptor that `SO_PASSPIDFD` opens.
 pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
+    let part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: the part is `buffer`, which is borrowed mutably here.
+    unsafe { peek_parts(socket, &mut [part]) }
+}
+
+/// Does the same with those parts of a stream of which all fits into the buffer. Returns how
+/// many bytes that are.
+///
+/// A part that does not fit cannot be written: the buffer is followed by an address where
+/// there is no memory. The kernel then leaves out that part, and the files that come with it,
+/// while it returns those of a part of which it has read no byte otherwise.
+pub fn peek_whole_parts(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let nothing = libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 1,
+    };
+    // SAFETY: one part is `buffer`, which is borrowed mutably here, and the other is no memory
+    // of this process.
+    match unsafe { peek_parts(socket, &mut [part, nothing]) } {
+        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+        peeked => Ok(peeked?.len),
+    }
+}
+
+/// # Safety
+///
+/// What `parts` refer to can be overwritten: nobody else uses it during the call.
+unsafe fn peek_parts(socket: BorrowedFd<'_>, parts: &mut [libc::iovec]) -> io::Result<Peeked> {
     /// `SCM_PIDFD`, of `linux/socket.h`.
     const SCM_PIDFD: i32 = 4;
     /// Room for files, credentials, a pidfd, time stamps, and the label of a security
@@ -169,20 +204,17 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
     const ROOM: usize = 8192 / size_of::<u64>();
 
     let mut control = [0u64; ROOM];
-    let mut part = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
     // SAFETY: a `msghdr` has integers and raw pointers, all of which may be 0.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len() as _;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     let len = loop {
-        // SAFETY: `message` has the addresses and lengths of `buffer` and `control`,
-        // which are borrowed mutably here; `control` is aligned for a `cmsghdr`.
+        // SAFETY: `message` has the addresses and lengths of `parts` and `control`, which
+        // are borrowed mutably here, and the caller answers for what `parts` refer to;
+        // `control` is aligned for a `cmsghdr`.
         let ret = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
         match usize::try_from(ret) {
             Ok(len) => break len,

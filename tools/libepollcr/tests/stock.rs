@@ -3,149 +3,27 @@
 //! Dumps and restores the epoll instances of this process as on a kernel without the
 //! device.
 
-use epoll_targets::Descriptor;
-use epoll_targets::fdinfo::Targets;
-use epoll_targets::kcmp::{self, Slot, Support};
+mod process;
+
 use epoll_targets::resolve::{Method, Resolver};
 use libepollcr::dump::Dump;
-use libepollcr::image::{Image, Item, Kind};
-use libepollcr::restore::{Restore, Restored};
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use libepollcr::image::Kind;
+use libepollcr::restore::Restore;
+use process::*;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{
     MemfdFlags, Mode, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate,
     memfd_create, seek,
 };
-use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, pread, pwrite, read, write};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, send, sendmsg, socketpair, sockopt,
-};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, pread, pwrite, read, write};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_gettime,
     timerfd_settime,
 };
 use std::fs::File;
-use std::io::{BufReader, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// One test at a time: they use the same numbers.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// Descriptors of tests are not less.
-const FIRST: RawFd = 600;
-
-/// `None` if this kernel, or what confines this process, does not allow it.
-fn alone() -> Option<MutexGuard<'static, ()>> {
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    (kcmp::support() == Support::Epoll).then_some(alone)
-}
-
-fn at(number: RawFd, fd: OwnedFd) -> OwnedFd {
-    let fd = fcntl_dupfd_cloexec(&fd, number).unwrap();
-    assert_eq!(fd.as_raw_fd(), number);
-    fd
-}
-
-fn set(number: RawFd) -> OwnedFd {
-    at(number, epoll::create(CreateFlags::CLOEXEC).unwrap())
-}
-
-fn counter(number: RawFd, value: u32) -> OwnedFd {
-    at(number, eventfd(value, EventfdFlags::NONBLOCK).unwrap())
-}
-
-fn pipe(numbers: [RawFd; 2]) -> (OwnedFd, OwnedFd) {
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
-    (at(numbers[0], reader), at(numbers[1], writer))
-}
-
-fn add(set: &OwnedFd, file: &OwnedFd, data: u64, events: EventFlags) {
-    epoll::add(set, file, EventData::new_u64(data), events).unwrap();
-}
-
-/// Adds a file by a number that is closed again.
-fn add_by(set: &OwnedFd, file: &OwnedFd, number: RawFd, data: u64, events: EventFlags) {
-    let copy = fcntl_dupfd_cloexec(file, number).unwrap();
-    assert_eq!(copy.as_raw_fd(), number);
-    add(set, &copy, data, events);
-}
-
-/// The data of the targets that are ready now, sorted.
-fn reported(set: &OwnedFd) -> Vec<u64> {
-    let mut events = Vec::with_capacity(64);
-    epoll::wait(set, spare_capacity(&mut events), Some(&Timespec::default())).unwrap();
-    let mut data: Vec<_> = events.iter().map(|event| { event.data }.u64()).collect();
-    data.sort_unstable();
-    data
-}
-
-/// Number, events and data of each target.
-fn shape(set: RawFd) -> Vec<(RawFd, u32, u64)> {
-    let file = File::open(format!("/proc/self/fdinfo/{set}")).unwrap();
-    let targets = Targets::new(BufReader::new(file));
-    let targets = targets.map(|target| target.unwrap());
-    let mut shape: Vec<_> = targets.map(|t| (t.tfd, t.events.0, t.data)).collect();
-    shape.sort_unstable();
-    shape
-}
-
-/// Whether an instance has a target by this number whose file is that of a descriptor.
-fn watches(set: RawFd, tfd: RawFd, file: RawFd) -> bool {
-    let pid = std::process::id() as i32;
-    let slot = |toff| Slot {
-        efd: set,
-        tfd,
-        toff,
-    };
-    let file = Descriptor { pid, fd: file };
-    (0..3).any(|toff| kcmp::epoll_tfd(file, pid, slot(toff)).is_ok_and(|order| order.is_eq()))
-}
-
-/// An image of this process without what the harness has open.
-fn dump() -> Image {
-    // Its first thread waits for the test.
-    let dump = Dump::new(std::process::id() as i32).even_if_running();
-    let mut image = dump.make(None).unwrap();
-    image.descriptors.retain(|d| d.number >= FIRST as u32);
-    let mut bytes = Vec::new();
-    image.write(&mut bytes).unwrap();
-    Image::read(&bytes[..]).unwrap()
-}
-
-fn again(had: Vec<OwnedFd>) -> Restored {
-    let image = dump();
-    drop(had);
-    restore(&mut { image })
-}
-
-/// Restores the descriptors of an image, and not what only others refer to.
-fn restore(image: &mut Image) -> Restored {
-    let wanted: Vec<u32> = image.descriptors.iter().map(|d| d.file).collect();
-    for (index, file) in image.files.iter_mut().enumerate() {
-        let in_message = matches!(file.kind, Kind::EventFd { .. });
-        if !wanted.contains(&(index as u32)) && !in_message {
-            file.kind = Kind::EventFd {
-                count: 0,
-                semaphore: false,
-            };
-            (file.flags, file.locks, file.owner) = (libc::O_RDWR as u32, None, None);
-        }
-    }
-    Restore::new(image).run(None).unwrap()
-}
-
-fn items(image: &Image, set: RawFd) -> &[Item] {
-    let found = image.descriptors.iter().find(|d| d.number as RawFd == set);
-    match &image.files[found.unwrap().file as usize].kind {
-        Kind::Epoll { items } => items,
-        other => panic!("{other:?}"),
-    }
-}
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 #[test]
 fn numbers_that_are_closed_or_reused() {
@@ -369,22 +247,6 @@ fn a_oneshot_that_cannot_fire() {
     );
 }
 
-/// A process that has a descriptor as its standard input.
-fn holder(fd: &OwnedFd) -> Child {
-    let mut command = Command::new("sleep");
-    command
-        .arg("1000")
-        .stdin(Stdio::from(fd.try_clone().unwrap()));
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command.spawn().unwrap();
-    // It has closed the others when it executes.
-    let comm = format!("/proc/{}/comm", child.id());
-    while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
-        std::thread::yield_now();
-    }
-    child
-}
-
 #[test]
 fn a_file_that_another_process_has() {
     let Some(_alone) = alone() else { return };
@@ -402,14 +264,6 @@ fn a_file_that_another_process_has() {
     assert_eq!(held.len(), 1);
     write(held[0], &1u64.to_ne_bytes()).unwrap();
     assert_eq!(reported(&restored.descriptors[&600]), [9]);
-}
-
-fn send_file(to: &OwnedFd, file: &OwnedFd) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [file.as_fd()];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(to, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
 }
 
 #[test]
@@ -454,150 +308,6 @@ fn a_file_that_nobody_has() {
     let problems = Restore::new(&image).problems(None);
     let named = format!("file f{}, which has no descriptor", item.file);
     assert!(problems.iter().any(|p| p.to_string().starts_with(&named)));
-}
-
-fn pair(numbers: [RawFd; 2], kind: SocketType) -> (OwnedFd, OwnedFd) {
-    let (near, far) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
-    (at(numbers[0], near), at(numbers[1], far))
-}
-
-/// Why a descriptor cannot be restored.
-fn why(image: &Image, number: RawFd) -> Option<&str> {
-    let found = image
-        .descriptors
-        .iter()
-        .find(|d| d.number as RawFd == number);
-    match &image.files[found.unwrap().file as usize].kind {
-        Kind::Other { why } => Some(why),
-        _ => None,
-    }
-}
-
-/// Both ends are named, or the other one would lose its peer.
-#[test]
-fn data_out_of_band_are_refused() {
-    let Some(_alone) = alone() else { return };
-    for parts in [
-        &[(&b"data"[..], false), (b"!", true), (b"more", false)][..],
-        &[(b"!", true)],
-    ] {
-        let (near, far) = pair([600, 601], SocketType::STREAM);
-        for &(text, urgent) in parts {
-            let flags = match urgent {
-                true => SendFlags::OOB,
-                false => SendFlags::empty(),
-            };
-            if send(&far, text, flags) == Err(Errno::OPNOTSUPP) {
-                // Without CONFIG_AF_UNIX_OOB there are none.
-                return;
-            }
-        }
-        let image = dump();
-        let said = why(&image, 600);
-        assert_eq!(
-            said,
-            Some("unix socket: it has data that were sent out of band (MSG_OOB), or their mark")
-        );
-        drop((near, far));
-        let problems = Restore::new(&image).problems(None);
-        for number in [600, 601] {
-            let start = format!("descriptor {number}, ");
-            assert!(problems.iter().any(|p| p.to_string().starts_with(&start)));
-        }
-    }
-    // Nothing is left of it once it was received.
-    let (near, far) = pair([600, 601], SocketType::STREAM);
-    send(&far, b"!", SendFlags::OOB).unwrap();
-    recv(&near, &mut [0; 1][..], RecvFlags::OOB).unwrap();
-    send(&far, b"more", SendFlags::empty()).unwrap();
-    let mut buffer = [0; 8];
-    assert_eq!(
-        recv(&near, &mut buffer[..2], RecvFlags::empty()).unwrap().0,
-        2
-    );
-    let restored = again(vec![near, far]);
-    let near = &restored.descriptors[&600];
-    assert_eq!(
-        recv(near, &mut buffer[..], RecvFlags::empty()).unwrap().0,
-        2
-    );
-    assert_eq!(&buffer[..2], b"re");
-}
-
-#[test]
-fn options_of_sockets_are_kept() {
-    let Some(_alone) = alone() else { return };
-    for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {
-        let (near, far) = pair([600, 601], kind);
-        send(&far, b"some data", SendFlags::empty()).unwrap();
-        let second = std::time::Duration::from_secs(1);
-        sockopt::set_socket_timeout(&near, sockopt::Timeout::Recv, Some(second)).unwrap();
-        sockopt::set_socket_oobinline(&near, true).unwrap();
-        let offset = 4i32;
-        let set = |fd: &OwnedFd, name, value: i32| {
-            // SAFETY: the kernel reads the integer, whose size is given.
-            let ret = unsafe {
-                libc::setsockopt(
-                    fd.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    name,
-                    (&raw const value).cast(),
-                    size_of_val(&value) as libc::socklen_t,
-                )
-            };
-            assert_eq!(ret, 0, "{name}");
-        };
-        set(&near, libc::SO_PEEK_OFF, offset);
-        set(&near, libc::SO_RCVLOWAT, 3);
-        set(&far, libc::SO_TIMESTAMP, 1);
-        let restored = again(vec![near, far]);
-        let get = |number, name| {
-            let mut value = 0i32;
-            let mut len = size_of_val(&value) as libc::socklen_t;
-            let fd = restored.descriptors[&number].as_raw_fd();
-            // SAFETY: the kernel writes an integer, whose size is given.
-            let ret = unsafe {
-                libc::getsockopt(
-                    fd,
-                    libc::SOL_SOCKET,
-                    name,
-                    (&raw mut value).cast(),
-                    &raw mut len,
-                )
-            };
-            assert_eq!(ret, 0, "{name}");
-            value
-        };
-        assert_eq!(get(600, libc::SO_PEEK_OFF), 4);
-        assert_eq!(get(600, libc::SO_RCVLOWAT), 3);
-        assert_eq!(get(600, libc::SO_OOBINLINE), 1);
-        assert_eq!(
-            (get(600, libc::SO_TIMESTAMP), get(601, libc::SO_TIMESTAMP)),
-            (0, 1)
-        );
-        let near = &restored.descriptors[&600];
-        let timeout = sockopt::socket_timeout(near, sockopt::Timeout::Recv).unwrap();
-        assert_eq!(timeout, Some(second));
-        let mut buffer = [0; 16];
-        let (len, _) = recv(near, &mut buffer[..], RecvFlags::PEEK).unwrap();
-        assert_eq!(&buffer[..len], b" data");
-    }
-}
-
-#[test]
-fn a_connection_that_was_reset() {
-    let Some(_alone) = alone() else { return };
-    let (near, far) = pair([600, 601], SocketType::STREAM);
-    send(&near, b"never received", SendFlags::empty()).unwrap();
-    send(&far, b"last words", SendFlags::empty()).unwrap();
-    drop(far);
-    let restored = again(vec![near]);
-    let near = &restored.descriptors[&600];
-    let mut buffer = [0; 16];
-    let result = |buffer: &mut [u8]| recv(near, buffer, RecvFlags::empty()).map(|got| got.0);
-    assert_eq!(result(&mut buffer), Ok(10));
-    assert_eq!(result(&mut buffer), Err(Errno::CONNRESET));
-    assert_eq!(result(&mut buffer), Ok(0));
 }
 
 #[test]
@@ -646,72 +356,6 @@ fn memory_has_its_contents_and_seals() {
     assert_eq!(pread(&fds[&601], &mut buffer[..], (3 << 20) - 10), Ok(10));
     assert_eq!(&buffer[..10], b"at the end");
     assert_eq!(rustix::io::write(&fds[&601], b"x"), Err(Errno::BADF));
-}
-
-#[test]
-fn a_socket_that_listens() {
-    let Some(_alone) = alone() else { return };
-    for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(listener) = std::net::TcpListener::bind(address) else {
-            // Without IPv6, for instance.
-            continue;
-        };
-        let address = listener.local_addr().unwrap();
-        sockopt::set_tcp_nodelay(&listener, true).unwrap();
-        sockopt::set_socket_recv_buffer_size(&listener, 20_000).unwrap();
-        rustix::net::listen(&listener, 5).unwrap();
-        let (set, listener) = (set(601), at(600, listener.into()));
-        add(&set, &listener, 9, EventFlags::IN);
-        let image = dump();
-
-        // As long as it is there, there can be no other.
-        let problems = Restore::new(&image).problems(None);
-        let said = format!("it cannot listen at {address} again: Address already in use");
-        assert!(
-            problems.iter().any(|p| p.why.starts_with(&said)),
-            "{problems:?}"
-        );
-
-        // Nor is a connection forgotten.
-        let client = std::net::TcpStream::connect(address).unwrap();
-        let said = format!(
-            "TCP socket {address}, listening: it has a connection that was not accepted, and \
-             would be lost"
-        );
-        assert_eq!(why(&dump(), 600), Some(&said[..]));
-        drop((set, listener, client));
-
-        let restored = restore(&mut { image });
-        let listener = &restored.descriptors[&600];
-        assert!(sockopt::tcp_nodelay(listener).unwrap());
-        assert_eq!(sockopt::socket_recv_buffer_size(listener), Ok(40_000));
-        let set = &restored.descriptors[&601];
-        assert_eq!(reported(set), []);
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        assert_eq!(reported(set), [9]);
-        rustix::net::accept(listener).unwrap();
-    }
-}
-
-#[test]
-fn sockets_are_named() {
-    let Some(_alone) = alone() else { return };
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let client = std::net::TcpStream::connect(address).unwrap();
-    let own = client.local_addr().unwrap();
-    let client = at(600, client.into());
-    let image = dump();
-    drop(client);
-    assert_eq!(
-        why(&image, 600),
-        Some(
-            &format!(
-                "TCP socket {own}, connected to {address}: only pairs of unix sockets can be \
-                 recreated"
-            )[..]
-        )
-    );
 }
 
 #[test]

@@ -36,6 +36,11 @@ impl Dumper<'_, '_> {
                     socket.peer = peer;
                     let shutdown = connection.map_or(0, |known| known.shutdown.into());
                     socket.shutdown = Directions::from_bits_truncate(shutdown);
+                    if peer == Peer::Nobody && !socket.queue.is_empty() {
+                        let why = "it has messages of a socket that it is not connected to".into();
+                        file.kind = Kind::Other { why };
+                        continue;
+                    }
                     let closed = peer == Peer::Closed && socket.kind != SocketKind::Datagram;
                     if socket.reset == Some(true) && !closed {
                         let why = "an error is pending on it, which would be lost".into();

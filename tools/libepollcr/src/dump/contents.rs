@@ -116,7 +116,11 @@ impl Dumper<'_, '_> {
             let data = message.data;
             queue.push(Message { data, files });
         }
-        if let Kind::Socket(socket) = &mut self.image.files[index as usize].kind {
+        let kind = &mut self.image.files[index as usize].kind;
+        if messages.has_mark() {
+            let why = "it has the mark of data that were sent out of band (MSG_OOB)".into();
+            *kind = Kind::Other { why };
+        } else if let Kind::Socket(socket) = kind {
             socket.queue = queue;
         }
         Ok(())

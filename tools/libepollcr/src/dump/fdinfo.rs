@@ -4,6 +4,7 @@
 
 use crate::image::{Kind, Timer};
 use crate::types::{Clock, TimerFlags};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// The value of the line `name: value`.
@@ -71,6 +72,18 @@ pub fn watches(text: &str) -> usize {
     lines.count()
 }
 
+/// The numbers of the inodes in `/proc/locks`: of the file systems that they are in, only
+/// their device is shown, which is not always that of stat(2).
+pub fn locked(locks: &str) -> HashSet<u64> {
+    let fields = locks.lines().flat_map(str::split_ascii_whitespace);
+    let inodes = fields.filter_map(|field| {
+        let mut parts = field.split(':');
+        let (_, _, inode) = (parts.next()?, parts.next()?, parts.next()?);
+        inode.parse().ok()
+    });
+    inodes.collect()
+}
+
 /// Counts the locks and leases that are held through the file.
 pub fn locks(text: &str) -> u32 {
     let lines = text.lines().filter(|line| line.starts_with("lock:"));
@@ -124,6 +137,10 @@ mod tests {
 
         let text = "lock:\t1: FLOCK  ADVISORY  WRITE 12 08:01:33 0 EOF\nlocks: no\n";
         assert_eq!(locks(text), 1);
+        let text = "1: FLOCK  ADVISORY  WRITE 12 08:01:33 0 EOF\n\
+                    1: -> FLOCK  ADVISORY  WRITE 13 08:01:33 0 EOF\n\
+                    2: LEASE  ACTIVE    READ 0 00:0d:45 0 EOF\n";
+        assert_eq!(locked(text), HashSet::from([33, 45]));
     }
 
     #[test]

@@ -18,6 +18,8 @@ const TMPFILE: u32 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
 const SECRETMEM: u32 = 0x5345_434d;
 const MQUEUE: u32 = 0x1980_0202;
 const HUGETLBFS: u32 = 0x9584_58f6;
+const PROC: u32 = 0x9fa0;
+const CGROUP2: u32 = 0x6367_7270;
 
 /// The place of a file in another mount, if its path leads to it here, too.
 fn same_here(description: &Description, name: &[u8]) -> Option<Place> {
@@ -103,6 +105,9 @@ impl Dumper<'_, '_> {
             unlinked: description.unlinked,
         };
         match mode {
+            libc::S_IFREG if !is_path_only && self.is_trigger(source, description, path)? => {
+                other("it has a trigger for pressure (PSI), which cannot be read")
+            }
             libc::S_IFIFO if !is_path_only => self.pipe(source, description, Some(place)),
             libc::S_IFSOCK if !is_path_only => other("it is a socket"),
             _ => {
@@ -110,6 +115,18 @@ impl Dumper<'_, '_> {
                 Ok(Kind::Path { place, position })
             }
         }
+    }
+
+    /// Whether a file may have a trigger: one of `/proc/pressure`, or of a control group,
+    /// that was opened for writing.
+    fn is_trigger(&self, source: &Source, description: &Description, path: &[u8]) -> Result<bool> {
+        let is_writable = description.flags as i32 & libc::O_ACCMODE != libc::O_RDONLY;
+        let of_proc = path.split(|&byte| byte == b'/').rev().nth(1) == Some(b"pressure");
+        if !is_writable || !of_proc && !path.ends_with(b".pressure") {
+            return Ok(false);
+        }
+        let system = self.with(source, |fd| Ok(rustix::fs::fstatfs(fd)?.f_type))? as u32;
+        Ok([PROC, CGROUP2].contains(&system))
     }
 
     /// A file whose path is not one here.
@@ -229,8 +246,17 @@ impl Dumper<'_, '_> {
         let read = self.ends[index as usize].here.contains(PipeEnds::READ);
         if here.contains(PipeEnds::READ) && !read {
             let capacity = self.image.pipes[index as usize].capacity;
-            let data = self.with(source, |fd| pipe::data(fd, capacity))?;
-            self.image.pipes[index as usize].data = data;
+            let contents = self.with(source, |fd| pipe::contents(fd, capacity))?;
+            let (data, packets) = match contents {
+                pipe::Contents::Plain(data) => (data, false),
+                pipe::Contents::Packets(data) => (data, true),
+                pipe::Contents::Both => {
+                    let why = "it contains packets (O_DIRECT) and other data".into();
+                    return Ok(Kind::Other { why });
+                }
+            };
+            let pipe = &mut self.image.pipes[index as usize];
+            (pipe.data, pipe.packets) = (data, Some(packets));
         }
         let ends = &mut self.ends[index as usize];
         ends.here |= here;

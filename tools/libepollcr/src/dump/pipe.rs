@@ -30,8 +30,35 @@ pub fn other_end(pipe: BorrowedFd<'_>, end: PipeEnds) -> io::Result<PipeEnds> {
     })
 }
 
-/// Returns the contents: as one piece, or as packets if packets were written.
-pub fn data(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Vec<Bytes>> {
+/// The contents of a pipe.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// None, or one piece.
+    Plain(Vec<Bytes>),
+    /// Packets, each for one read(2) (`O_DIRECT`).
+    Packets(Vec<Bytes>),
+    /// Some of both, which cannot be told apart.
+    Both,
+}
+
+/// Returns the contents.
+pub fn contents(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Contents> {
+    let data = read(pipe, capacity, capacity as usize)?;
+    let total: usize = data.iter().map(|piece| piece.0.len()).sum();
+    if total <= 1 {
+        return Ok(Contents::Plain(data));
+    }
+    // Of a packet, all that is not read at once is lost.
+    let bytes = read(pipe, capacity, 1)?.len();
+    Ok(match bytes {
+        _ if bytes == total && data.len() == 1 => Contents::Plain(data),
+        _ if bytes == data.len() => Contents::Packets(data),
+        _ => Contents::Both,
+    })
+}
+
+/// Reads a copy of the contents, so many bytes at a time.
+fn read(pipe: BorrowedFd<'_>, capacity: u32, size: usize) -> io::Result<Vec<Bytes>> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let capacity = capacity as usize;
     fcntl_setpipe_size(&writer, capacity)?;
@@ -42,7 +69,7 @@ pub fn data(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Vec<Bytes>> {
     };
     drop(writer);
     let mut data = Vec::new();
-    let mut buffer = vec![0; capacity];
+    let mut buffer = vec![0; size];
     loop {
         match rustix::io::read(&reader, &mut buffer)? {
             0 => return Ok(data),
@@ -61,7 +88,8 @@ mod tests {
     fn it_stays_in_the_pipe() {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let capacity = capacity(reader.as_fd()).unwrap();
-        assert_eq!(data(reader.as_fd(), capacity).unwrap(), []);
+        let empty = contents(reader.as_fd(), capacity).unwrap();
+        assert_eq!(empty, Contents::Plain(Vec::new()));
         assert_eq!(
             other_end(reader.as_fd(), PipeEnds::READ).unwrap(),
             PipeEnds::WRITE
@@ -71,8 +99,8 @@ mod tests {
         write(&writer, b"two").unwrap();
         drop(writer);
         for _ in 0..2 {
-            let found = data(reader.as_fd(), capacity).unwrap();
-            assert_eq!(found, [Bytes(b"onetwo".to_vec())]);
+            let found = contents(reader.as_fd(), capacity).unwrap();
+            assert_eq!(found, Contents::Plain(vec![Bytes(b"onetwo".to_vec())]));
         }
         let mut buffer = [0; 16];
         assert_eq!(read(&reader, &mut buffer).unwrap(), 6);
@@ -82,13 +110,39 @@ mod tests {
         );
     }
 
+    /// What is in the pipe counts, not what its ends write now.
+    #[test]
+    fn packets_and_others() {
+        use rustix::fs::{OFlags, fcntl_setfl};
+
+        let (plain, direct) = (OFlags::empty(), OFlags::DIRECT);
+        let of = |writes: &[(OFlags, &[u8])], then| {
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            for &(flags, bytes) in writes {
+                fcntl_setfl(&writer, flags).unwrap();
+                write(&writer, bytes).unwrap();
+            }
+            fcntl_setfl(&writer, then).unwrap();
+            contents(reader.as_fd(), 65536).unwrap()
+        };
+        let ab = || vec![Bytes(b"ab".to_vec())];
+        assert_eq!(of(&[(direct, b"ab")], plain), Contents::Packets(ab()));
+        assert_eq!(of(&[(plain, b"ab")], direct), Contents::Plain(ab()));
+        // What fits behind other data is no packet.
+        let plain_first = of(&[(plain, b"a"), (direct, b"b")], direct);
+        assert_eq!(plain_first, Contents::Plain(ab()));
+        let both = of(&[(direct, b"ab"), (plain, b"cd")], plain);
+        assert_eq!(both, Contents::Both);
+    }
+
     #[test]
     fn packets_stay_apart() {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT).unwrap();
         write(&writer, b"one").unwrap();
         write(&writer, b"two").unwrap();
-        let found = data(reader.as_fd(), 65536).unwrap();
-        assert_eq!(found, [Bytes(b"one".to_vec()), Bytes(b"two".to_vec())]);
+        let found = contents(reader.as_fd(), 65536).unwrap();
+        let pieces = vec![Bytes(b"one".to_vec()), Bytes(b"two".to_vec())];
+        assert_eq!(found, Contents::Packets(pieces));
         assert_eq!(
             other_end(writer.as_fd(), PipeEnds::WRITE).unwrap(),
             PipeEnds::READ

@@ -90,6 +90,10 @@ pub struct Queue {
     /// How many bytes were read so far.
     found: usize,
     done: bool,
+    /// What was read of a stream, and comes next.
+    next: Option<Received>,
+    /// Whether a piece of a stream ended where nothing says why.
+    has_mark: bool,
 }
 
 /// The size of the buffer for a message, in bytes: enough for most.
@@ -117,6 +121,8 @@ impl Queue {
             buffer: vec![0; size],
             found: 0,
             done: false,
+            next: None,
+            has_mark: false,
         };
         sys::set_peek_offset(queue.socket.as_fd(), 0)?;
         Ok(queue)
@@ -124,9 +130,21 @@ impl Queue {
 
     /// The next message, or the next piece of a stream.
     pub fn next(&mut self) -> io::Result<Option<Received>> {
+        if let Some(next) = self.next.take() {
+            return Ok(Some(next));
+        }
+        let left = waiting(self.socket.as_fd()).saturating_sub(self.found);
         let Some(first) = self.peek()? else {
             return Ok(None);
         };
+        if self.kind == SocketType::STREAM {
+            if first.files.is_empty() {
+                let whole = left.min(self.buffer.len());
+                self.has_mark |= first.len < whole && !self.splits_senders()?;
+            } else if first.len > 1 {
+                return self.part(first).map(Some);
+            }
+        }
         let mut data = self.buffer[..first.len].to_vec();
         let mut more = first.truncated;
         while more {
@@ -142,6 +160,46 @@ impl Queue {
         let data = Bytes(data);
         let files = first.files;
         Ok(Some(Received { data, files }))
+    }
+
+    /// Parts a piece of a stream that files come with from what was sent before them.
+    fn part(&mut self, piece: sys::Peeked) -> io::Result<Received> {
+        let at = |offset: usize| sys::set_peek_offset(self.socket.as_fd(), offset as i32);
+        // All but its last byte.
+        let mut before = vec![0; piece.len - 1];
+        at(self.found)?;
+        let without = sys::peek_whole_parts(self.socket.as_fd(), &mut before)?;
+        let data = &self.buffer[..piece.len];
+        self.found += piece.len;
+        at(self.found)?;
+        let (before, data) = (data[..without].to_vec(), data[without..].to_vec());
+        let (data, files) = (Bytes(data), piece.files);
+        let message = Received { data, files };
+        if before.is_empty() {
+            return Ok(message);
+        }
+        self.next = Some(message);
+        let (data, files) = (Bytes(before), Vec::new());
+        Ok(Received { data, files })
+    }
+
+    /// Whether what different processes sent to a stream is received in parts.
+    fn splits_senders(&self) -> io::Result<bool> {
+        /// `SO_PASSPIDFD`
+        const PASSPIDFD: i32 = 76;
+
+        let is_set = |name| {
+            let place = (libc::SOL_SOCKET, name);
+            let value = sys::option(self.socket.as_fd(), place, size_of::<i32>())?;
+            io::Result::Ok(value.is_some_and(|value| value.iter().any(|&byte| byte != 0)))
+        };
+        Ok(is_set(libc::SO_PASSCRED)? || is_set(libc::SO_PASSSEC)? || is_set(PASSPIDFD)?)
+    }
+
+    /// Whether there is a mark of data that were sent out of band in a stream, and were
+    /// received: nothing is received past it at once.
+    pub fn has_mark(&self) -> bool {
+        self.has_mark
     }
 
     fn peek(&mut self) -> io::Result<Option<sys::Peeked>> {
@@ -408,6 +466,70 @@ mod tests {
         let files: usize = found.iter().map(|message| message.files.len()).sum();
         let bytes: usize = found.iter().map(|message| message.data.0.len()).sum();
         assert_eq!((files, bytes), (1, BUFFER + 10_100));
+    }
+
+    fn send_files(socket: &OwnedFd, text: &[u8], file: &OwnedFd) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [file.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(
+            socket,
+            &[IoSlice::new(text)],
+            &mut control,
+            SendFlags::empty(),
+        )
+        .unwrap();
+    }
+
+    /// Whoever reads what was sent before them must not get them, and lose them.
+    #[test]
+    fn files_come_with_their_bytes() {
+        let (near, far) = pair(SocketType::STREAM);
+        let (file, _writer) = rustix::pipe::pipe().unwrap();
+        for text in [&b"header"[..], b"h"] {
+            send(&far, text, SendFlags::empty()).unwrap();
+            send_files(&far, b"body", &file);
+            send_files(&far, b"x", &file);
+        }
+        send(&far, b"end", SendFlags::empty()).unwrap();
+        for _ in 0..2 {
+            let found = received(Queue::new(near.try_clone().unwrap()).unwrap());
+            let found = found.iter().map(|m| (&m.data.0[..], m.files.len()));
+            let expected: [(&[u8], usize); 7] = [
+                (b"header", 0),
+                (b"body", 1),
+                (b"x", 1),
+                (b"h", 0),
+                (b"body", 1),
+                (b"x", 1),
+                (b"end", 0),
+            ];
+            assert_eq!(found.collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn the_mark_of_what_was_received() {
+        let (near, far) = pair(SocketType::STREAM);
+        let has_mark = || {
+            let mut queue = Queue::new(near.try_clone().unwrap()).unwrap();
+            while queue.next().unwrap().is_some() {}
+            queue.has_mark()
+        };
+        send(&far, b"data", SendFlags::empty()).unwrap();
+        send(&far, b"!", SendFlags::OOB).unwrap();
+        send(&far, b"more", SendFlags::empty()).unwrap();
+        let mut byte = [0];
+        recv(&near, &mut byte[..], RecvFlags::OOB).unwrap();
+        assert_eq!(&byte, b"!");
+        assert!(has_mark());
+        let mut bytes = [0; 16];
+        let mut next = || recv(&near, &mut bytes[..], RecvFlags::empty()).unwrap().0;
+        assert_eq!((next(), next()), (4, 4));
+        send(&far, b"no", SendFlags::empty()).unwrap();
+        send(&far, b"ne", SendFlags::empty()).unwrap();
+        assert!(!has_mark());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::device::{ByIdentity, Description};
 use crate::image::{Descriptor, Image, Kind, OpenFile, Origin, check_alone};
 use crate::types::{DeviceNumber, PipeEnds, Progress};
 use epoll_targets::pidfd::PidFd;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -52,6 +52,8 @@ pub struct Dumper<'a, 'b> {
     pub sockets: HashMap<u32, u32>,
     /// Files that may lead to further ones.
     pub pending: VecDeque<(u32, Source)>,
+    /// The inodes of files that have locks: `/proc/locks`.
+    locked: HashSet<u64>,
 }
 
 impl<'a, 'b> Dumper<'a, 'b> {
@@ -70,6 +72,7 @@ impl<'a, 'b> Dumper<'a, 'b> {
             ends: Vec::new(),
             sockets: HashMap::new(),
             pending: VecDeque::new(),
+            locked: fdinfo::locked(&fs::read_to_string("/proc/locks").unwrap_or_default()),
         }
     }
 
@@ -181,8 +184,11 @@ impl Dumper<'_, '_> {
             },
             kind => kind?,
         };
-        let has_locks = description.reachable || matches!(kind, Kind::Memory { .. });
-        let locks = match has_locks {
+        // Of most pipes and sockets, fdinfo need not be read.
+        let has_path = description.reachable || matches!(kind, Kind::Path { .. });
+        let inode = description.stat.map_or(0, |stat| stat.inode);
+        let is_memory = matches!(kind, Kind::Memory { .. });
+        let locks = match has_path || is_memory || self.locked.contains(&inode) {
             true => self.locks(&source)?,
             false => None,
         };

@@ -153,6 +153,10 @@ pub struct Pipe {
     /// Ends that are open, but not in the image.
     #[n(3)]
     pub elsewhere: PipeEnds,
+    /// Whether the contents are packets. Older images do not tell; there they are if there
+    /// are several, or if a write end has `O_DIRECT`.
+    #[n(4)]
+    pub packets: Option<bool>,
 }
 
 /// A file of memory.
@@ -273,45 +277,93 @@ impl Listener {
     }
 
     /// The options that are kept, by level and name, and the sizes of their values.
-    pub(crate) const KEPT: [(i32, i32, usize); 31] = {
+    pub(crate) const KEPT: [(i32, i32, usize); 66] = {
+        use libc::{IPPROTO_IP as IP, IPPROTO_IPV6 as IPV6, IPPROTO_TCP as TCP, SOL_SOCKET};
+
         const INT: usize = size_of::<i32>();
+        const LONG: usize = size_of::<libc::c_ulong>();
         const TIME: usize = size_of::<libc::timeval>();
-        const BINDTOIFINDEX: i32 = 62;
         const NAME: usize = 16;
+        const BINDTOIFINDEX: i32 = 62;
+        const TIMESTAMP_NEW: i32 = 63;
+        const TIMESTAMPNS_NEW: i32 = 64;
+        const PREFER_BUSY_POLL: i32 = 69;
+        const TXREHASH: i32 = 74;
+        const RCVMARK: i32 = 75;
+        const IPV6_ADDR_PREFERENCES: i32 = 72;
+        const IPV6_MINHOPCOUNT: i32 = 73;
         const IPV6_TRANSPARENT: i32 = 75;
         const IPV6_FREEBIND: i32 = 78;
+        const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
+        const TCP_INQ: i32 = 36;
+        const TCP_TX_DELAY: i32 = 37;
         [
-            (libc::SOL_SOCKET, libc::SO_REUSEADDR, INT),
-            (libc::SOL_SOCKET, libc::SO_REUSEPORT, INT),
-            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, INT),
-            (libc::SOL_SOCKET, libc::SO_LINGER, size_of::<libc::linger>()),
-            (libc::SOL_SOCKET, libc::SO_PRIORITY, INT),
-            (libc::SOL_SOCKET, libc::SO_MARK, INT),
-            (libc::SOL_SOCKET, libc::SO_SNDBUF, INT),
-            (libc::SOL_SOCKET, libc::SO_RCVBUF, INT),
-            (libc::SOL_SOCKET, libc::SO_RCVLOWAT, INT),
-            (libc::SOL_SOCKET, libc::SO_RCVTIMEO, TIME),
-            (libc::SOL_SOCKET, libc::SO_SNDTIMEO, TIME),
-            (libc::SOL_SOCKET, libc::SO_OOBINLINE, INT),
-            (libc::SOL_SOCKET, libc::SO_TIMESTAMP, INT),
-            (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, INT),
-            (libc::SOL_SOCKET, libc::SO_BUSY_POLL, INT),
-            (libc::SOL_SOCKET, BINDTOIFINDEX, INT),
-            (libc::IPPROTO_IP, libc::IP_TOS, INT),
-            (libc::IPPROTO_IP, libc::IP_TTL, INT),
-            (libc::IPPROTO_IP, libc::IP_FREEBIND, INT),
-            (libc::IPPROTO_IP, libc::IP_TRANSPARENT, INT),
-            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, INT),
-            (libc::IPPROTO_IPV6, IPV6_TRANSPARENT, INT),
-            (libc::IPPROTO_IPV6, IPV6_FREEBIND, INT),
-            (libc::IPPROTO_TCP, libc::TCP_NODELAY, INT),
-            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, INT),
-            (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, INT),
-            (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, INT),
-            (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, INT),
-            (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, INT),
-            (libc::IPPROTO_TCP, libc::TCP_FASTOPEN, INT),
-            (libc::IPPROTO_TCP, libc::TCP_CONGESTION, NAME),
+            (SOL_SOCKET, libc::SO_REUSEADDR, INT),
+            (SOL_SOCKET, libc::SO_REUSEPORT, INT),
+            (SOL_SOCKET, libc::SO_KEEPALIVE, INT),
+            (SOL_SOCKET, libc::SO_LINGER, size_of::<libc::linger>()),
+            (SOL_SOCKET, libc::SO_PRIORITY, INT),
+            (SOL_SOCKET, libc::SO_MARK, INT),
+            (SOL_SOCKET, libc::SO_SNDBUF, INT),
+            (SOL_SOCKET, libc::SO_RCVBUF, INT),
+            (SOL_SOCKET, libc::SO_RCVLOWAT, INT),
+            (SOL_SOCKET, libc::SO_RCVTIMEO, TIME),
+            (SOL_SOCKET, libc::SO_SNDTIMEO, TIME),
+            (SOL_SOCKET, libc::SO_OOBINLINE, INT),
+            (SOL_SOCKET, libc::SO_TIMESTAMP, INT),
+            (SOL_SOCKET, libc::SO_TIMESTAMPNS, INT),
+            (SOL_SOCKET, TIMESTAMP_NEW, INT),
+            (SOL_SOCKET, TIMESTAMPNS_NEW, INT),
+            (SOL_SOCKET, libc::SO_TIMESTAMPING, INT),
+            (SOL_SOCKET, libc::SO_BUSY_POLL, INT),
+            (SOL_SOCKET, PREFER_BUSY_POLL, INT),
+            (SOL_SOCKET, libc::SO_INCOMING_CPU, INT),
+            (SOL_SOCKET, libc::SO_MAX_PACING_RATE, LONG),
+            (SOL_SOCKET, libc::SO_ZEROCOPY, INT),
+            (SOL_SOCKET, libc::SO_DONTROUTE, INT),
+            (SOL_SOCKET, TXREHASH, INT),
+            (SOL_SOCKET, RCVMARK, INT),
+            (SOL_SOCKET, BINDTOIFINDEX, INT),
+            (IP, libc::IP_TOS, INT),
+            (IP, libc::IP_TTL, INT),
+            (IP, libc::IP_MINTTL, INT),
+            (IP, libc::IP_MTU_DISCOVER, INT),
+            (IP, libc::IP_RECVERR, INT),
+            (IP, libc::IP_PKTINFO, INT),
+            (IP, libc::IP_RECVTOS, INT),
+            (IP, libc::IP_BIND_ADDRESS_NO_PORT, INT),
+            (IP, libc::IP_FREEBIND, INT),
+            (IP, libc::IP_TRANSPARENT, INT),
+            (IPV6, libc::IPV6_V6ONLY, INT),
+            (IPV6, libc::IPV6_TCLASS, INT),
+            (IPV6, libc::IPV6_UNICAST_HOPS, INT),
+            (IPV6, libc::IPV6_MTU_DISCOVER, INT),
+            (IPV6, libc::IPV6_RECVPKTINFO, INT),
+            (IPV6, libc::IPV6_RECVTCLASS, INT),
+            (IPV6, libc::IPV6_AUTOFLOWLABEL, INT),
+            (IPV6, IPV6_ADDR_PREFERENCES, INT),
+            (IPV6, IPV6_MINHOPCOUNT, INT),
+            (IPV6, IPV6_TRANSPARENT, INT),
+            (IPV6, IPV6_FREEBIND, INT),
+            (TCP, libc::TCP_NODELAY, INT),
+            (TCP, libc::TCP_CORK, INT),
+            (TCP, libc::TCP_MAXSEG, INT),
+            (TCP, libc::TCP_KEEPIDLE, INT),
+            (TCP, libc::TCP_KEEPINTVL, INT),
+            (TCP, libc::TCP_KEEPCNT, INT),
+            (TCP, libc::TCP_SYNCNT, INT),
+            (TCP, libc::TCP_LINGER2, INT),
+            (TCP, libc::TCP_WINDOW_CLAMP, INT),
+            (TCP, libc::TCP_DEFER_ACCEPT, INT),
+            (TCP, libc::TCP_USER_TIMEOUT, INT),
+            (TCP, libc::TCP_THIN_LINEAR_TIMEOUTS, INT),
+            (TCP, libc::TCP_NOTSENT_LOWAT, INT),
+            (TCP, libc::TCP_SAVE_SYN, INT),
+            (TCP, libc::TCP_FASTOPEN, INT),
+            (TCP, TCP_FASTOPEN_NO_COOKIE, INT),
+            (TCP, libc::TCP_CONGESTION, NAME),
+            (TCP, TCP_INQ, INT),
+            (TCP, TCP_TX_DELAY, INT),
         ]
     };
 }
@@ -348,11 +400,13 @@ impl SocketOption {
     }
 
     /// The options of unix sockets that are kept, and their values in a new one.
-    pub(crate) const KEPT: [(i32, &'static [u8]); 10] = {
+    pub(crate) const KEPT: [(i32, &'static [u8]); 12] = {
         const NO: &[u8] = &0i32.to_ne_bytes();
         const YES: &[u8] = &1i32.to_ne_bytes();
         const NOWHERE: &[u8] = &(-1i32).to_ne_bytes();
         const NO_TIME: &[u8] = &[0; size_of::<libc::timeval>()];
+        const TIMESTAMP_NEW: i32 = 63;
+        const TIMESTAMPNS_NEW: i32 = 64;
         const PASSPIDFD: i32 = 76;
         const PASSRIGHTS: i32 = 83;
         [
@@ -363,6 +417,8 @@ impl SocketOption {
             (libc::SO_OOBINLINE, NO),
             (libc::SO_TIMESTAMP, NO),
             (libc::SO_TIMESTAMPNS, NO),
+            (TIMESTAMP_NEW, NO),
+            (TIMESTAMPNS_NEW, NO),
             (libc::SO_PASSSEC, NO),
             (PASSPIDFD, NO),
             (PASSRIGHTS, YES),
@@ -477,6 +533,7 @@ impl Pipe {
             data: Vec::new(),
             place: None,
             elsewhere: PipeEnds::empty(),
+            packets: None,
         }
     }
 

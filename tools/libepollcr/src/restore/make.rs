@@ -203,7 +203,7 @@ fn resize(fd: &OwnedFd, pipe: &Pipe) -> io::Result<()> {
 }
 
 fn fill(write: &OwnedFd, pipe: &Pipe, packets: bool) -> io::Result<()> {
-    let packets = packets || pipe.data.len() > 1;
+    let packets = pipe.packets.unwrap_or(packets || pipe.data.len() > 1);
     for data in &pipe.data {
         // Longer pieces were written before the pipe was in packet mode.
         let flags = match packets && data.0.len() <= libc::PIPE_BUF {

@@ -6,7 +6,7 @@ use super::Error;
 use super::maker::{Maker, at};
 use crate::image::{Buffers, Kind, Message, Peer, Socket};
 use crate::sys;
-use crate::types::Directions;
+use crate::types::{Directions, SocketKind};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags,
@@ -97,8 +97,9 @@ impl Maker<'_> {
                 (true, true) => Shutdown::Both,
                 (false, false) => continue,
             };
-            // Closing a peer shuts down as well.
-            if matches!(socket.peer, Peer::File(_)) && !self.given[index] {
+            // Closing a peer shuts down as well, but for datagrams.
+            let is_closed = socket.peer == Peer::Closed && socket.kind != SocketKind::Datagram;
+            if socket.peer != Peer::Elsewhere && !is_closed && !self.given[index] {
                 at(index, shutdown(self.fd(index)?, how))?;
             }
         }
@@ -121,14 +122,22 @@ impl Maker<'_> {
         let all = socket.queue.iter();
         let all: usize = all.map(|message| message.data.0.len() + OVERHEAD).sum();
         let large = all.min(i32::MAX as usize).max(size);
-        if large > size && sockopt::set_socket_send_buffer_size_force(far, large).is_err() {
-            sockopt::set_socket_send_buffer_size(far, large)?;
+        if large > size {
+            set_send_buffer(far, large)?;
+        }
+        // With it, a socket gets an address when it sends: it has sent these before.
+        let passcred = sockopt::socket_passcred(far)?;
+        if passcred {
+            sockopt::set_socket_passcred(far, false)?;
         }
         for message in &socket.queue {
             self.send_one(far, message)?;
         }
+        if passcred {
+            sockopt::set_socket_passcred(far, true)?;
+        }
         if large > size {
-            sockopt::set_socket_send_buffer_size(far, size / 2)?;
+            set_send_buffer(far, size / 2)?;
         }
         Ok(())
     }
@@ -159,16 +168,23 @@ impl Maker<'_> {
     }
 }
 
+/// Sets the size of a buffer, beyond the limit of the system if that is allowed. The kernel
+/// doubles it.
+fn set_send_buffer(fd: BorrowedFd<'_>, size: usize) -> io::Result<()> {
+    if sockopt::set_socket_send_buffer_size_force(fd, size).is_err() {
+        sockopt::set_socket_send_buffer_size(fd, size)?;
+    }
+    Ok(())
+}
+
 /// Sets the options of a new socket.
 fn options(fd: BorrowedFd<'_>, socket: &Socket) -> io::Result<()> {
     // setsockopt() doubles the size that it is given. Without CAP_NET_ADMIN, the limit
     // of the system applies.
     let Buffers { send, receive } = socket.buffers;
     let half = |size: u32| (size / 2) as usize;
-    if sockopt::socket_send_buffer_size(fd)? != send as usize
-        && sockopt::set_socket_send_buffer_size_force(fd, half(send)).is_err()
-    {
-        sockopt::set_socket_send_buffer_size(fd, half(send))?;
+    if sockopt::socket_send_buffer_size(fd)? != send as usize {
+        set_send_buffer(fd, half(send))?;
     }
     if sockopt::socket_recv_buffer_size(fd)? != receive as usize
         && sockopt::set_socket_recv_buffer_size_force(fd, half(receive)).is_err()
