@@ -9,8 +9,8 @@
 //!
 //! Only files are asked of which it is known that poll(2) does not change them. That of
 //! a perf event or of `/proc/self/mountinfo` reports an event once, which the owner would
-//! then never see; that of a signalfd is about the signals of who asks; and that of a
-//! FUSE file system may wait for its server. Since the mutex of an instance may be held
+//! then never see; that of a signalfd is about the signals of who asks. Nor are files of
+//! a FUSE file system, whose server could let stat(2) and poll(2) wait. Since the mutex of an instance may be held
 //! for long, another process asks, as for the fdinfo of instances.
 
 use crate::descriptor::Descriptor;
@@ -24,6 +24,8 @@ use rustix::io::Errno;
 use rustix::path::DecInt;
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -34,6 +36,8 @@ pub struct Poller {
     reader: Reader,
     /// Instances that nobody waits for again.
     held: HashSet<Descriptor>,
+    /// The devices of FUSE file systems, by process.
+    fuse: HashMap<i32, HashSet<(u32, u32)>>,
 }
 
 impl Poller {
@@ -56,6 +60,12 @@ impl Poller {
     ) -> io::Result<Events> {
         if self.held.contains(&instance) {
             return Err(reader::held());
+        }
+        if let Some(inode) = target.inode {
+            let device = (inode.major, inode.minor);
+            if self.fuse_devices(owner.pid)?.contains(&device) {
+                return Err(unsupported());
+            }
         }
         let question = Question {
             instance,
@@ -86,13 +96,38 @@ impl Poller {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {
                 Err(io::ErrorKind::NotFound.into())
             }
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                let why = "poll(2) could change such a file, or wait";
-                Err(io::Error::new(io::ErrorKind::Unsupported, why))
-            }
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Err(unsupported()),
             answer => Ok(Events(answer?)),
         }
     }
+
+    fn fuse_devices(&mut self, pid: i32) -> io::Result<&HashSet<(u32, u32)>> {
+        match self.fuse.entry(pid) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(new) => {
+                let mounts = fs::read(format!("/proc/{pid}/mountinfo"))?;
+                Ok(new.insert(fuse_devices(&String::from_utf8_lossy(&mounts))))
+            }
+        }
+    }
+}
+
+fn unsupported() -> io::Error {
+    let why = "poll(2) could change such a file, or wait";
+    io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// The devices of FUSE file systems, from a mountinfo.
+fn fuse_devices(mounts: &str) -> HashSet<(u32, u32)> {
+    let device = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        if !file_system.starts_with("fuse") {
+            return None;
+        }
+        let (major, minor) = mount.split(' ').nth(2)?.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    mounts.lines().filter_map(device).collect()
 }
 
 /// What the process that asks is told.
@@ -223,6 +258,15 @@ mod tests {
     use crate::fdinfo;
     use crate::kcmp::Support;
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+    #[test]
+    fn fuse_is_found_in_mountinfo() {
+        let mounts = "29 1 0:26 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n\
+                      40 29 0:35 / /mnt/a rw - fuse.sshfs host:/ rw,user_id=0\n\
+                      41 29 0:36 / /mnt/b rw shared:2 - fuseblk /dev/sdb rw\n\
+                      42 29 0:37 / /mnt/fuse rw - tmpfs fuse rw\n";
+        assert_eq!(fuse_devices(mounts), HashSet::from([(0, 35), (0, 36)]));
+    }
 
     #[test]
     fn questions_are_understood() {

@@ -13,8 +13,9 @@
 //! instance, so what it sees can be incomplete if the list changes meanwhile.
 //! Therefore each list is walked twice. In between, the descriptors are listed, and
 //! fdinfo is read, which takes the mutex and has to agree. Targets that kept changing
-//! are marked as [`changed`](Resolved::changed), and 64 of them are compared with
-//! descriptor tfd by kcmp(2).
+//! are marked as [`changed`](Resolved::changed), and their owners are
+//! [`Unknown`](Owner::Unknown): kcmp(2), which is asked for the *n*th target of a
+//! number, could answer for another one that has taken its place.
 //!
 //! [`Owner::Orphaned`] means that the target was still there after 32 lists of all
 //! descriptors in a row had no new one of its file.

@@ -204,8 +204,10 @@ impl Child {
         unsafe {
             let flags = libc::CLONE_FILES | libc::SIGCHLD;
             let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
-            while pid == 0 {
-                libc::pause();
+            if pid == 0 {
+                loop {
+                    libc::pause();
+                }
             }
             Self(pid as libc::pid_t)
         }

@@ -107,7 +107,11 @@ fn make(args: &cli::Dump, device: Option<&Device>) -> Result<Image> {
                 " (--running dumps it nevertheless, without the descriptors of that thread)".into()
             }
             Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                " (run this as root)".into()
+                let advice = match rustix::process::geteuid().is_root() {
+                    true => "it takes CAP_SYS_PTRACE, and a security module may forbid it",
+                    false => "run this as root",
+                };
+                format!(" ({advice})")
             }
             _ => String::new(),
         };

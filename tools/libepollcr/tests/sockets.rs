@@ -272,10 +272,8 @@ fn what_cannot_be_restored_is_named() {
     };
     let len = size_of_val(&nobody.sa_family) as libc::socklen_t;
     // SAFETY: `nobody` is as long as that, and longer.
-    assert_eq!(
-        unsafe { libc::connect(near.as_raw_fd(), &raw const nobody, len) },
-        0
-    );
+    let ret = unsafe { libc::connect(near.as_raw_fd(), &raw const nobody, len) };
+    assert_eq!(ret, 0);
     send(&far, b"x", SendFlags::empty()).unwrap();
     let said = why(&dump(), 600).map(str::to_owned);
     let expected = "it has messages of a socket that it is not connected to";

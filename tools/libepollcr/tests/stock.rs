@@ -5,8 +5,9 @@
 
 mod process;
 
+use epoll_targets::proc::{Stat, State};
 use epoll_targets::resolve::{Method, Resolver};
-use libepollcr::dump::Dump;
+use libepollcr::dump::{Dump, Error};
 use libepollcr::image::Kind;
 use libepollcr::restore::Restore;
 use process::*;
@@ -387,4 +388,27 @@ fn a_pidfd_of_the_process_itself() {
         "{info}"
     );
     drop(restored);
+}
+
+/// Its descriptors are not found by its pid, so that an image would have none.
+#[test]
+fn a_process_without_its_first_thread() {
+    // SAFETY: The child runs no code of other threads, whose locks it may have: what it
+    // calls after this takes only those that fork() takes care of.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(600)));
+        // SAFETY: It ends this thread alone, and never returns.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+    while Stat::of(pid).unwrap().state != State::Zombie {
+        std::thread::yield_now();
+    }
+    let made = Dump::new(pid).even_if_running().make(None);
+    // SAFETY: It is our child, which nobody else waits for.
+    unsafe {
+        libc::kill(pid, libc::SIGKILL);
+        libc::waitpid(pid, std::ptr::null_mut(), 0);
+    }
+    assert!(matches!(made, Err(Error::FirstThreadEnded)), "{made:?}");
 }

@@ -20,11 +20,10 @@ mod programs;
 
 use super::kernel::Kernel;
 use super::{
-    Descriptor, Instance, Method, OWNERS, Owner, Progress, ROUNDS, Report, Resolver, Scope,
-    Skipped, TfdState, still, task, visible,
+    Descriptor, Instance, Method, OWNERS, Progress, ROUNDS, Report, Resolver, Scope, Skipped,
+    still, task, visible,
 };
 use crate::fdinfo::Target;
-use crate::kcmp::{self, Slot, Support};
 use crate::reader::Reader;
 use agree::{Candidate, agree};
 use items::Items;
@@ -34,9 +33,6 @@ use programs::{File, Programs, Walk};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::RawFd;
-
-/// How many targets that kept changing are compared with kcmp(2).
-const FEW: usize = 64;
 
 /// An epoll instance.
 struct View {
@@ -117,7 +113,6 @@ impl<'a> ByWalk<'a> {
                 break;
             }
         }
-        self.compare_few(&places, &mut views);
         self.find_orphans(&places, &mut views)?;
         Ok(self.report(places, views))
     }
@@ -206,37 +201,6 @@ impl<'a> ByWalk<'a> {
         if total > 0 {
             let done = total;
             self.kernel.tell(Progress::Targets { done, total });
-        }
-    }
-
-    /// Compares targets that kept changing with what their descriptors mean.
-    fn compare_few(&self, places: &Places, views: &mut [View]) {
-        if kcmp::support() != Support::Epoll {
-            return;
-        }
-        let confirmed = views.iter_mut().filter(|view| view.unconfirmed.is_none());
-        let changed = confirmed.flat_map(|view| {
-            let holders = &view.holders;
-            let targets = view.targets.iter_mut().filter(|t| t.seen.is_none());
-            targets.map(move |target| (holders, target))
-        });
-        for (holders, candidate) in changed.take(FEW) {
-            let target = candidate.target;
-            for &(table, efd) in holders {
-                let (pid, fd) = (places.task(table), target.tfd);
-                let slot = Slot {
-                    efd,
-                    tfd: target.tfd,
-                    toff: target.toff,
-                };
-                let order = self.kernel.epoll_tfd(Descriptor { pid, fd }, pid, slot);
-                if order.is_ok_and(|order| order.is_eq()) {
-                    let pid = places.name(table);
-                    candidate.owner = Owner::Tfd(Descriptor { pid, fd });
-                    candidate.tfd_state = TfdState::Target;
-                    break;
-                }
-            }
         }
     }
 

@@ -82,10 +82,11 @@ fn peer(
         Some(0) => Ok(Peer::Closed),
         Some(other) => match sockets.get(&other) {
             None => Ok(Peer::Elsewhere),
-            Some(_) if of(&other).and_then(|other| other.peer) != Some(inode) => {
-                Err("its peer is connected to another socket")
-            }
-            Some(&file) => Ok(Peer::File(file)),
+            Some(&file) => match of(&other).and_then(|other| other.peer) {
+                Some(back) if back == inode => Ok(Peer::File(file)),
+                Some(_) => Err("its peer is connected to another socket"),
+                None => Err("its peer is not connected to it any more"),
+            },
         },
     }
 }

@@ -68,6 +68,10 @@ pub enum Error {
     /// The process has ended, and its parent has not waited for it yet.
     #[error("it has ended, and its parent has not waited for it")]
     Ended,
+    /// The first thread of the process has ended, and others go on, whose descriptors are
+    /// not found by its pid.
+    #[error("its first thread has ended, while others go on")]
+    FirstThreadEnded,
     /// A system call failed. The source is its error.
     #[error("cannot {what}")]
     Io {
@@ -248,9 +252,9 @@ fn check_kind(pid: i32) -> Result<()> {
         }
         _ => {}
     }
-    // Other threads may go on without the first.
     match stat.state {
         State::Zombie | State::Dead if stat.threads <= 1 => Err(Error::Ended),
+        State::Zombie | State::Dead => Err(Error::FirstThreadEnded),
         _ => Ok(()),
     }
 }

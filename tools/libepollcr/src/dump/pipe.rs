@@ -10,7 +10,7 @@ use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, tee,
 };
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Returns the capacity in bytes.
 pub fn capacity(pipe: BorrowedFd<'_>) -> io::Result<u32> {
@@ -43,37 +43,66 @@ pub enum Contents {
 
 /// Returns the contents.
 pub fn contents(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Contents> {
-    let data = read(pipe, capacity, capacity as usize)?;
+    let data: Vec<Bytes> = match copy(pipe, capacity)? {
+        Some(copy) => Reads(copy, capacity as usize).collect::<io::Result<_>>()?,
+        None => Vec::new(),
+    };
     let total: usize = data.iter().map(|piece| piece.0.len()).sum();
-    if total <= 1 {
-        return Ok(Contents::Plain(data));
+    let copy = match copy(pipe, capacity)? {
+        Some(copy) if total > 1 => copy,
+        _ => return Ok(Contents::Plain(data)),
+    };
+    // Of a packet, all that is not read at once is lost. One is within a page; and a large
+    // read ends with the first, so that in one piece only the last can be one.
+    let passed = match data.len() {
+        1 => total.saturating_sub(rustix::param::page_size()),
+        _ => 0,
+    };
+    let mut rest = passed;
+    while rest > 0 {
+        let piece = Reads(copy.try_clone()?, rest).next().transpose()?;
+        let len = piece.map_or(0, |piece| piece.0.len());
+        // It has changed, as the process runs.
+        if len == 0 {
+            return Ok(Contents::Both);
+        }
+        rest -= len;
     }
-    // Of a packet, all that is not read at once is lost.
-    let bytes = read(pipe, capacity, 1)?.len();
-    Ok(match bytes {
-        _ if bytes == total && data.len() == 1 => Contents::Plain(data),
-        _ if bytes == data.len() => Contents::Packets(data),
+    let reads = Reads(copy, 1).take(total).count();
+    Ok(match data.len() {
+        1 if reads == total - passed => Contents::Plain(data),
+        pieces if reads == pieces && passed == 0 => Contents::Packets(data),
         _ => Contents::Both,
     })
 }
 
-/// Reads a copy of the contents, so many bytes at a time.
-fn read(pipe: BorrowedFd<'_>, capacity: u32, size: usize) -> io::Result<Vec<Bytes>> {
+/// A pipe with the same contents, whose other end is closed; `None` if there are none.
+fn copy(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Option<OwnedFd>> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let capacity = capacity as usize;
     fcntl_setpipe_size(&writer, capacity)?;
     match tee(pipe, &writer, capacity, SpliceFlags::NONBLOCK) {
         // It is empty, and the other end is open, or closed.
-        Err(Errno::AGAIN) | Ok(0) => return Ok(Vec::new()),
-        result => result?,
-    };
-    drop(writer);
-    let mut data = Vec::new();
-    let mut buffer = vec![0; size];
-    loop {
-        match rustix::io::read(&reader, &mut buffer)? {
-            0 => return Ok(data),
-            len => data.push(Bytes(buffer[..len].to_vec())),
+        Err(Errno::AGAIN) | Ok(0) => Ok(None),
+        copied => copied.map(|_| Some(reader)).map_err(io::Error::from),
+    }
+}
+
+/// What each read(2) of so many bytes returns.
+struct Reads(OwnedFd, usize);
+
+impl Iterator for Reads {
+    type Item = io::Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut buffer = vec![0; self.1];
+        match rustix::io::read(&self.0, &mut buffer) {
+            Ok(0) => None,
+            Ok(len) => {
+                buffer.truncate(len);
+                Some(Ok(Bytes(buffer)))
+            }
+            Err(error) => Some(Err(error.into())),
         }
     }
 }
@@ -131,8 +160,24 @@ mod tests {
         // What fits behind other data is no packet.
         let plain_first = of(&[(plain, b"a"), (direct, b"b")], direct);
         assert_eq!(plain_first, Contents::Plain(ab()));
-        let both = of(&[(direct, b"ab"), (plain, b"cd")], plain);
+        for other in [&b"cd"[..], &[7; 9000]] {
+            let both = of(&[(direct, b"ab"), (plain, other)], plain);
+            assert_eq!(both, Contents::Both);
+        }
+        // What fills a page is not continued by a packet.
+        let page = vec![7; rustix::param::page_size()];
+        let both = of(&[(plain, &page), (direct, b"ab")], plain);
         assert_eq!(both, Contents::Both);
+        let both = of(&[(plain, &page), (direct, &page)], plain);
+        assert_eq!(both, Contents::Both);
+        let long = vec![7; 9 * page.len() + 1];
+        let plain_only = of(&[(plain, &long)], direct);
+        assert_eq!(plain_only, Contents::Plain(vec![Bytes(long)]));
+        let packets = of(&[(direct, &page), (direct, &page)], plain);
+        assert_eq!(
+            packets,
+            Contents::Packets(vec![Bytes(page.clone()), Bytes(page)])
+        );
     }
 
     #[test]

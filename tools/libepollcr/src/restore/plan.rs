@@ -303,7 +303,9 @@ impl Checks<'_> {
             Kind::Pipe { pipe } => self.pipes[*pipe as usize].clone(),
             Kind::TimerFd(timer) => self.timer(timer),
             Kind::Socket(socket) => match socket.peer {
-                Peer::Elsewhere => Some("its peer is not in the image".into()),
+                Peer::Elsewhere => {
+                    Some("its peer is not in the image, or cannot be restored".into())
+                }
                 Peer::File(peer) if self.given[peer as usize] => {
                     Some("its peer is given, and this socket is not".into())
                 }
