@@ -94,9 +94,11 @@ impl Helper {
             if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&tick)))? > 0 {
                 return Ok(());
             }
-            // A long list takes long, but then it runs.
+            // A long list takes long, but then it runs. A server of a file system that it
+            // waits for may let it sleep otherwise.
             let stat = Stat::of(self.pid);
-            if !stat.is_ok_and(|stat| stat.state == State::Uninterruptible) {
+            let sleeps = [State::Uninterruptible, State::Sleeping];
+            if !stat.is_ok_and(|stat| sleeps.contains(&stat.state)) {
                 asleep = None;
                 continue;
             }

@@ -10,8 +10,8 @@
 //! Only files are asked of which it is known that poll(2) does not change them. That of
 //! a perf event or of `/proc/self/mountinfo` reports an event once, which the owner would
 //! then never see; that of a signalfd is about the signals of who asks. Nor are files of
-//! a FUSE file system, whose server could let stat(2) and poll(2) wait. Since the mutex of an instance may be held
-//! for long, another process asks, as for the fdinfo of instances.
+//! a FUSE file system, whose server could let stat(2) and poll(2) wait. Since the mutex of
+//! an instance may be held for long, another process asks, as for the fdinfo of instances.
 
 use crate::descriptor::Descriptor;
 use crate::fdinfo::{Events, Target};
@@ -58,7 +58,7 @@ impl Poller {
         owner: Descriptor,
         target: &Target,
     ) -> io::Result<Events> {
-        if self.held.contains(&instance) {
+        if self.held.contains(&instance) || self.held.contains(&owner) {
             return Err(reader::held());
         }
         if let Some(inode) = target.inode {
@@ -89,7 +89,8 @@ impl Poller {
             answer => answer,
         };
         if answer.as_ref().is_err_and(reader::is_held) {
-            self.held.insert(instance);
+            // The target may be an instance, too, whose mutex it is.
+            self.held.extend([instance, owner]);
         }
         match answer {
             // The descriptor, its process, or the target is gone.
@@ -183,7 +184,9 @@ impl Question {
     /// mutex of the instance.
     pub(crate) fn answer(&self) -> rustix::io::Result<u32> {
         let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let process = PidFd::open(self.owner.pid).map_err(errno)?;
+        // Threads with a table of their own have it by their own id.
+        let process = PidFd::open(self.owner.pid).or_else(|_| PidFd::open_task(self.owner.pid));
+        let process = process.map_err(errno)?;
         let file = process.getfd(self.owner.fd).map_err(errno)?;
         let stat = rustix::fs::fstat(&file)?;
         if !is_harmless(&file, &stat)? {

@@ -173,7 +173,7 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Peeked> {
 /// Does the same with those parts of a stream of which all fits into the buffer. Returns how
 /// many bytes that are.
 ///
-/// A part that does not fit cannot be written: the buffer is followed by an address where
+/// A part that does not fit cannot be written: the buffer is followed by the address 0, where
 /// there is no memory. The kernel then leaves out that part, and the files that come with it,
 /// while it returns those of a part of which it has read no byte otherwise.
 pub fn peek_whole_parts(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
@@ -188,7 +188,8 @@ pub fn peek_whole_parts(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result
     // SAFETY: one part is `buffer`, which is borrowed mutably here, and the other is no memory
     // of this process.
     match unsafe { peek_parts(socket, &mut [part, nothing]) } {
-        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+        // None fits, or they were received meanwhile.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EAGAIN)) => Ok(0),
         peeked => Ok(peeked?.len),
     }
 }

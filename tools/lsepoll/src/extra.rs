@@ -13,7 +13,7 @@ use epoll_targets::Descriptor;
 use epoll_targets::fdinfo::Events;
 use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 /// Of how many targets the details are looked up. Of more, nobody reads them.
@@ -146,7 +146,7 @@ fn hidden(report: &Report) -> Hidden {
         }
     }
     // Of several that look the same, each may be the one that is held.
-    let mut seen = HashSet::new();
+    let mut seen = std::collections::HashSet::new();
     for instance in &report.instances {
         for place in instance.targets.iter().filter_map(|t| place(instance, t)) {
             let Some(names) = known.get_mut(&place) else {

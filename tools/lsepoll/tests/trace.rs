@@ -95,7 +95,8 @@ fn leaks_many() {
     files.iter().for_each(|file| add(&set, file));
     let copies: Vec<OwnedFd> = files.iter().map(|file| dup(file).unwrap()).collect();
     files.into_iter().for_each(close);
-    sleep(LONG);
+    // Each is judged, and its places are looked up.
+    sleep(4 * LONG);
     drop(copies);
 }
 

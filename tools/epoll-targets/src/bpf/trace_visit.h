@@ -55,24 +55,34 @@ static __always_inline void set_place(struct found *found, struct task_struct *t
 	found->pid = pid_nr(BPF_CORE_READ(task, thread_pid), cfg);
 }
 
-/* Write a record, or leave it for another pass. */
-static __always_inline void write_found(struct seq_file *seq, struct config *cfg,
+/* Write a record, if it is one for this pass. Returns whether there may be more of these. */
+static __always_inline bool write_found(struct seq_file *seq, struct config *cfg,
 					struct found *found)
 {
 	__u32 nr = found->nr++;
 
 	if (nr < cfg->from)
-		return;
-	if (nr < cfg->from + MAX_RECORDS)
+		return true;
+	if (nr < cfg->from + MAX_RECORDS) {
 		bpf_seq_write(seq, found, sizeof(*found));
-	else if (nr < MAX_RECORDS * MAX_PASSES)
+		return true;
+	}
+	if (nr < MAX_RECORDS * MAX_PASSES)
 		cfg->more = 1;
 	else
 		COUNT(cut);
+	return false;
 }
 
-/* Report a file that is held by something else than a descriptor. */
-static __always_inline void found_hidden(struct seq_file *seq, struct config *cfg,
+/* Count what is left out, in the pass that has written the last of what there was before. */
+static __always_inline void count_cut(const struct config *cfg, const struct found *found)
+{
+	if (!cfg->from || found->nr > cfg->from)
+		COUNT(cut);
+}
+
+/* Report a file that is held by something else than a descriptor. Returns as the above. */
+static __always_inline bool found_hidden(struct seq_file *seq, struct config *cfg,
 					 struct found *found, struct file *file)
 {
 	__u64 address = (__u64)file;
@@ -83,21 +93,25 @@ static __always_inline void found_hidden(struct seq_file *seq, struct config *cf
 	found->file = address;
 	if (cfg->mode == MODE_HOLDERS) {
 		if (bpf_map_lookup_elem(&wanted, &address))
-			write_found(seq, cfg, found);
-		return;
+			return write_found(seq, cfg, found);
+		return true;
 	}
 	node = first_watcher(file);
 	found->ino = BPF_CORE_READ(file, f_inode, i_ino);
 	bpf_for(i, 0, MAX_WATCHERS) {
 		if (!node)
-			return;
+			return true;
 		epi = item_of(node);
 		node = BPF_CORE_READ(node, next);
 		found->ep = (__u64)BPF_CORE_READ(epi, ep);
 		found->tfd = BPF_CORE_READ(epi, ffd.fd);
 		found->data = BPF_CORE_READ(epi, event.data);
-		write_found(seq, cfg, found);
+		if (!write_found(seq, cfg, found))
+			return false;
 	}
+	if (node)
+		count_cut(cfg, found);
+	return true;
 }
 
 /* Files in messages that nobody has received from this socket. */
@@ -132,12 +146,13 @@ static __always_inline void look_in_socket(struct seq_file *seq, struct config *
 			bpf_probe_read_kernel(&sent, sizeof(sent), (void *)fps +
 					      bpf_core_field_offset(struct scm_fp_list, fp) +
 					      j * sizeof(sent));
-			if (sent)
-				found_hidden(seq, cfg, found, sent);
+			if (sent && !found_hidden(seq, cfg, found, sent))
+				return;
 		}
 		skb = BPF_CORE_READ(skb, next);
 	}
-	COUNT(cut);
+	if (skb && skb != end)
+		count_cut(cfg, found);
 }
 
 /* Only the kernel names anonymous inodes. */
@@ -157,14 +172,16 @@ static __always_inline void look_in_ring(struct seq_file *seq, struct config *cf
 	int i, count;
 
 	if (!bpf_core_field_exists(struct io_rsrc_node, file_ptr) ||
-	    !bpf_core_field_exists(struct io_ring_ctx, file_table.data.nodes))
+	    !bpf_core_field_exists(struct io_ring_ctx, file_table.data.nodes)) {
+		count_cut(cfg, found);
 		return;
+	}
 	nodes = BPF_CORE_READ(ring, file_table.data.nodes);
 	count = BPF_CORE_READ(ring, file_table.data.nr);
 	found->kind = HOLDER_RING;
 	bpf_for(i, 0, count) {
 		if (i >= MAX_REGISTERED) {
-			COUNT(cut);
+			count_cut(cfg, found);
 			return;
 		}
 		node = NULL;
@@ -173,8 +190,8 @@ static __always_inline void look_in_ring(struct seq_file *seq, struct config *cf
 			continue;
 		/* The lowest bits are flags. */
 		registered = BPF_CORE_READ(node, file_ptr) & ~3UL;
-		if (registered)
-			found_hidden(seq, cfg, found, (void *)registered);
+		if (registered && !found_hidden(seq, cfg, found, (void *)registered))
+			return;
 	}
 }
 
@@ -279,7 +296,8 @@ static __always_inline void look_for_candidates(struct seq_file *seq, struct con
 		found->ep = candidate->ep;
 		found->file = candidate->file;
 		found->tfd = candidate->fd;
-		write_found(seq, cfg, found);
+		if (!write_found(seq, cfg, found))
+			return;
 	}
 }
 

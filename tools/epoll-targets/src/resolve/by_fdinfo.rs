@@ -36,13 +36,22 @@ fn list(pid: i32) -> io::Result<Links> {
 }
 
 /// The descriptors of a process, and those of its threads that have others, by the ids of
-/// these. Whether two tables with the same descriptors are one does not matter here.
+/// these, unless they change all the time.
 fn tables(pid: i32) -> io::Result<Vec<(i32, Links)>> {
     let mut tables = vec![(pid, list(pid)?)];
     let tasks = proc::tasks(pid).unwrap_or_default().into_iter();
     for tid in tasks.filter(|&tid| tid != pid) {
         let links = list(tid).unwrap_or_default();
-        if !links.is_empty() && tables.iter().all(|(_, known)| *known != links) {
+        let is_known = |links: &Links, tables: &[(i32, Links)]| {
+            links.is_empty() || tables.iter().any(|(_, known)| known == links)
+        };
+        if is_known(&links, &tables) {
+            continue;
+        }
+        // One table at different times differs as well.
+        tables[0].1 = list(pid)?;
+        let again = list(tid).unwrap_or_default();
+        if again == links && !is_known(&again, &tables) {
             tables.push((tid, links));
         }
     }

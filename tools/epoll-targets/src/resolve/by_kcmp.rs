@@ -24,7 +24,7 @@ use ask::Failure;
 use kinds::Kinds;
 use processes::Listed;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -136,8 +136,10 @@ impl<'a> ByKcmp<'a> {
         }
         self.work(&mut tasks)?;
         let mut resolved = self.look_again(tasks)?;
-        for resolved in resolved.iter_mut().flatten() {
-            self.name_sharers(resolved);
+        if self.tables.are_shared() {
+            for resolved in resolved.iter_mut().flatten() {
+                self.name_sharers(resolved);
+            }
         }
         let searched = if self.search_all {
             self.tables.len()
@@ -169,8 +171,12 @@ impl<'a> ByKcmp<'a> {
         if self.scope != Scope::All && !instances.is_empty() {
             self.find_holders(&mut instances)?;
         }
-        for descriptors in &mut instances {
-            *descriptors = self.tables.of_all(descriptors);
+        if self.tables.are_shared() {
+            for descriptors in &mut instances {
+                let all = descriptors.iter().flat_map(|&d| self.same(d));
+                let all: BTreeSet<Descriptor> = all.chain(descriptors.iter().copied()).collect();
+                *descriptors = all.into_iter().collect();
+            }
         }
         self.instances = Watched::all(instances, &self.tables);
         for watched in &mut self.instances {
@@ -197,21 +203,27 @@ impl<'a> ByKcmp<'a> {
 
     // The targets.
 
-    /// Names the processes that share the tables of owners, which were found once.
+    /// The same descriptor in each process that has the table.
+    fn same(&self, Descriptor { pid, fd }: Descriptor) -> impl Iterator<Item = Descriptor> + '_ {
+        let pids = self.tables.sharers(pid).iter();
+        pids.map(move |&pid| Descriptor { pid, fd })
+    }
+
+    /// Names the processes that share the tables of owners, of which one was found each.
     fn name_sharers(&self, resolved: &mut Resolved) {
         let Owner::Others(owners) = &mut resolved.owner else {
             return;
         };
+        // Those that are not named may be shared, too.
         let are_all = resolved.owners_total == Some(owners.len());
-        let mut all = self.tables.of_all(owners);
-        if are_all {
-            resolved.owners_total = Some(all.len());
-        } else if self.tables.iter().any(|table| table.pids.len() > 1) {
-            // Those that are not named may be shared, too.
-            resolved.owners_total = None;
-        }
-        all.truncate(OWNERS);
-        *owners = all;
+        let of = |owner: &Descriptor| self.tables.sharers(owner.pid).len().max(1);
+        resolved.owners_total = are_all.then(|| owners.iter().map(of).sum());
+        let first = |owner: &Descriptor| {
+            let owner = *owner;
+            let others = self.same(owner).filter(move |other| *other != owner);
+            [owner].into_iter().chain(others)
+        };
+        *owners = owners.iter().flat_map(first).take(OWNERS).collect();
     }
 
     /// Finds the owners of targets.

@@ -2,7 +2,6 @@
 
 //! Tables of descriptors: processes and threads that share one count as one.
 
-use crate::descriptor::Descriptor;
 use std::collections::HashMap;
 use std::ops::{Index, IndexMut};
 
@@ -56,21 +55,15 @@ impl<D> Tables<D> {
         self.of.get(&pid).copied()
     }
 
-    /// The same descriptors of all processes that have their tables.
-    pub(super) fn of_all(&self, descriptors: &[Descriptor]) -> Vec<Descriptor> {
-        let mut all: Vec<Descriptor> = Vec::new();
-        for &descriptor in descriptors {
-            let table = self.of(descriptor.pid).map(|index| &self.list[index]);
-            let others = table.into_iter().flat_map(|table| &table.pids);
-            let Descriptor { fd, .. } = descriptor;
-            let others = others.map(|&pid| Descriptor { pid, fd });
-            for descriptor in [descriptor].into_iter().chain(others) {
-                if !all.contains(&descriptor) {
-                    all.push(descriptor);
-                }
-            }
-        }
-        all
+    /// The processes that have the table of this one, which is among them.
+    pub(super) fn sharers(&self, pid: i32) -> &[i32] {
+        let table = self.of(pid).map(|index| &self.list[index]);
+        table.map_or(&[], |table| &table.pids)
+    }
+
+    /// Whether any table has several.
+    pub(super) fn are_shared(&self) -> bool {
+        self.list.iter().any(|table| table.pids.len() > 1)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -248,15 +248,17 @@ impl Dumper<'_, '_> {
             let capacity = self.image.pipes[index as usize].capacity;
             let contents = self.with(source, |fd| pipe::contents(fd, capacity))?;
             let (data, packets) = match contents {
-                pipe::Contents::Plain(data) => (data, false),
-                pipe::Contents::Packets(data) => (data, true),
+                pipe::Contents::Plain(data) => (data, Some(false)),
+                pipe::Contents::Packets(data) => (data, Some(true)),
+                // As far as its write end tells.
+                pipe::Contents::Byte(data) => (data, None),
                 pipe::Contents::Both => {
                     let why = "it contains packets (O_DIRECT) and other data".into();
                     return Ok(Kind::Other { why });
                 }
             };
             let pipe = &mut self.image.pipes[index as usize];
-            (pipe.data, pipe.packets) = (data, Some(packets));
+            (pipe.data, pipe.packets) = (data, packets);
         }
         let ends = &mut self.ends[index as usize];
         ends.here |= here;

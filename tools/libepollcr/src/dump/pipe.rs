@@ -10,7 +10,7 @@ use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, tee,
 };
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Returns the capacity in bytes.
 pub fn capacity(pipe: BorrowedFd<'_>) -> io::Result<u32> {
@@ -35,6 +35,8 @@ pub fn other_end(pipe: BorrowedFd<'_>, end: PipeEnds) -> io::Result<PipeEnds> {
 pub enum Contents {
     /// None, or one piece.
     Plain(Vec<Bytes>),
+    /// A single byte, which may be a packet.
+    Byte(Vec<Bytes>),
     /// Packets, each for one read(2) (`O_DIRECT`).
     Packets(Vec<Bytes>),
     /// Some of both, which cannot be told apart.
@@ -43,14 +45,15 @@ pub enum Contents {
 
 /// Returns the contents.
 pub fn contents(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Contents> {
-    let data: Vec<Bytes> = match copy(pipe, capacity)? {
-        Some(copy) => Reads(copy, capacity as usize).collect::<io::Result<_>>()?,
-        None => Vec::new(),
+    let Some(first) = copy(pipe, capacity)? else {
+        return Ok(Contents::Plain(Vec::new()));
     };
+    // Not of the pipe: the process may run.
+    let second = copy(first.as_fd(), capacity)?;
+    let data: Vec<Bytes> = Reads::new(first, capacity as usize).collect::<io::Result<_>>()?;
     let total: usize = data.iter().map(|piece| piece.0.len()).sum();
-    let copy = match copy(pipe, capacity)? {
-        Some(copy) if total > 1 => copy,
-        _ => return Ok(Contents::Plain(data)),
+    let Some(second) = second.filter(|_| total > 1) else {
+        return Ok(Contents::Byte(data));
     };
     // Of a packet, all that is not read at once is lost. One is within a page; and a large
     // read ends with the first, so that in one piece only the last can be one.
@@ -60,15 +63,10 @@ pub fn contents(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Contents> {
     };
     let mut rest = passed;
     while rest > 0 {
-        let piece = Reads(copy.try_clone()?, rest).next().transpose()?;
-        let len = piece.map_or(0, |piece| piece.0.len());
-        // It has changed, as the process runs.
-        if len == 0 {
-            return Ok(Contents::Both);
-        }
-        rest -= len;
+        let piece = Reads::new(second.try_clone()?, rest).next().transpose()?;
+        rest -= piece.map_or(rest, |piece| piece.0.len());
     }
-    let reads = Reads(copy, 1).take(total).count();
+    let reads = Reads::new(second, 1).take(total).count();
     Ok(match data.len() {
         1 if reads == total - passed => Contents::Plain(data),
         pieces if reads == pieces && passed == 0 => Contents::Packets(data),
@@ -89,19 +87,25 @@ fn copy(pipe: BorrowedFd<'_>, capacity: u32) -> io::Result<Option<OwnedFd>> {
 }
 
 /// What each read(2) of so many bytes returns.
-struct Reads(OwnedFd, usize);
+struct Reads {
+    pipe: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Reads {
+    fn new(pipe: OwnedFd, size: usize) -> Self {
+        let buffer = vec![0; size];
+        Self { pipe, buffer }
+    }
+}
 
 impl Iterator for Reads {
     type Item = io::Result<Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut buffer = vec![0; self.1];
-        match rustix::io::read(&self.0, &mut buffer) {
+        match rustix::io::read(&self.pipe, &mut self.buffer[..]) {
             Ok(0) => None,
-            Ok(len) => {
-                buffer.truncate(len);
-                Some(Ok(Bytes(buffer)))
-            }
+            Ok(len) => Some(Ok(Bytes(self.buffer[..len].to_vec()))),
             Err(error) => Some(Err(error.into())),
         }
     }
@@ -111,7 +115,6 @@ impl Iterator for Reads {
 mod tests {
     use super::*;
     use rustix::io::{read, write};
-    use std::os::fd::AsFd;
 
     #[test]
     fn it_stays_in_the_pipe() {
@@ -157,6 +160,8 @@ mod tests {
         let ab = || vec![Bytes(b"ab".to_vec())];
         assert_eq!(of(&[(direct, b"ab")], plain), Contents::Packets(ab()));
         assert_eq!(of(&[(plain, b"ab")], direct), Contents::Plain(ab()));
+        let byte = Contents::Byte(vec![Bytes(b"a".to_vec())]);
+        assert_eq!(of(&[(direct, b"a")], direct), byte);
         // What fits behind other data is no packet.
         let plain_first = of(&[(plain, b"a"), (direct, b"b")], direct);
         assert_eq!(plain_first, Contents::Plain(ab()));

@@ -52,8 +52,8 @@ pub struct Dumper<'a, 'b> {
     pub sockets: HashMap<u32, u32>,
     /// Files that may lead to further ones.
     pub pending: VecDeque<(u32, Source)>,
-    /// The inodes of files that have locks: `/proc/locks`.
-    locked: HashSet<u64>,
+    /// The inodes of files that have locks: `/proc/locks`; `None` if it cannot be read.
+    locked: Option<HashSet<u64>>,
 }
 
 impl<'a, 'b> Dumper<'a, 'b> {
@@ -72,7 +72,9 @@ impl<'a, 'b> Dumper<'a, 'b> {
             ends: Vec::new(),
             sockets: HashMap::new(),
             pending: VecDeque::new(),
-            locked: fdinfo::locked(&fs::read_to_string("/proc/locks").unwrap_or_default()),
+            locked: fs::read_to_string("/proc/locks")
+                .ok()
+                .map(|locks| fdinfo::locked(&locks)),
         }
     }
 
@@ -188,7 +190,9 @@ impl Dumper<'_, '_> {
         let has_path = description.reachable || matches!(kind, Kind::Path { .. });
         let inode = description.stat.map_or(0, |stat| stat.inode);
         let is_memory = matches!(kind, Kind::Memory { .. });
-        let locks = match has_path || is_memory || self.locked.contains(&inode) {
+        let locked = self.locked.as_ref();
+        let may_be_locked = locked.is_none_or(|locked| locked.contains(&inode));
+        let locks = match has_path || is_memory || may_be_locked {
             true => self.locks(&source)?,
             false => None,
         };

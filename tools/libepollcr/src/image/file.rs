@@ -153,8 +153,8 @@ pub struct Pipe {
     /// Ends that are open, but not in the image.
     #[n(3)]
     pub elsewhere: PipeEnds,
-    /// Whether the contents are packets. Older images do not tell; there they are if there
-    /// are several, or if a write end has `O_DIRECT`.
+    /// Whether the contents are packets. If it is not known, as in older images, they are
+    /// if there are several, or if a write end has `O_DIRECT`.
     #[n(4)]
     pub packets: Option<bool>,
 }

@@ -206,7 +206,8 @@ fn fill(write: &OwnedFd, pipe: &Pipe, packets: bool) -> io::Result<()> {
     let packets = pipe.packets.unwrap_or(packets || pipe.data.len() > 1);
     for data in &pipe.data {
         // Longer pieces were written before the pipe was in packet mode.
-        let flags = match packets && data.0.len() <= libc::PIPE_BUF {
+        let is_known = pipe.packets == Some(true);
+        let flags = match packets && (is_known || data.0.len() <= libc::PIPE_BUF) {
             true => OFlags::NONBLOCK | OFlags::DIRECT,
             false => OFlags::NONBLOCK,
         };
