@@ -9,7 +9,7 @@ use super::{
 use crate::fdinfo::{Inode, Target, Targets};
 use crate::proc::{self, is_no_process};
 use crate::reader::Reader;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -85,15 +85,16 @@ pub(super) fn resolve(resolver: &Resolver<'_>) -> io::Result<Report> {
         }
     }
     let mut by_inode: HashMap<u64, Vec<Descriptor>> = HashMap::new();
-    for pid in proc::pids()? {
-        for (pid, links) in tables(pid).unwrap_or_default() {
-            for (fd, link) in links {
-                // Both ends of a pipe have one inode.
-                let is_socket = link.as_bytes().starts_with(b"socket:[");
-                if let Some(inode) = proc::linked_inode(&link).filter(|_| is_socket) {
-                    let descriptors = by_inode.entry(inode).or_default();
-                    descriptors.push(Descriptor { pid, fd });
-                }
+    let pids: HashSet<i32> = pids.into_iter().collect();
+    let others = proc::pids()?.into_iter().filter(|pid| !pids.contains(pid));
+    let others = others.flat_map(|pid| tables(pid).unwrap_or_default());
+    for (pid, links) in processes.clone().into_iter().chain(others) {
+        for (fd, link) in links {
+            // Both ends of a pipe have one inode.
+            let is_socket = link.as_bytes().starts_with(b"socket:[");
+            if let Some(inode) = proc::linked_inode(&link).filter(|_| is_socket) {
+                let descriptors = by_inode.entry(inode).or_default();
+                descriptors.push(Descriptor { pid, fd });
             }
         }
     }

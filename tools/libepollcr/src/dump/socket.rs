@@ -425,17 +425,7 @@ mod tests {
         let (near, far) = pair(SocketType::STREAM);
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         for text in [b"a", b"b"] {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            let fds = [reader.as_fd()];
-            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-            sendmsg(
-                &far,
-                &[IoSlice::new(text)],
-                &mut control,
-                SendFlags::empty(),
-            )
-            .unwrap();
+            send_files(&far, text, &reader);
         }
         let found = received(Queue::new(near).unwrap());
         assert_eq!(found.len(), 2);

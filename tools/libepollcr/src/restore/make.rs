@@ -205,8 +205,8 @@ fn resize(fd: &OwnedFd, pipe: &Pipe) -> io::Result<()> {
 fn fill(write: &OwnedFd, pipe: &Pipe, packets: bool) -> io::Result<()> {
     let packets = pipe.packets.unwrap_or(packets || pipe.data.len() > 1);
     for data in &pipe.data {
-        // Longer pieces were written before the pipe was in packet mode.
-        let is_known = pipe.packets == Some(true);
+        // If it is only a guess, longer pieces were written before there were packets.
+        let is_known = pipe.packets.is_some();
         let flags = match packets && (is_known || data.0.len() <= libc::PIPE_BUF) {
             true => OFlags::NONBLOCK | OFlags::DIRECT,
             false => OFlags::NONBLOCK,
