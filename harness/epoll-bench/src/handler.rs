@@ -114,6 +114,15 @@ impl Switch {
         self.bring(CHECKPOINT)
     }
 
+    /// Be without that device.
+    pub fn without_checkpoint(&mut self) -> Result<()> {
+        if !Path::new("/sys/module").join(CHECKPOINT).exists() {
+            return Ok(());
+        }
+        self.brought.retain(|&module| module != CHECKPOINT);
+        self.modprobe(&format!("-r {CHECKPOINT}"))
+    }
+
     fn bring(&mut self, module: &'static str) -> Result<String> {
         if !Path::new("/sys/module").join(module).exists() {
             self.modprobe(module)?;

@@ -42,7 +42,7 @@ pub enum Suite {
     Ops,
     /// Time to find the owner of every target
     Resolve,
-    /// Time of `criu dump`
+    /// Time of `criu dump` and `criu restore`
     Criu,
     /// Time to get all targets of an epoll instance
     Iterate,
@@ -71,6 +71,7 @@ pub enum What {
     ResolveInPlace,
     ResolveMoved,
     Dump,
+    CriuRestore,
     /// All of a set, divided by how many there are.
     Target,
     /// All targets of a process's set and which of its descriptors are for them,
@@ -128,6 +129,11 @@ pub enum Variant {
     /// The same, with the open files described.
     #[serde(rename = "epoll_cr+describe")]
     EpollCrDescribe,
+    /// CRIU with the series, without and with the device; and the latter for a process whose
+    /// files are no targets.
+    CriuSeries,
+    CriuDevice,
+    CriuUnwatched,
     /// As many `EPOLL_CTL_ADD`.
     CtlAdd,
     /// `lsepoll` as it is, and with kcmp(2).

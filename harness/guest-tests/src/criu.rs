@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! CRIU, unmodified and with our series, with either handler.
+//! CRIU, unmodified and with our series, with either handler, and with the device.
 //!
 //! CRIU queries KCMP_EPOLL_TFD to find out which file a target watches: its number may
 //! be closed, or refer to another file. Each case dumps and restores a program that then
 //! reports what became of its epoll instances, once with each handler. The table says
-//! what CRIU itself cannot do, and what it still cannot do with the series.
+//! what CRIU itself cannot do, and what it still cannot do with the series. With the
+//! series and `/dev/epoll_cr`, it makes no query, and nothing changes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,10 +17,11 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_tests::subject::{Answer, Subject, criu, installed};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::process::{Signal, kill_process};
 
 use crate::handler::Handler;
+use crate::module::Module;
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
 
@@ -38,6 +40,8 @@ pub(crate) struct Scenario {
 enum Build {
     Installed,
     Patched,
+    /// With the series, and the device.
+    Device,
 }
 
 impl Build {
@@ -45,7 +49,7 @@ impl Build {
     fn program(self) -> Result<PathBuf> {
         let path = match self {
             Self::Installed => installed().into(),
-            Self::Patched => match std::env::var_os("CRIU_PATCHED") {
+            Self::Patched | Self::Device => match std::env::var_os("CRIU_PATCHED") {
                 Some(path) => PathBuf::from(path),
                 None => return skip("CRIU with the series is not built (make criu)"),
             },
@@ -73,6 +77,8 @@ enum Action {
     Dump,
     Restore,
 }
+
+const DEVICE: Module = Module("epoll_cr");
 
 use Action::{Dump, Restore};
 use Expect::{Refuses, Restores};
@@ -132,9 +138,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("twice", 2, Refuses(Restore, TWICE), EXACT),
     scenario("child", 1, Refuses(Dump, UNKNOWN), EXACT),
     scenario("heir", 1, Refuses(Restore, NOT_THERE), EXACT),
+    scenario(
+        "disarmed-idle",
+        1,
+        Restores(&[Difference("other-events", 1, DISARMED)]),
+        Restores(&[Difference("other-events", 1, DISARMED)]),
+    ),
     Scenario {
         audible: 1,
         ..scenario("nobody", 2, Refuses(Dump, UNKNOWN), Refuses(Dump, NOBODY))
+    },
+    // The file is an epoll instance, with a target that nobody else has, either.
+    Scenario {
+        audible: 1,
+        ..scenario(
+            "nobody-nested",
+            2,
+            Refuses(Dump, UNKNOWN),
+            Refuses(Dump, NOBODY),
+        )
     },
     scenario("in-flight", 2, EXACT, EXACT),
     scenario("in-flight-both", 2, Refuses(Restore, NOT_THERE), EXACT),
@@ -154,11 +176,14 @@ const fn scenario(name: &'static str, targets: u32, criu: Expect, patched: Expec
     }
 }
 
-/// The cases of the groups `criu` and `criu-patched`.
+/// The cases of the groups `criu`, `criu-patched` and `criu-device`.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::new("criu/check", |_| check()),
         Case::new("criu/undumped", |_| undumped()),
+        Case::new("criu-device/feature", |_| feature()),
+        Case::new("criu-device/vanishes", |_| vanishes()),
+        Case::new("criu-device/older", |_| older()),
     ];
     cases.extend(
         SCENARIOS
@@ -169,6 +194,11 @@ pub fn cases() -> Vec<Case> {
         SCENARIOS
             .iter()
             .map(|scenario| scenario.case("criu-patched", Build::Patched)),
+    );
+    cases.extend(
+        SCENARIOS
+            .iter()
+            .map(|scenario| scenario.case("criu-device", Build::Device)),
     );
     cases
 }
@@ -200,6 +230,96 @@ fn undumped() -> Result<()> {
         scenario.expect(&[], &ask(&mut subject)?)?;
     }
     Ok(())
+}
+
+/// CRIU finds the device while the module is loaded, whatever it has cached.
+fn feature() -> Result<()> {
+    let program = Build::Device.program()?;
+    let check = || -> Result<bool> {
+        let status = Command::new(&program)
+            .args(["check", "--feature", "epoll_cr"])
+            .output()
+            .with_context(|| format!("cannot run {}", program.display()))?
+            .status;
+        Ok(status.success())
+    };
+    for _ in 0..2 {
+        ensure!(!check()?, "it finds a device that is not there");
+        let _device = device()?;
+        ensure!(check()?, "it does not find the device");
+    }
+    Ok(())
+}
+
+/// What was dumped with the device can be restored without it.
+fn vanishes() -> Result<()> {
+    let patched = Build::Patched.program()?;
+    for (name, differences) in [
+        ("two-numbers", &[][..]),
+        ("edge", &[]),
+        ("child", &[]),
+        ("disarmed", &[]),
+        ("disarmed-idle", &[Difference("other-events", 1, DISARMED)]),
+        ("nobody", &[]),
+        ("nobody-nested", &[]),
+    ] {
+        let scenario = named(name)?;
+        let outcome = scenario.dump_with_device(&patched, &patched)?;
+        note(format!("{name}: {outcome}"));
+        scenario.judge(&Restores(differences), &outcome)?;
+    }
+    Ok(())
+}
+
+/// An older CRIU restores what it could restore of its own images, and refuses the rest.
+fn older() -> Result<()> {
+    let patched = Build::Patched.program()?;
+    let installed = Build::Installed.program()?;
+    const REFUSES: &Expect = &Refuses(Restore, NOT_THERE);
+    for (name, expected) in [
+        ("plain", &EXACT),
+        (
+            "two-numbers",
+            &Restores(&[Difference("other-number", 5, NUMBER)]),
+        ),
+        ("edge", &Restores(&[Difference("unexpected", 1, REPORTED)])),
+        ("child", REFUSES),
+        ("nobody", REFUSES),
+    ] {
+        let scenario = named(name)?;
+        let outcome = scenario.dump_with_device(&patched, &installed)?;
+        note(format!("{name}: {outcome}"));
+        scenario.judge(expected, &outcome)?;
+    }
+    Ok(())
+}
+
+fn named(name: &str) -> Result<&'static Scenario> {
+    SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == name)
+        .with_context(|| format!("there is no scenario '{name}'"))
+}
+
+/// A guard: the module is loaded while it exists.
+struct Loaded;
+
+fn device() -> Result<Loaded> {
+    let output = Command::new("modprobe").arg(DEVICE.0).output();
+    let output = output.context("cannot run modprobe")?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        return skip(format!("no module {}: {}", DEVICE.0, error.trim()));
+    }
+    Ok(Loaded)
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Err(error) = DEVICE.unload() {
+            note(format!("{error:#}"));
+        }
+    }
 }
 
 /// What a program found, and how often.
@@ -259,7 +379,14 @@ impl Scenario {
         let expected = match build {
             Build::Installed => &self.criu,
             Build::Patched => &self.patched,
+            Build::Device => &EXACT,
         };
+        if let Build::Device = build {
+            let _device = device()?;
+            let outcome = self.dump_and_restore(&program, "device")?;
+            note(format!("device: {outcome}"));
+            return self.judge(expected, &outcome);
+        }
         let handlers = Handler::present();
         let mut outcomes = Vec::new();
         for &handler in handlers {
@@ -280,13 +407,16 @@ impl Scenario {
     /// Starts the program. The second value is a file that it watches and does not hold.
     pub(crate) fn start(&self) -> Result<(Subject, OwnedFd)> {
         let program = std::env::current_exe()?.with_file_name("criu-subject");
-        let held = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let held = match self.name {
+            "nobody-nested" => instance_with_a_target()?,
+            _ => eventfd(0, EventfdFlags::CLOEXEC)?,
+        };
         let inherited = held.try_clone()?;
         let subject = Subject::start(&program, self.name, large(self.targets), Some(inherited))?;
         Ok((subject, held))
     }
 
-    fn dump_and_restore(&self, program: &Path, handler: Handler) -> Result<Outcome> {
+    fn dump_and_restore(&self, program: &Path, with: impl fmt::Display) -> Result<Outcome> {
         let (mut subject, _held) = self.start()?;
         let dumped = match subject.dump(program, &["-v4"])? {
             Answer::Done(took) => took.as_secs_f64(),
@@ -296,15 +426,20 @@ impl Scenario {
                 return Ok(Outcome::Refused(Dump, message));
             }
         };
-        let options = ["--restore-detached", "-v4"];
-        let restored = match criu(program, &subject.dir, "restore", &options)? {
-            Answer::Done(took) => took.as_secs_f64(),
-            Answer::Refused(message) => return Ok(Outcome::Refused(Restore, message)),
-        };
-        note(format!(
-            "{handler}: dumped in {dumped:.2} s, restored in {restored:.2} s"
-        ));
-        Ok(Outcome::Restored(ask(&mut subject)?))
+        note(format!("{with}: dumped in {dumped:.2} s"));
+        restore(program, &mut subject, with)
+    }
+
+    /// Dumps the program with the device, and restores it without.
+    fn dump_with_device(&self, by: &Path, restorer: &Path) -> Result<Outcome> {
+        let (mut subject, _held) = self.start()?;
+        let loaded = device()?;
+        if let Answer::Refused(message) = subject.dump(by, &["-v4"])? {
+            return Ok(Outcome::Refused(Dump, message));
+        }
+        drop(loaded);
+        ensure!(!DEVICE.is_loaded(), "the module is still loaded");
+        restore(restorer, &mut subject, "no device")
     }
 
     /// Checks that the outcome is what the table says.
@@ -348,6 +483,27 @@ impl Scenario {
     pub(crate) fn expect_all(&self, found: &Report) -> Result<()> {
         self.expect(&[], found)
     }
+}
+
+fn restore(program: &Path, subject: &mut Subject, with: impl fmt::Display) -> Result<Outcome> {
+    let options = ["--restore-detached", "-v4"];
+    let restored = match criu(program, &subject.dir, "restore", &options)? {
+        Answer::Done(took) => took.as_secs_f64(),
+        Answer::Refused(message) => return Ok(Outcome::Refused(Restore, message)),
+    };
+    note(format!("{with}: restored in {restored:.2} s"));
+    Ok(Outcome::Restored(ask(subject)?))
+}
+
+/// An epoll instance with a target that only this process has open.
+fn instance_with_a_target() -> Result<OwnedFd> {
+    let instance = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let watched = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let data = epoll::EventData::new_u64(1);
+    epoll::add(&instance, &watched, data, epoll::EventFlags::IN)?;
+    // It stays open for as long as this process does, which runs one case.
+    std::mem::forget(watched);
+    Ok(instance)
 }
 
 /// Notes what CRIU could not do.

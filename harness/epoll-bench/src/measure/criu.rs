@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time of `criu dump`, which asks one query or more a target.
+//! The time of `criu dump`, which asks one query or more a target, and of `criu restore`;
+//! the same of CRIU with the series, which asks as much, or the device once.
 
+use std::collections::BTreeMap;
 use std::env::current_exe;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,27 +37,65 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             handler: Some(&build_id),
         };
         session.progress(&subject);
-        let (mut c, mut rust) = (Vec::new(), Vec::new());
+        let patched = session.options.criu.clone();
+        let mut runs: BTreeMap<_, Runs> = BTreeMap::new();
         let begin = Instant::now();
         for round in 0..session.rounds(ROUNDS) {
             if round > 0 && begin.elapsed() > PATIENCE {
                 break;
             }
+            switch.without_checkpoint()?;
             for &handler in Handler::order(round) {
                 switch.to(handler)?;
-                let runs = match handler {
-                    Handler::C => &mut c,
-                    Handler::Rust => &mut rust,
+                let variant = match handler {
+                    Handler::C => Variant::C,
+                    Handler::Rust => Variant::Rust,
                 };
-                runs.push(dump(&program, targets)? * 1e9);
+                let took = dump_and_restore(&program, targets, &[])?;
+                runs.entry(variant).or_default().push(took);
+            }
+            let Some(patched) = &patched else { continue };
+            let patched = [OsStr::new("--criu"), patched.as_os_str()];
+            switch.to(Handler::C)?;
+            let took = dump_and_restore(&program, targets, &patched)?;
+            runs.entry(Variant::CriuSeries).or_default().push(took);
+            switch.checkpoint()?;
+            let unwatched = [&patched[..], &[OsStr::new("--unwatched")]].concat();
+            for (variant, args) in [
+                (Variant::CriuDevice, &patched[..]),
+                (Variant::CriuUnwatched, &unwatched),
+            ] {
+                let took = dump_and_restore(&program, targets, args)?;
+                runs.entry(variant).or_default().push(took);
             }
         }
-        let samples = u32::try_from(c.len())?;
-        let what = What::Dump;
-        session.write(&subject, what, Variant::C, &c, samples)?;
-        session.write(&subject, what, Variant::Rust, &rust, samples)?;
+        for (variant, runs) in &runs {
+            let samples = u32::try_from(runs.dumps.len())?;
+            session.write(&subject, What::Dump, *variant, &runs.dumps, samples)?;
+            session.write(
+                &subject,
+                What::CriuRestore,
+                *variant,
+                &runs.restores,
+                samples,
+            )?;
+        }
     }
     Ok(())
+}
+
+/// In nanoseconds.
+#[derive(Debug, Default)]
+struct Runs {
+    dumps: Vec<f64>,
+    restores: Vec<f64>,
+}
+
+impl Runs {
+    fn push(&mut self, (dump, restore): (f64, f64)) {
+        self.dumps.push(dump * 1e9);
+        self.restores.push(restore * 1e9);
+    }
 }
 
 fn beside_us(name: &str) -> Result<PathBuf> {
@@ -68,11 +109,12 @@ fn beside_us(name: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// How many seconds it took.
-fn dump(program: &Path, targets: usize) -> Result<f64> {
+/// How many seconds each took.
+fn dump_and_restore(program: &Path, targets: usize, args: &[&OsStr]) -> Result<(f64, f64)> {
     let output = Command::new(program)
         .arg("bench-dump")
         .arg(targets.to_string())
+        .args(args)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -86,19 +128,24 @@ fn dump(program: &Path, targets: usize) -> Result<f64> {
     }
     seconds(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
         format!(
-            "{} bench-dump {targets} should print a number of seconds",
+            "{} bench-dump {targets} should print two numbers of seconds",
             program.display()
         )
     })
 }
 
-fn seconds(text: &str) -> Result<f64> {
-    let text = text.trim();
-    let seconds: f64 = text
-        .parse()
-        .with_context(|| format!("it printed {text:?}"))?;
-    ensure!(seconds.is_finite() && seconds > 0.0, "it printed {text:?}");
-    Ok(seconds)
+fn seconds(text: &str) -> Result<(f64, f64)> {
+    let number = |word: &str| -> Result<f64> {
+        let seconds: f64 = word
+            .parse()
+            .with_context(|| format!("it printed {text:?}"))?;
+        ensure!(seconds.is_finite() && seconds > 0.0, "it printed {text:?}");
+        Ok(seconds)
+    };
+    match text.split_whitespace().collect::<Vec<_>>()[..] {
+        [dump, restore] => Ok((number(dump)?, number(restore)?)),
+        _ => bail!("it printed {text:?}"),
+    }
 }
 
 #[cfg(test)]
@@ -107,20 +154,27 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        assert_eq!(seconds("1.25\n").unwrap(), 1.25);
-        for bad in ["", "soon", "-1", "0", "inf", "NaN", "1 2"] {
+        assert_eq!(seconds("1.25 2\n").unwrap(), (1.25, 2.0));
+        for bad in ["", "1", "soon 1", "1 -1", "0 1", "inf 1", "1 NaN", "1 2 3"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_program_that_fails_is_told_of() {
-        let said = dump(Path::new("/bin/false"), 7).unwrap_err().to_string();
+        let said = dump_and_restore(Path::new("/bin/false"), 7, &[])
+            .unwrap_err()
+            .to_string();
         assert!(
             said.starts_with("/bin/false bench-dump 7: exit status: 1"),
             "{said}"
         );
-        let said = dump(Path::new("/bin/true"), 7).unwrap_err().to_string();
-        assert!(said.contains("should print a number of seconds"), "{said}");
+        let said = dump_and_restore(Path::new("/bin/true"), 7, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            said.contains("should print two numbers of seconds"),
+            "{said}"
+        );
     }
 }

@@ -51,10 +51,13 @@ pub struct Options {
     /// The processor that a guest runs on, which it may not see
     #[arg(long, value_name = "TEXT")]
     machine: Option<String>,
-    /// The program whose `bench-dump N` dumps itself with N targets, and prints
-    /// how many seconds that took; by default it is expected beside this one
+    /// The program whose `bench-dump N` dumps and restores itself with N targets, and
+    /// prints how many seconds each took; by default it is expected beside this one
     #[arg(long, value_name = "FILE")]
     subject: Option<PathBuf>,
+    /// CRIU with the series, to be measured beside the one that is installed
+    #[arg(long, value_name = "FILE")]
+    criu: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

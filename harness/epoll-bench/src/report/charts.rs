@@ -496,11 +496,34 @@ fn ops(results: &Results, file: &Path) -> Result<bool> {
 /// Bars with the time on top.
 fn criu(results: &Results, file: &Path) -> Result<bool> {
     let sizes = results.sizes(What::Dump, Layout::Distinct);
-    let looks = [(Variant::C, c()), (Variant::Rust, rust())];
-    let highest = results
-        .all
+    let bars = |variant| {
+        results
+            .all
+            .iter()
+            .filter(move |m| m.what == What::Dump && m.variant == variant)
+    };
+    let looks: Vec<_> = [
+        (Variant::C, c()),
+        (Variant::Rust, rust()),
+        (
+            Variant::CriuSeries,
+            Look::new("C handler, with the series", PURPLE, Marker::Square),
+        ),
+        (
+            Variant::CriuDevice,
+            Look::new("the series and the device", GREEN, Marker::Diamond),
+        ),
+        (
+            Variant::CriuUnwatched,
+            Look::new("no targets", GREY, Marker::Triangle),
+        ),
+    ]
+    .into_iter()
+    .filter(|&(variant, _)| bars(variant).next().is_some())
+    .collect();
+    let highest = looks
         .iter()
-        .filter(|m| looks.iter().any(|(variant, _)| *variant == m.variant))
+        .flat_map(|&(variant, _)| bars(variant))
         .map(|m| m.max)
         .fold(0.0, f64::max);
     if sizes.is_empty() || highest <= 0.0 {
@@ -515,8 +538,10 @@ fn criu(results: &Results, file: &Path) -> Result<bool> {
             for (place, (variant, look)) in looks.iter().enumerate() {
                 let found = results.find(What::Dump, *variant, Layout::Distinct, targets);
                 let Some(m) = found else { continue };
-                let x = kind as f64 + 0.32 + 0.36 * place as f64;
-                let bar = [at(x - 0.15, m.median), at(x + 0.15, 0.0)];
+                let step = 0.72 / looks.len() as f64;
+                let x = kind as f64 + 0.14 + step * (place as f64 + 0.5);
+                let half = step * 0.42;
+                let bar = [at(x - half, m.median), at(x + half, 0.0)];
                 area.draw(&Rectangle::new(bar, look.colour.mix(0.85).filled()))?;
                 whisker(area, at(x, m.min), at(x, m.max), BLACK)?;
                 let (x, y) = at(x, m.max);
@@ -542,7 +567,7 @@ fn criu(results: &Results, file: &Path) -> Result<bool> {
         "Time of criu dump, by the number of targets: median, least and most",
         &results.caption(),
         |area| {
-            let looks = [&looks[0].1, &looks[1].1];
+            let looks: Vec<_> = looks.iter().map(|(_, look)| look).collect();
             kinds(area, &names, &looks, "time of one dump", &axis, &[], draw)
         },
     )?;

@@ -256,6 +256,7 @@ mod tests {
                 &handlers,
             ),
             (Suite::Criu, What::Dump, distinct, &[5000], &handlers),
+            (Suite::Criu, What::CriuRestore, distinct, &[5000], &handlers),
             (
                 Suite::Hold,
                 What::WaitMedian,

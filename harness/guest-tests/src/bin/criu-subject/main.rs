@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use guest_tests::limits::allow_descriptors;
 use guest_tests::signal;
-use guest_tests::subject::{Answer, Subject, installed};
+use guest_tests::subject::{Answer, Subject, criu, installed};
 use rustix::event::pause;
 use rustix::process::{Signal, setsid};
 
@@ -47,8 +47,17 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
-    /// Print how many seconds `criu dump` takes with so many eventfd targets
-    BenchDump { targets: u32 },
+    /// Print how many seconds `criu dump` and `criu restore` take with so many eventfd
+    /// targets
+    BenchDump {
+        targets: u32,
+        /// This CRIU instead of the one that is installed
+        #[arg(long, value_name = "FILE")]
+        criu: Option<PathBuf>,
+        /// The same eventfds, and an epoll instance without targets
+        #[arg(long)]
+        unwatched: bool,
+    },
     /// Keep inherited descriptors open until killed
     #[command(hide = true)]
     Hold,
@@ -62,7 +71,15 @@ fn main() -> Result<()> {
             dir,
         } => run(&scenario, targets, &dir),
         Command::Resume { dir } => resume(&dir),
-        Command::BenchDump { targets } => bench_dump(targets),
+        Command::BenchDump {
+            targets,
+            criu,
+            unwatched,
+        } => {
+            let scenario = if unwatched { "unwatched" } else { "many" };
+            let program = criu.as_deref().unwrap_or(installed());
+            bench_dump(program, scenario, targets)
+        }
         Command::Hold => loop {
             pause();
         },
@@ -101,12 +118,16 @@ fn publish(dir: &Path, name: &str, text: &str) -> Result<()> {
     fs::rename(new, dir.join(name)).with_context(|| format!("cannot publish '{name}'"))
 }
 
-fn bench_dump(targets: u32) -> Result<()> {
-    let program = std::env::current_exe()?;
-    let mut subject = Subject::start(&program, "many", targets, None)?;
-    match subject.dump(installed(), &[])? {
-        Answer::Done(took) => println!("{:.3}", took.as_secs_f64()),
+fn bench_dump(program: &Path, scenario: &str, targets: u32) -> Result<()> {
+    let seconds = |answer| match answer {
+        Answer::Done(took) => Ok(took.as_secs_f64()),
         Answer::Refused(message) => bail!("criu: {message}"),
-    }
+    };
+    let ours = std::env::current_exe()?;
+    let mut subject = Subject::start(&ours, scenario, targets, None)?;
+    let dump = seconds(subject.dump(program, &[])?)?;
+    let options = ["--restore-detached"];
+    let restore = seconds(criu(program, &subject.dir, "restore", &options)?)?;
+    println!("{dump:.3} {restore:.3}");
     Ok(())
 }

@@ -24,6 +24,11 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
                 world.watch(set, source, Mode::Level)?;
             }
         }
+        "unwatched" => {
+            for _ in 0..targets {
+                world.source(Source::counter()?);
+            }
+        }
         "one-number" => under(&mut world, set, targets, 702)?,
         "two-numbers" => {
             under(&mut world, set, 3, 702)?;
@@ -40,6 +45,13 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
             }
         }
         "disarmed" => disarmed(&mut world, set)?,
+        "disarmed-idle" => {
+            let source = world.source(Source::pipe()?);
+            world.watch(set, source, Mode::Disarmed)?;
+            world.fire(source)?;
+            world.collect(set, true)?;
+            world.drain(source)?;
+        }
         "twice" => {
             let source = world.source(Source::counter()?);
             world.watch(set, source, Mode::Level)?;
@@ -49,7 +61,7 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
         "heir" => heir(&mut world, set)?,
         "in-flight" => in_flight(&mut world, set, false)?,
         "in-flight-both" => in_flight(&mut world, set, true)?,
-        "nobody" => nobody(&mut world, set)?,
+        "nobody" | "nobody-nested" => nobody(&mut world, set)?,
         _ => bail!("there is no scenario '{name}'"),
     }
     Ok(world)
