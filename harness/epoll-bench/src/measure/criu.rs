@@ -38,6 +38,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
         };
         session.progress(&subject);
         let patched = session.options.criu.clone();
+        let patched = patched.filter(|_| switch.has_module());
         let mut runs: BTreeMap<_, Runs> = BTreeMap::new();
         let begin = Instant::now();
         for round in 0..session.rounds(ROUNDS) {
@@ -45,9 +46,10 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
                 break;
             }
             switch.without_checkpoint()?;
-            for &handler in Handler::order(round) {
+            for &handler in switch.order(round) {
                 switch.to(handler)?;
                 let variant = match handler {
+                    Handler::C if !switch.has_module() => Variant::Mainline,
                     Handler::C => Variant::C,
                     Handler::Rust => Variant::Rust,
                 };

@@ -197,8 +197,8 @@ pub fn run(options: &Options) -> Result<()> {
         check_support()?;
         let has_module = options.kernel == Kernel::Base;
         ensure!(
-            has_module || matches!(suite, Suite::Query | Suite::OneNumber),
-            "there is nothing to compare on an unpatched kernel but question, one_number and ops"
+            has_module || matches!(suite, Suite::Query | Suite::OneNumber | Suite::Criu),
+            "there is nothing to compare on an unpatched kernel but question, one_number, criu and ops"
         );
         run(&mut session, &mut Switch::new(has_module)?)?;
     }

@@ -48,7 +48,7 @@ pub const CHECKPOINT_FDINFO: f64 = 1.00;
 /// To restore a set, next to as many EPOLL_CTL_ADD.
 pub const RESTORE: f64 = 1.20;
 /// Of how many targets there are goals for CRIU with the device: next to the same process
-/// without targets, and how many times as long CRIU takes without the series.
+/// without targets, and how many times as long CRIU takes on an unpatched kernel.
 pub const CRIU_TARGETS: u32 = 50_000;
 pub const CRIU_BEYOND: f64 = 1.10;
 pub const CRIU_FASTER: f64 = 10.0;
