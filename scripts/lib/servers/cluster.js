@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-// cluster.js PORT: workers of node's cluster, each of which ends after some requests.
+// cluster.js PORT [REQUESTS]: workers of node's cluster, each of which ends after so many
+// requests.
 const cluster = require('cluster');
 const http = require('http');
 
@@ -8,7 +9,7 @@ if (cluster.isPrimary ?? cluster.isMaster) {
 		cluster.fork();
 	cluster.on('exit', () => cluster.fork());
 } else {
-	let left = 200;
+	let left = Number(process.argv[3] ?? 200);
 	http.createServer((request, response) => {
 		response.end('hello\n');
 		if (--left === 0)
