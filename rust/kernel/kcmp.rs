@@ -163,11 +163,8 @@ pub trait EpollHandler {
 ///
 /// # Invariants
 ///
-/// `ops` is registered.
-pub struct EpollRegistration<T: EpollHandler> {
-    ops: &'static bindings::kcmp_epoll_ops,
-    _handler: PhantomData<T>,
-}
+/// `OPS` is registered.
+pub struct EpollRegistration<T: EpollHandler>(PhantomData<T>);
 
 // SAFETY: `kcmp_unregister_epoll_ops` may be called by any task.
 unsafe impl<T: EpollHandler> Send for EpollRegistration<T> {}
@@ -199,10 +196,7 @@ impl<T: EpollHandler> EpollRegistration<T> {
         to_result(unsafe { bindings::kcmp_register_epoll_ops(ops) })?;
 
         // INVARIANT: `ops` has just been registered.
-        Ok(Self {
-            ops,
-            _handler: PhantomData,
-        })
+        Ok(Self(PhantomData))
     }
 
     /// # Safety
@@ -237,8 +231,8 @@ impl<T: EpollHandler> EpollRegistration<T> {
 
 impl<T: EpollHandler> Drop for EpollRegistration<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, `ops` is registered.
-        unsafe { bindings::kcmp_unregister_epoll_ops(self.ops) };
+        // SAFETY: By the type invariants, a handler is registered, and it is this one.
+        unsafe { bindings::kcmp_unregister_epoll_ops() };
     }
 }
 

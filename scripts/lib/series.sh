@@ -102,8 +102,8 @@ series_repository() {
 		--date=2026-11-21T00:00:00Z -m "Linux ${source##*/}"
 }
 
-# changed DIR: how many lines the last commit adds and removes, apart from lines that it
-# only moves and from files of ours that it brings.
+# changed DIR [PATHSPEC]...: how many lines the last commit adds and removes, apart from
+# lines that it only moves and from files of ours that it brings.
 changed() {
 	local own=()
 	mapfile -t own < <(sort -u "$1/.git/own" | while read -r own; do
@@ -112,6 +112,6 @@ changed() {
 	git -C "$1" -c color.diff.old=red -c color.diff.new=green \
 		-c color.diff.oldMoved=magenta -c color.diff.oldMovedAlternative=magenta \
 		-c color.diff.newMoved=cyan -c color.diff.newMovedAlternative=cyan \
-		show --format= --no-renames --color=always --color-moved=blocks HEAD -- . "${own[@]}" |
+		show --format= --no-renames --color=always --color-moved=blocks HEAD -- . "${@:2}" "${own[@]}" |
 		awk '/^\033\[32m\+/ { new++ } /^\033\[31m-/ { old++ } END { print new + 0, old + 0 }'
 }

@@ -177,7 +177,7 @@ impl<'a> Restore<'a> {
         if !target.can_poll() {
             return Err(EPERM);
         }
-        // As in `eventpoll_restore`.
+        // `eventpoll_restore` does not check this.
         if state.events & bindings::EPOLLWAKEUP != 0
             && !(cfg!(CONFIG_PM_SLEEP)
                 // SAFETY: `capable` can be called for any capability.
@@ -209,18 +209,20 @@ impl<'a> Restore<'a> {
             file: target.as_ptr(),
             fd: state.fd,
         };
-        let mut event = bindings::epoll_event {
+        let event = bindings::epoll_event {
             events: state.events,
             data: state.data,
         };
 
         // SAFETY: Both files are valid since there are references to them. By the type invariants,
-        // the first is an epoll file.
+        // the first is an epoll file, and the mark is not 0. `check` has made the checks that
+        // `EPOLL_CTL_ADD` makes before it locks the instance, among them that the second file is
+        // another one.
         to_result(unsafe {
             bindings::eventpoll_restore(
                 self.file.as_ptr(),
                 &mut key,
-                &mut event,
+                &event,
                 state.is_quiet(),
                 self.mark.get(),
             )
@@ -258,7 +260,7 @@ impl<'a> Restore<'a> {
     ///
     /// Returns the position to continue from, or `None` at the end of the interest list. Fails with
     /// [`EINTR`] if the current task is killed while it waits for the mutex.
-    #[doc(alias = "eventpoll_unrestore")]
+    #[doc(alias = "ep_remove")]
     fn undo_batch(&self, mut cursor: Cursor) -> Result<Option<Cursor>> {
         let guard = self.ep.lock_killable()?;
 
@@ -276,11 +278,13 @@ impl<'a> Restore<'a> {
             // The mutex has been held since the mark was read, so nobody can have replaced the
             // epitem.
             //
+            // An epitem whose file has lost its last reference is left to the release of that file.
+            //
             // SAFETY: The instance is valid by its type invariants, and `self.file` is a reference
             // to it for as long as this runs. `epi` is one of its epitems, and `guard` holds its
             // mutex. No reference to the epitem or to anything else in the tree is used afterwards:
             // `epi` is a raw pointer and `cursor` a value.
-            unsafe { bindings::eventpoll_unrestore(self.ep.0.get(), epi) };
+            unsafe { bindings::ep_remove(self.ep.0.get(), epi) };
         }
 
         Ok(Some(cursor))
