@@ -41,7 +41,7 @@ pub struct Extra<'a> {
     is_detailed: bool,
 }
 
-/// What holds orphaned targets.
+/// What holds orphaned targets, beside what their report says.
 #[derive(Default)]
 struct Hidden {
     /// As BPF sees it.
@@ -54,18 +54,22 @@ impl<'a> Extra<'a> {
     pub fn new(args: &'a Args, report: &'a Report) -> Self {
         let targets = || report.instances.iter().flat_map(|i| &i.targets);
         let has_orphans = targets().any(Resolved::is_orphaned);
-        let is_list = !args.summary && (args.watch.is_some() || args.metrics.is_none());
+        let is_list = args.is_list();
+        let mut commands = Commands::default();
         Self {
             args,
             report,
-            commands: Commands::default(),
             poller: Poller::default(),
             ready: HashMap::new(),
-            hidden: if has_orphans && is_list {
-                hidden(report)
-            } else {
-                Hidden::default()
+            hidden: match report.holders {
+                _ if !has_orphans || !is_list => Hidden::default(),
+                Some(is_complete) => Hidden {
+                    guessed: (!is_complete).then(Holders::all),
+                    ..Hidden::default()
+                },
+                None => hidden(report, &mut commands),
             },
+            commands,
             sockets: Sockets::default(),
             is_detailed: is_list && !args.json && targets().count() <= DETAILED,
         }
@@ -107,7 +111,12 @@ impl<'a> Extra<'a> {
     }
 
     /// What else than descriptors holds the file of an orphaned target.
-    pub fn holders(&self, instance: &Instance, resolved: &Resolved) -> Vec<String> {
+    pub fn holders(&mut self, instance: &Instance, resolved: &Resolved) -> Vec<String> {
+        if !resolved.holders.is_empty() {
+            let holders = resolved.holders.iter();
+            let names = holders.map(|holder| names::holder(holder, &mut self.commands));
+            return names.collect();
+        }
         let Some(place) = place(instance, resolved).filter(|_| resolved.is_orphaned()) else {
             return Vec::new();
         };
@@ -132,11 +141,11 @@ impl<'a> Extra<'a> {
 }
 
 #[cfg(feature = "bpf")]
-fn hidden(report: &Report) -> Hidden {
+fn hidden(report: &Report, commands: &mut Commands) -> Hidden {
     let all = epoll_targets::trace::hidden_holders().unwrap_or_default();
     let mut known: HashMap<Place, Vec<String>> = HashMap::new();
     for hidden in &all.found {
-        let name = names::holder(&hidden.holder);
+        let name = names::holder(&hidden.holder, commands);
         for at in &hidden.instance {
             let place = (at.pid, at.fd, hidden.tfd, hidden.data, hidden.ino);
             let named = known.entry(place).or_default();
@@ -165,7 +174,7 @@ fn hidden(report: &Report) -> Hidden {
 }
 
 #[cfg(not(feature = "bpf"))]
-fn hidden(_report: &Report) -> Hidden {
+fn hidden(_: &Report, _: &mut Commands) -> Hidden {
     Hidden {
         known: HashMap::new(),
         guessed: Some(Holders::all()),

@@ -5,9 +5,7 @@
 use epoll_cli::text::printable;
 use epoll_targets::fdinfo::Inode;
 use epoll_targets::proc;
-use epoll_targets::resolve::Descriptor;
-#[cfg(feature = "bpf")]
-use epoll_targets::trace::Holder;
+use epoll_targets::resolve::{Descriptor, Holder};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{fstat, major, minor};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -64,17 +62,9 @@ impl Kinds {
     }
 }
 
-/// A process, with its command if it runs.
-pub fn process(pid: i32) -> String {
-    match proc::command(pid) {
-        Ok(command) => format!("process {pid} ({})", printable(&command)),
-        Err(_) => format!("process {pid}"),
-    }
-}
-
 /// What holds a file.
-#[cfg(feature = "bpf")]
-pub fn holder(holder: &Holder) -> String {
+pub fn holder(holder: &Holder, commands: &mut Commands) -> String {
+    let mut process = |pid| commands.process(pid);
     match *holder {
         Holder::Descriptor(Descriptor { pid, fd }) => format!("fd {fd} of {}", process(pid)),
         Holder::Message { socket, sender } => {
@@ -98,12 +88,24 @@ pub fn holder(holder: &Holder) -> String {
 
 /// Command names of processes, each read once.
 #[derive(Debug, Default)]
-pub struct Commands(HashMap<i32, String>);
+pub struct Commands(HashMap<i32, Option<String>>);
 
 impl Commands {
+    fn get(&mut self, pid: i32) -> Option<&str> {
+        let known = self.0.entry(pid);
+        known.or_insert_with(|| proc::command(pid).ok()).as_deref()
+    }
+
     /// The name of a process; `?` if it is gone.
     pub fn of(&mut self, pid: i32) -> &str {
-        let look = || proc::command(pid).unwrap_or_else(|_| "?".into());
-        self.0.entry(pid).or_insert_with(look)
+        self.get(pid).unwrap_or("?")
+    }
+
+    /// A process, with its command if it runs.
+    pub fn process(&mut self, pid: i32) -> String {
+        match self.get(pid) {
+            Some(command) => format!("process {pid} ({})", printable(command)),
+            None => format!("process {pid}"),
+        }
     }
 }

@@ -20,18 +20,12 @@
 #include <bpf/bpf_core_read.h>
 
 #include "task.h"
+#include "walk.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
 #define PF_EXITING	0x00000004
 #define PF_KTHREAD	0x00200000
-
-/* Layouts shared with resolve/by_walk/programs.rs. */
-#define CHUNK_WORDS	(1 << 11)
-#define NR_CHUNKS	(1 << 5)
-#define NR_WORDS	(NR_CHUNKS * CHUNK_WORDS)
-/* No record is longer. */
-#define MAX_RECORD	8
 
 /* How much a program does before it returns to the reader. */
 #define MAX_BLOCKS	2048
@@ -43,81 +37,7 @@ char LICENSE[] SEC("license") = "GPL";
 /* How many tables can be chosen. */
 #define MAX_CHOSEN	(1 << 10)
 
-/* Descriptors that are read at once. */
-#define BLOCK		32
-
-/* A tree of 2^32 nodes is not higher. */
-#define MAX_DEPTH	64
 #define MAX_ASTRAY	1024
-
-enum tag {
-	TAG_NONE,		/* the rest of the chunk is empty */
-	TAG_TASK,		/* TGID << 32 | TID; table; leader has another */
-	TAG_FD,			/* is epoll << 32 | FD; file */
-	TAG_INSTANCE,		/* FD; file */
-	TAG_TARGET,		/* TFD; file; data; is ready << 32 | EVENTS; epitem */
-	TAG_END,		/* whether the walk went astray */
-	TAG_THREAD,		/* is running; table; task; SWITCHES */
-};
-
-#define HEAD(tag, rest)	((__u64)(tag) << 56 | (rest))
-
-struct control {
-	/* in: the file_operations of epoll; 0 to find them out */
-	__u64 fops;
-	/* in: the reader's own instance */
-	__u32 own_efd;
-	/* in: whether the tree is ordered by fd first */
-	__u32 by_fd;
-	/* in: the number of this pass */
-	__u32 pass;
-	/* in: whether to say which files are epoll's */
-	__u32 kinds;
-	/* in: how many instances there are to walk */
-	__u32 left;
-	/* in: whether to list only the chosen tables */
-	__u32 only;
-
-	/* out: words that are filled */
-	__u32 filled;
-	/* out: tasks that are giving up their descriptors */
-	__u32 exiting;
-	/* out: what was learned from own_efd */
-	__u64 learned;
-
-	/* The table, or instance, that the last run did not come to the end of. */
-	__u64 task;
-	__u64 table;
-	__u64 next_fd;
-	__u64 file;
-	__u64 ep;
-	/* The last target that was reported. */
-	__u64 last_file;
-	__s32 last_fd;
-	__u32 astray;
-	__u32 done;
-	__u32 depth;
-	/* Nodes whose keys are greater, on the way from the root. */
-	__u64 stack[MAX_DEPTH];
-	/* The node that a loop has come to. */
-	__u64 node;
-	__u64 barrier;
-	/* The descriptors that are looked at, from next_fd on. */
-	__u64 block[BLOCK];
-};
-
-#include "control.h"
-
-struct chunk {
-	__u64 words[CHUNK_WORDS];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, NR_CHUNKS);
-	__type(key, __u32);
-	__type(value, struct chunk);
-} output SEC(".maps");
 
 /* The last pass in which a table was listed. If there is no room, it is listed twice. */
 struct {
@@ -145,33 +65,6 @@ struct {
 	__type(key, __u64);
 	__type(value, __u32);
 } wanted SEC(".maps");
-
-/* Room for a record of n words; NULL if the output is full. */
-static __always_inline __u64 *room(struct control *ctl, __u32 n)
-{
-	__u32 at = ctl->filled;
-	__u32 chunk = at / CHUNK_WORDS;
-	__u32 offset = at % CHUNK_WORDS;
-	struct chunk *out = bpf_map_lookup_elem(&output, &chunk);
-
-	if (!out)
-		return NULL;
-	if (offset > CHUNK_WORDS - MAX_RECORD) {
-		out->words[offset] = HEAD(TAG_NONE, 0);
-		chunk++;
-		offset = 0;
-		out = bpf_map_lookup_elem(&output, &chunk);
-		if (!out)
-			return NULL;
-	}
-	ctl->filled = chunk * CHUNK_WORDS + offset + n;
-	return &out->words[offset];
-}
-
-static __always_inline bool is_full(const struct control *ctl)
-{
-	return ctl->filled > NR_WORDS - BLOCK * 2 - 4 * MAX_RECORD;
-}
 
 /* One descriptor of the block. */
 static long list_one(__u64 n, void *unused)

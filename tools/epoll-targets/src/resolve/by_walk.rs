@@ -12,11 +12,13 @@
 //! before the descriptors are listed, so that it is read twice, too.
 
 mod agree;
+mod holders;
 mod items;
 mod lists;
 mod orphans;
 mod places;
 mod programs;
+mod runner;
 
 use super::kernel::Kernel;
 use super::{
@@ -49,12 +51,15 @@ struct View {
 pub(super) struct ByWalk<'a> {
     scope: Scope,
     search_all: bool,
+    wants_holders: bool,
     programs: Programs,
     lists: Lists,
     reader: Reader,
     kernel: Kernel<'a>,
     partial: Option<String>,
     skipped: Vec<Skipped>,
+    /// See [`Report::holders`].
+    holders: Option<bool>,
 }
 
 impl<'a> ByWalk<'a> {
@@ -79,10 +84,12 @@ impl<'a> ByWalk<'a> {
             lists,
             reader: Reader::start()?,
             search_all: resolver.searches_all(),
+            wants_holders: resolver.holders,
             scope: resolver.scope.clone(),
             kernel: Kernel::new(&mut *resolver.progress),
             partial: visible::namespace(),
             skipped: Vec::new(),
+            holders: None,
         })
     }
 
@@ -241,6 +248,7 @@ impl<'a> ByWalk<'a> {
                 Lists::Items { .. } => Method::Bpf,
             },
             partial: self.partial,
+            holders: self.holders,
             ..Report::default()
         }
     }

@@ -5,7 +5,7 @@
 use super::agree::Candidate;
 use super::places::Places;
 use super::programs::{File, Identity, Place, Seen, Switches, TableId, Threads};
-use super::{ByWalk, View};
+use super::{ByWalk, View, holders};
 use crate::descriptor::Descriptor;
 use crate::resolve::{Owner, ROUNDS, still};
 use std::collections::{HashMap, HashSet};
@@ -45,6 +45,13 @@ impl ByWalk<'_> {
             return Ok(());
         }
         let certain = self.search(places, &mut found)? && self.partial.is_none();
+        let mut held = HashMap::new();
+        if self.wants_holders && certain {
+            // Without, there are still the owners.
+            let found = holders::find(&found).unwrap_or_default();
+            self.holders = Some(found.is_complete);
+            held = found.by;
+        }
         // The addresses mean something only if the targets are still there.
         for view in views.iter_mut() {
             view.settled = !view.targets.iter().any(Candidate::is_suspect);
@@ -57,6 +64,9 @@ impl ByWalk<'_> {
                 let place = seen.map(|seen| found.get(&seen.file).copied().flatten());
                 if certain && place == Some(None) {
                     candidate.owner = Owner::Orphaned;
+                    // Several targets can have one file.
+                    let holders = seen.and_then(|seen| held.get(&seen.file));
+                    candidate.holders = holders.cloned().unwrap_or_default();
                     continue;
                 }
                 candidate.owners_total = None;
