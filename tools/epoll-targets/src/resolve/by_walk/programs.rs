@@ -5,7 +5,6 @@
 use super::runner::{Runner, Tag, records};
 use crate::fdinfo;
 use crate::libbpf::{self, Aligned};
-use libbpf_rs::MapCore as _;
 use libbpf_sys::bpf_iter_link_info;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -356,7 +355,7 @@ impl Programs {
         let tables = if only { tables } else { &[] };
         let chosen = self.runner.map("chosen")?;
         for table in tables {
-            libbpf::write(&chosen, &table.0.to_ne_bytes(), &[0; 4])?;
+            chosen.write(&table.0.to_ne_bytes(), &0u32)?;
         }
         self.runner.control.kinds = 0;
         self.runner.control.only = only.into();
@@ -422,7 +421,7 @@ impl Programs {
     ) -> io::Result<()> {
         let wanted = self.runner.map("wanted")?;
         for file in files {
-            libbpf::write(&wanted, &file.0.to_ne_bytes(), &[0; 4])?;
+            wanted.write(&file.0.to_ne_bytes(), &0u32)?;
         }
         self.runner.control.left = files.len() as u32;
         let mut current: Option<(File, Walk)> = None;

@@ -2,8 +2,7 @@
 
 //! Runs the BPF programs that write records to a map: see `bpf/walk.h`.
 
-use crate::libbpf::{self, FIRST, failed};
-use libbpf_rs::{MapCore as _, MapFlags, Object};
+use crate::libbpf::{self, FIRST, Loaded, MapRef};
 use libbpf_sys::bpf_iter_link_info;
 use std::io::{self, Read as _};
 use std::os::fd::RawFd;
@@ -68,49 +67,40 @@ pub(super) fn records(mut words: &[u64]) -> impl Iterator<Item = (Tag, u64, &[u6
 
 /// Programs, loaded.
 pub(super) struct Runner {
-    object: Object,
+    loaded: Loaded,
     /// What they are told, and what they told last.
     pub(super) control: Control,
+    chunk: Box<[u64; CHUNK]>,
 }
 
 impl Runner {
     pub(super) fn load(object: &'static [u8]) -> io::Result<Self> {
-        let object = libbpf::load(object, |_| Ok(()));
-        let runner = Self {
-            object: object.map_err(failed("cannot load the BPF programs"))?,
+        Ok(Self {
+            loaded: Loaded::load(object)?,
             control: Control::new_zeroed(),
-        };
-        if runner.map("control")?.value_size() as usize != size_of::<Control>() {
-            return Err(io::Error::other("the BPF programs are of another version"));
-        }
-        Ok(runner)
+            chunk: [0; CHUNK].into(),
+        })
     }
 
-    pub(super) fn map(&self, name: &str) -> io::Result<libbpf_rs::Map<'_>> {
-        libbpf::map(&self.object, name)
+    pub(super) fn map(&self, name: &str) -> io::Result<MapRef<'_>> {
+        self.loaded.map(name)
     }
 
     /// Takes the output that there is.
     fn take(&mut self, tell: &mut impl FnMut(&[u64])) -> io::Result<()> {
-        let control = libbpf::read(&self.map("control")?, &FIRST)?;
-        let mut control: Control = control.ok_or(io::ErrorKind::InvalidData)?;
-        if control.filled > 0 {
-            let map = self.map("output")?;
-            let filled = control.filled as usize;
-            for chunk in 0..filled.div_ceil(CHUNK) {
-                let key = (chunk as u32).to_ne_bytes();
-                let output = map.lookup(&key, MapFlags::ANY);
-                let output = output.map_err(failed("cannot read a BPF map"))?;
-                let output = output.unwrap_or_default();
-                let words = output.chunks_exact(8).take(filled - chunk * CHUNK);
-                let words: Vec<u64> = words.flat_map(u64::read_from_bytes).collect();
-                tell(&words);
-            }
-            control.filled = 0;
-            libbpf::write(&self.map("control")?, &FIRST, control.as_bytes())?;
+        let control = self.loaded.map("control")?;
+        control.read(&FIRST, &mut self.control)?;
+        if self.control.filled == 0 {
+            return Ok(());
         }
-        self.control = control;
-        Ok(())
+        let output = self.loaded.map("output")?;
+        let filled = self.control.filled as usize;
+        for number in 0..filled.div_ceil(CHUNK) {
+            output.read(&(number as u32).to_ne_bytes(), &mut *self.chunk)?;
+            tell(&self.chunk[..CHUNK.min(filled - number * CHUNK)]);
+        }
+        self.control.filled = 0;
+        control.write(&FIRST, &self.control)
     }
 
     /// Runs a program until the iterator ends, or all instances were walked.
@@ -129,8 +119,8 @@ impl Runner {
             _state: [0; STATE],
             ..self.control
         };
-        libbpf::write(&self.map("control")?, &FIRST, self.control.as_bytes())?;
-        let mut iter = libbpf::iterate(&self.object, program, info)?;
+        self.map("control")?.write(&FIRST, &self.control)?;
+        let mut iter = libbpf::iterate(self.loaded.program(program)?, info)?;
         let walks = self.control.left > 0;
         loop {
             let read = iter.read(&mut [0; 16]);
