@@ -229,16 +229,20 @@ static __always_inline struct epitem *epitem_of(__u64 node)
 	return (void *)node - bpf_core_field_offset(struct epitem, rbn);
 }
 
-/* Whether a target is on the ready list; 0 if the kernel has none by that name. */
-static __always_inline __u64 is_ready(struct epitem *epi)
-{
-	struct list_head *next = NULL;
+/*
+ * A field of the epitem that was read last. It is read at once: to call a helper for each
+ * field is most of what a walk takes.
+ */
+#define FIELD(type, field)						\
+	(*(type *)((void *)ctl->epitem + bpf_core_field_offset(struct epitem, field)))
 
+/* Whether a target is on the ready list; 0 if the kernel has none by that name. */
+static __always_inline __u64 is_ready(const struct control *ctl, struct epitem *epi)
+{
 	if (!bpf_core_field_exists(epi->rdllink))
 		return 0;
-	if (bpf_core_read(&next, sizeof(next), &epi->rdllink.next))
-		return 0;
-	return next != (void *)epi + bpf_core_field_offset(struct epitem, rdllink);
+	return FIELD(__u64, rdllink.next) !=
+	       (__u64)epi + bpf_core_field_offset(struct epitem, rdllink);
 }
 
 static __always_inline void push(struct control *ctl, __u64 node)
@@ -303,12 +307,9 @@ static long push_one(__u64 i, void *unused)
 static long walk_one(__u64 i, void *unused)
 {
 	struct control *ctl = get_control();
-	struct rb_node *node, *next = NULL;
-	struct eventpoll *ep = NULL;
 	struct epitem *epi;
-	__u64 file = 0, data = 0;
-	__u32 events = 0;
-	__s32 fd = 0;
+	__u64 file, node, next;
+	__s32 fd;
 	__u64 *out;
 
 	if (!ctl || is_full(ctl))
@@ -321,33 +322,33 @@ static long walk_one(__u64 i, void *unused)
 		}
 	}
 	ctl->depth--;
-	node = (void *)ctl->stack[ctl->depth & (MAX_DEPTH - 1)];
-	epi = epitem_of((__u64)node);
-	bpf_core_read(&file, sizeof(file), &epi->ffd.file);
-	bpf_core_read(&fd, sizeof(fd), &epi->ffd.fd);
-	bpf_core_read(&ep, sizeof(ep), &epi->ep);
+	node = ctl->stack[ctl->depth & (MAX_DEPTH - 1)];
+	epi = epitem_of(node);
+	/* If that fails, there are zeros. */
+	bpf_probe_read_kernel(ctl->epitem, bpf_core_type_size(struct epitem), epi);
+	file = FIELD(__u64, ffd.file);
+	fd = FIELD(__s32, ffd.fd);
 	/* It was removed, or the tree turned, since it was put on the stack. */
-	if (ep != (void *)ctl->ep || !file || fd < 0 || !is_after(ctl, file, fd)) {
+	if (FIELD(__u64, ep) != ctl->ep || !file || fd < 0 || !is_after(ctl, file, fd)) {
 		ctl->depth = 0;
 		if (++ctl->astray < MAX_ASTRAY)
 			return 0;
 		ctl->done = 1;
 		return 1;
 	}
-	bpf_core_read(&events, sizeof(events), &epi->event.events);
-	bpf_core_read(&data, sizeof(data), &epi->event.data);
-	bpf_core_read(&next, sizeof(next), &node->rb_right);
+	next = FIELD(__u64, rbn.rb_right);
 	out = room(ctl, 5);
 	if (!out)
 		return 1;
 	out[0] = HEAD(TAG_TARGET, (__u32)fd);
 	out[1] = file;
-	out[2] = data;
-	out[3] = is_ready(epi) << 32 | events;
+	/* It is not aligned. */
+	out[2] = FIELD(__u32, event.data) | (__u64)(&FIELD(__u32, event.data))[1] << 32;
+	out[3] = is_ready(ctl, epi) << 32 | FIELD(__u32, event.events);
 	out[4] = (__u64)epi;
 	ctl->last_file = file;
 	ctl->last_fd = fd;
-	ctl->node = (__u64)next;
+	ctl->node = next;
 	if (next)
 		bpf_loop(MAX_DEPTH, push_one, NULL, 0);
 	return 0;

@@ -22,6 +22,9 @@
 /* Pointers that are read at once. */
 #define BLOCK		32
 
+/* An epitem is not larger. */
+#define MAX_EPITEM	256
+
 /* A tree of 2^32 nodes is not higher. */
 #define MAX_DEPTH	64
 
@@ -94,6 +97,9 @@ struct control {
 	__u64 array;
 	__u32 count;
 	__u32 next;
+
+	/* The epitem that is looked at, as the kernel lays it out. */
+	__u64 epitem[MAX_EPITEM / sizeof(__u64)];
 };
 
 struct {
