@@ -242,7 +242,7 @@ int list_holders(struct bpf_iter__task_file *ctx)
 
 	if (!ctl || !task || !file)
 		return 0;
-	magic = file->f_inode->i_sb->s_magic;
+	magic = BPF_CORE_READ(file, f_inode, i_sb, s_magic);
 	if (magic == SOCKFS_MAGIC)
 		holder = (__u64)KIND_MESSAGE << 32 | ctx->fd;
 	else if (magic == ANON_INODE_FS_MAGIC && is_ring(file))

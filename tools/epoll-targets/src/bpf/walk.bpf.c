@@ -131,22 +131,24 @@ int list_tables(struct bpf_iter__task *ctx)
 	struct control *ctl = get_control();
 	struct task_struct *task = ctx->task;
 	struct task_struct *leader;
-	struct files_struct *table, *of_leader = NULL;
+	struct files_struct *table, *of_leader;
 	__u32 *seen;
 	__u64 key;
 	__u64 *out;
 
 	if (!ctl || !task || task->flags & PF_KTHREAD)
 		return 0;
-	table = task->files;
+	/*
+	 * Not by a load: for each that yields a pointer, the verifier searches all types of the
+	 * kernel, several times.
+	 */
+	table = BPF_CORE_READ(task, files);
 	if (!table)
 		return 0;
-	leader = task->group_leader;
-	if (leader != task) {
-		bpf_core_read(&of_leader, sizeof(of_leader), &leader->files);
-		if (of_leader == table)
-			return 0;
-	}
+	leader = BPF_CORE_READ(task, group_leader);
+	of_leader = leader != task ? BPF_CORE_READ(leader, files) : NULL;
+	if (of_leader == table)
+		return 0;
 	key = (__u64)table;
 	if (ctl->only && !bpf_map_lookup_elem(&chosen, &key))
 		return 0;
@@ -193,7 +195,7 @@ int list_threads(struct bpf_iter__task *ctx)
 		return 0;
 	if (task == (void *)bpf_get_current_task_btf())
 		return 0;
-	table = task->files;
+	table = BPF_CORE_READ(task, files);
 	if (!table) {
 		if (task->flags & PF_EXITING && !task->exit_state)
 			ctl->exiting++;
@@ -369,8 +371,9 @@ int walk_instances(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (!ctl->fops) {
 		reader = (void *)bpf_get_current_task_btf();
-		if (ctx->fd == ctl->own_efd && task->files == reader->files)
-			ctl->learned = (__u64)file->f_op;
+		if (ctx->fd == ctl->own_efd &&
+		    BPF_CORE_READ(task, files) == BPF_CORE_READ(reader, files))
+			ctl->learned = (__u64)BPF_CORE_READ(file, f_op);
 		return 0;
 	}
 	if (!ctl->left)
