@@ -28,6 +28,7 @@ use super::{
 use crate::fdinfo::Target;
 use crate::reader::Reader;
 use agree::{Candidate, agree};
+use holders::Finder;
 use items::Items;
 use lists::Lists;
 use places::{Holders, Moment, Places};
@@ -58,6 +59,8 @@ pub(super) struct ByWalk<'a> {
     kernel: Kernel<'a>,
     partial: Option<String>,
     skipped: Vec<Skipped>,
+    /// What finds the holders of orphans, once there may be some.
+    finder: Option<Finder>,
     /// See [`Report::holders`].
     holders: Option<bool>,
 }
@@ -89,6 +92,7 @@ impl<'a> ByWalk<'a> {
             kernel: Kernel::new(&mut *resolver.progress),
             partial: visible::namespace(),
             skipped: Vec::new(),
+            finder: None,
             holders: None,
         })
     }

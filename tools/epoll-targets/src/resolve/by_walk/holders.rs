@@ -9,7 +9,6 @@ use crate::holder::Holder;
 use crate::libbpf::Aligned;
 use libbpf_sys::bpf_iter_link_info;
 use std::collections::{HashMap, HashSet};
-use std::hash::BuildHasher;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -44,34 +43,43 @@ fn holder(head: u64, rest: &[u64]) -> Option<Holder> {
     })
 }
 
-/// Looks for what holds these files.
-pub(super) fn find<T, S: BuildHasher>(files: &HashMap<File, T, S>) -> io::Result<Held> {
-    let mut runner = Runner::load(&PROGRAMS.0)?;
-    let mut held = Held {
-        is_complete: true,
-        ..Held::default()
-    };
-    let mut known = HashSet::new();
-    for program in ["list_holders", "list_mappings"] {
-        let mut current = None;
-        runner.run(program, bpf_iter_link_info::default(), |words| {
-            for (tag, head, rest) in records(words) {
-                match tag {
-                    Tag::Holder => current = holder(head, rest),
-                    Tag::Held => {
-                        let file = File::new(rest[0]);
-                        let Some(holder) = current.filter(|_| files.contains_key(&file)) else {
-                            continue;
-                        };
-                        if known.insert((file, holder)) {
-                            held.by.entry(file).or_default().push(holder);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        })?;
-        held.is_complete &= runner.control.cut == 0;
+/// The programs, loaded.
+pub(super) struct Finder(Runner);
+
+impl Finder {
+    pub(super) fn load() -> io::Result<Self> {
+        Runner::load(&PROGRAMS.0).map(Self)
     }
-    Ok(held)
+
+    /// Looks for what holds these files.
+    pub(super) fn find<T>(&mut self, files: &HashMap<File, T>) -> io::Result<Held> {
+        let runner = &mut self.0;
+        let mut held = Held {
+            is_complete: true,
+            ..Held::default()
+        };
+        let mut known = HashSet::new();
+        for program in ["list_holders", "list_mappings"] {
+            let mut current = None;
+            runner.run(program, bpf_iter_link_info::default(), |words| {
+                for (tag, head, rest) in records(words) {
+                    match tag {
+                        Tag::Holder => current = holder(head, rest),
+                        Tag::Held => {
+                            let file = File::new(rest[0]);
+                            let Some(holder) = current.filter(|_| files.contains_key(&file)) else {
+                                continue;
+                            };
+                            if known.insert((file, holder)) {
+                                held.by.entry(file).or_default().push(holder);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            })?;
+            held.is_complete &= runner.control.cut == 0;
+        }
+        Ok(held)
+    }
 }

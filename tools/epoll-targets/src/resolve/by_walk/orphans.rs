@@ -3,9 +3,10 @@
 //! Which targets without an owner are orphaned.
 
 use super::agree::Candidate;
+use super::holders::Finder;
 use super::places::Places;
 use super::programs::{File, Identity, Place, Seen, Switches, TableId, Threads};
-use super::{ByWalk, View, holders};
+use super::{ByWalk, View};
 use crate::descriptor::Descriptor;
 use crate::resolve::{Owner, ROUNDS, still};
 use std::collections::{HashMap, HashSet};
@@ -48,7 +49,9 @@ impl ByWalk<'_> {
         let mut held = HashMap::new();
         if self.wants_holders && certain {
             // Without, there are still the owners.
-            let found = holders::find(&found).unwrap_or_default();
+            let finder = self.finder.take().map_or_else(Finder::load, Ok);
+            let found = finder.and_then(|mut finder| finder.find(&found));
+            let found = found.unwrap_or_default();
             self.holders = Some(found.is_complete);
             held = found.by;
         }
