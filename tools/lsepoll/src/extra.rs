@@ -7,13 +7,14 @@
 use crate::anonymous;
 use crate::args::Args;
 use crate::holders::Holders;
-use crate::names::{self, Commands};
+use crate::names::{self, Commands, Directories};
 use crate::sockets::Sockets;
 use epoll_targets::Descriptor;
 use epoll_targets::fdinfo::Events;
 use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 
 /// Of how many targets the details are looked up. Of more, nobody reads them.
@@ -33,6 +34,7 @@ pub struct Extra<'a> {
     pub args: &'a Args,
     pub report: &'a Report,
     commands: Commands,
+    directories: Directories,
     poller: Poller,
     /// What was answered, since each row is made twice.
     ready: HashMap<(i32, RawFd, RawFd, u32), Option<Events>>,
@@ -70,6 +72,7 @@ impl<'a> Extra<'a> {
                 None => hidden(report, &mut commands),
             },
             commands,
+            directories: Directories::default(),
             sockets: Sockets::default(),
             is_detailed: is_list && !args.json && targets().count() <= DETAILED,
         }
@@ -81,6 +84,7 @@ impl<'a> Extra<'a> {
             args,
             report: nothing,
             commands: Commands::default(),
+            directories: Directories::default(),
             poller: Poller::default(),
             ready: HashMap::new(),
             hidden: Hidden::default(),
@@ -127,16 +131,20 @@ impl<'a> Extra<'a> {
         guessed.map_or_else(Vec::new, |holders| holders.of(resolved))
     }
 
+    /// The link of a descriptor; `None` if it is closed by now.
+    pub fn link(&mut self, descriptor: Descriptor) -> Option<OsString> {
+        self.directories.link(descriptor)
+    }
+
     /// The addresses of a descriptor that is a socket, or what state it is in if it is a
-    /// file that has no path.
-    pub fn details(&mut self, descriptor: Descriptor) -> Option<String> {
+    /// file that has no path, by its link.
+    pub fn details(&mut self, descriptor: Descriptor, link: &OsStr) -> Option<String> {
         if !self.is_detailed {
             return None;
         }
-        let link = names::link(descriptor)?;
         let link = link.to_str()?;
         let sockets = self.sockets.addresses(descriptor.pid, link);
-        sockets.or_else(|| anonymous::details(descriptor, link))
+        sockets.or_else(|| anonymous::details(descriptor, link, &mut self.directories))
     }
 }
 
