@@ -274,3 +274,48 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: It was just opened for the caller, who owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::libbpf::{Aligned, FIRST};
+
+    static OBJECTS: [&Aligned<[u8]>; 2] = [
+        &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o"))),
+        &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/holders.bpf.o"))),
+    ];
+
+    #[test]
+    fn both_ways_load_the_same() {
+        for object in OBJECTS {
+            let (by_kernel, by_libbpf) = match Loaded::by_libbpf(&object.0) {
+                Ok(loaded) => (Loaded::by_kernel(&object.0).unwrap(), loaded),
+                Err(error) => return eprintln!("skipped: BPF cannot be used: {error}"),
+            };
+            let maps = |loaded: &Loaded| {
+                let maps = loaded.maps.iter();
+                let maps = maps.map(|map| (map.name.clone(), map.keys, map.values));
+                maps.collect::<Vec<_>>()
+            };
+            assert_eq!(maps(&by_kernel), maps(&by_libbpf));
+            let programs = |loaded: &Loaded| {
+                let programs = loaded.programs.iter();
+                programs.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+            };
+            assert_eq!(programs(&by_kernel), programs(&by_libbpf));
+
+            // Each descriptor is that of the map of the name.
+            for loaded in [&by_kernel, &by_libbpf] {
+                let mut words = Box::new([0u64; 1 << 11]);
+                words[7] = 7;
+                let output = loaded.map("output").unwrap();
+                output.write(&FIRST, &*words).unwrap();
+                *words = [0; 1 << 11];
+                output.read(&FIRST, &mut *words).unwrap();
+                assert_eq!(words[7], 7);
+                let mut short = 0u32;
+                assert!(output.read(&FIRST, &mut short).is_err());
+            }
+        }
+    }
+}
