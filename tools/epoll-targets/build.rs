@@ -19,7 +19,7 @@ fn main() {
     }
     let out = env::var_os("OUT_DIR").expect("cargo sets it");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    for name in ["targets", "trace", "walk"] {
+    for name in ["holders", "targets", "trace", "walk"] {
         let status = Command::new(&clang)
             .args(["--target=bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror"])
             .arg("-c")

@@ -14,19 +14,14 @@ pub mod progress;
 pub mod table;
 pub mod text;
 
-use anstream::AutoStream;
+mod out;
+
+pub use out::{Stdout, stdout};
+
 use anyhow::Chain;
 use epoll_targets::fdinfo::Events;
 use std::error::Error;
-use std::io::{self, BufWriter, StdoutLock, Write};
-
-/// Standard output, buffered. Colours reach it only if it is a terminal that shows
-/// them and `NO_COLOR` is not set.
-///
-/// The caller flushes it: errors of a drop are lost.
-pub fn stdout() -> BufWriter<AutoStream<StdoutLock<'static>>> {
-    BufWriter::new(AutoStream::auto(io::stdout().lock()))
-}
+use std::io::{self, Write};
 
 /// An error and its causes on one line: `what: cause: cause`. No cause is repeated if
 /// the message of each error says only its own part, which is the rule here.

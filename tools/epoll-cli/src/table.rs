@@ -54,6 +54,7 @@ impl Column {
 #[derive(Clone, Debug, Default)]
 pub struct Cell {
     text: String,
+    width: usize,
     style: Style,
 }
 
@@ -67,8 +68,10 @@ impl Cell {
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
+        let text = text.into();
         Self {
-            text: text.into(),
+            width: text.width(),
+            text,
             style: Style::new(),
         }
     }
@@ -102,9 +105,8 @@ impl Table {
     /// Makes the columns wide enough for a row. Its last cell may be missing.
     pub fn measure(&mut self, row: &[Cell]) {
         for ((width, column), cell) in self.widths.iter_mut().zip(&self.columns).zip(row) {
-            let wanted = cell.text.width();
-            if wanted <= column.widest {
-                *width = (*width).max(wanted);
+            if cell.width <= column.widest {
+                *width = (*width).max(cell.width);
             }
         }
     }
@@ -145,7 +147,7 @@ impl Table {
             let is_last = number + 1 == row.len();
             let mut at = column_at;
             if column.is_right && !is_last {
-                at += width.saturating_sub(cell.text.width());
+                at += width.saturating_sub(cell.width);
             }
             line.put(at, cell, out)?;
             column_at += width + 1;
@@ -153,7 +155,7 @@ impl Table {
         for note in notes {
             line.put(0, note, out)?;
         }
-        writeln!(out)
+        out.write_all(b"\n")
     }
 
     /// Prints a heading, of parts that are not broken if they fit on a line.
@@ -203,15 +205,19 @@ impl Line {
     }
 
     fn skip_to(&mut self, at: usize, out: &mut impl Write) -> io::Result<()> {
-        write!(out, "{:1$}", "", at - self.used)?;
+        const BLANKS: [u8; 32] = [b' '; 32];
+        let blanks = at - self.used;
         self.used = at;
-        Ok(())
+        match BLANKS.get(..blanks) {
+            Some(blanks) => out.write_all(blanks),
+            None => write!(out, "{:blanks$}", ""),
+        }
     }
 
     /// Prints a text from `at` on, or behind what is there, or on a line of its own.
     fn put(&mut self, at: usize, cell: &Cell, out: &mut impl Write) -> io::Result<()> {
-        let Cell { text, style } = cell;
-        let width = text.width();
+        let Cell { text, width, style } = cell;
+        let width = *width;
         let mut at = at.max(self.next);
         if width == 0 {
             self.next = at + 1;
@@ -223,6 +229,15 @@ impl Line {
             at = INDENT;
         }
         self.skip_to(at, out)?;
+        if self.used.saturating_add(width) <= self.fit {
+            match style.is_plain() {
+                true => out.write_all(text.as_bytes())?,
+                false => write!(out, "{style}{text}{style:#}")?,
+            }
+            self.used += width;
+            self.next = self.used + 1;
+            return Ok(());
+        }
         let mut rest = text.as_str();
         loop {
             let (now, later) = split(rest, self.fit - self.used);

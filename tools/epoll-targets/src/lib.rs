@@ -68,6 +68,7 @@ pub mod trace;
 pub mod unix_diag;
 
 mod descriptor;
+mod holder;
 #[cfg(feature = "bpf")]
 mod libbpf;
 mod order;

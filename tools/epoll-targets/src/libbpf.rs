@@ -3,14 +3,18 @@
 //! What all BPF programs of this crate need: loading them, running iterators, and
 //! access to their maps.
 
-use libbpf_rs::{AsRawLibbpf as _, ErrorKind, MapCore, MapFlags, Object, ObjectBuilder};
+mod loaded;
+
+pub(crate) use loaded::{Loaded, MapRef};
+
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, Object, ObjectBuilder};
 use libbpf_rs::{Map, OpenObject};
 use libbpf_sys::{BPF_TRACE_ITER, bpf_iter_link_info, bpf_link_create_opts};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::borrow::Cow;
 use std::fs::{File, read_to_string};
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use zerocopy::FromBytes;
@@ -126,22 +130,14 @@ pub(crate) fn write(map: &impl MapCore, key: &[u8], value: &[u8]) -> io::Result<
 }
 
 /// An iterator that runs a program.
-pub(crate) fn iterate(
-    object: &Object,
-    program: &str,
-    mut info: bpf_iter_link_info,
-) -> io::Result<File> {
-    let program = object.progs().find(|p| p.name() == program);
-    let program = program.ok_or_else(|| io::Error::other("a BPF program is missing"))?;
+pub(crate) fn iterate(program: BorrowedFd<'_>, mut info: bpf_iter_link_info) -> io::Result<File> {
     let opts = bpf_link_create_opts {
         sz: size_of::<bpf_link_create_opts>() as u64,
         iter_info: &raw mut info,
         iter_info_len: size_of::<bpf_iter_link_info>() as u32,
         ..Default::default()
     };
-    // SAFETY: The program's pointer is valid as long as the object, which is
-    // borrowed.
-    let fd = unsafe { libbpf_sys::bpf_program__fd(program.as_libbpf_object().as_ptr()) };
+    let fd = program.as_raw_fd();
     // SAFETY: `opts` has its size, and the address and size of `info`. Both live
     // until this returns, and are only read.
     let link = unsafe { libbpf_sys::bpf_link_create(fd, 0, BPF_TRACE_ITER, &raw const opts) };

@@ -115,13 +115,14 @@ impl Helper {
         Ok(i32::from_ne_bytes(bytes))
     }
 
-    fn read(&mut self, path: &str) -> io::Result<Vec<u8>> {
+    fn read(&mut self, path: &str, meanwhile: impl FnOnce()) -> io::Result<Vec<u8>> {
         let mut request = [0; REQUEST];
         // One zero is left to end it.
         let room = request[..REQUEST - 1].get_mut(..path.len());
         room.ok_or(Errno::NAMETOOLONG)?
             .copy_from_slice(path.as_bytes());
         self.requests.write_all(&request)?;
+        meanwhile();
         let mut content = Vec::new();
         loop {
             match self.number()? {
@@ -257,11 +258,24 @@ impl Reader {
     ///
     /// That of opening or reading it, or `TimedOut`, see [`is_held`].
     pub(crate) fn read(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        self.read_while(path, || {})
+    }
+
+    /// Reads a file, and does something else in the time that this takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub(crate) fn read_while(
+        &mut self,
+        path: &str,
+        meanwhile: impl FnOnce(),
+    ) -> io::Result<Vec<u8>> {
         let helper = match &mut self.0 {
             Some(helper) => helper,
             none => none.insert(Helper::start()?),
         };
-        let read = helper.read(path);
+        let read = helper.read(path, meanwhile);
         let broken = |error: &io::Error| is_held(error) || error.raw_os_error().is_none();
         if read.as_ref().is_err_and(broken) {
             self.0 = None;

@@ -83,6 +83,11 @@
 //! answer; stop the processes, or use BPF. That looks 32 times at the descriptors of
 //! those that ran.
 //!
+//! [`Resolver::find_holders`] tells what holds the file of such a target instead. BPF programs
+//! look at the messages that wait at unix sockets, at what is registered with io_urings, and at
+//! mappings, before each list is read for the last time: a target that is still there then
+//! held its file all the time, so that what had its address was that file.
+//!
 //! # While the processes run
 //!
 //! An owner that is named was the owner when it was looked at, and may not be any more.
@@ -103,6 +108,7 @@ mod task;
 mod visible;
 
 pub use crate::descriptor::Descriptor;
+pub use crate::holder::Holder;
 pub use report::{Calls, Instance, Owner, Report, Resolved, Skipped, TfdState};
 
 use crate::kcmp::{self, Support};
@@ -197,6 +203,7 @@ enum Scope {
 pub struct Resolver<'a> {
     scope: Scope,
     search_all: bool,
+    holders: bool,
     method: Method,
     progress: Box<dyn FnMut(Progress) + 'a>,
     early: Box<dyn FnMut(&Early<'_>) + 'a>,
@@ -207,6 +214,7 @@ impl fmt::Debug for Resolver<'_> {
         f.debug_struct("Resolver")
             .field("scope", &self.scope)
             .field("search_all", &self.search_all)
+            .field("holders", &self.holders)
             .field("method", &self.method)
             .finish_non_exhaustive()
     }
@@ -217,6 +225,7 @@ impl<'a> Resolver<'a> {
         Self {
             scope,
             search_all: false,
+            holders: false,
             method: Method::Auto,
             progress: Box::new(|_| {}),
             early: Box::new(|_| {}),
@@ -259,6 +268,14 @@ impl<'a> Resolver<'a> {
     #[must_use]
     pub fn search_all_processes(mut self) -> Self {
         self.search_all = true;
+        self
+    }
+
+    /// Finds what else than descriptors holds the files of orphaned targets, too:
+    /// [`Resolved::holders`]. Only [`Method::Walk`] and [`Method::Bpf`] can.
+    #[must_use]
+    pub fn find_holders(mut self) -> Self {
+        self.holders = true;
         self
     }
 

@@ -17,12 +17,15 @@
 //! What io_uring adds or closes is not seen, nor is what 32-bit programs do.
 //!
 //! [`hidden_holders`] finds what is watched, and held by something else than a
-//! descriptor.
+//! descriptor. Where its owners are found with BPF, too,
+//! [`Resolver::find_holders`](crate::resolve::Resolver::find_holders) takes less.
 //!
 //! This needs `CAP_BPF`, `CAP_PERFMON` and `CAP_SYS_PTRACE`, which root has, Linux 6.4
 //! or later with `CONFIG_DEBUG_INFO_BTF` and `CONFIG_FTRACE_SYSCALLS`, and x86-64.
 
 mod programs;
+
+pub use crate::holder::Holder;
 
 use crate::descriptor::Descriptor;
 use libbpf_rs::RingBuffer;
@@ -179,48 +182,22 @@ pub enum Event {
     Exists(Box<Exists>),
 }
 
-/// What keeps a file open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Holder {
-    /// A descriptor.
-    Descriptor(Descriptor),
-    /// A message that waits at this unix socket.
-    Message {
-        /// Who can receive it.
-        socket: Descriptor,
-        /// The process that sent it, if it is known.
-        sender: Option<i32>,
-    },
-    /// It is registered with an io_uring.
-    Ring(Descriptor),
-    /// It is mapped.
-    Mapping {
-        /// The process.
-        pid: i32,
-        /// Where.
-        address: u64,
-    },
-}
-
-impl Holder {
-    fn new(found: &Found) -> Option<Self> {
-        let Found { pid, fd, .. } = *found;
-        let descriptor = Descriptor { pid, fd };
-        Some(match found.kind {
-            HOLDER_FD => Self::Descriptor(descriptor),
-            HOLDER_MESSAGE => Self::Message {
-                socket: descriptor,
-                sender: (found.sender > 0).then_some(found.sender),
-            },
-            HOLDER_RING => Self::Ring(descriptor),
-            HOLDER_MAPPING => Self::Mapping {
-                pid,
-                address: found.at,
-            },
-            _ => return None,
-        })
-    }
+fn holder(found: &Found) -> Option<Holder> {
+    let Found { pid, fd, .. } = *found;
+    let descriptor = Descriptor { pid, fd };
+    Some(match found.kind {
+        HOLDER_FD => Holder::Descriptor(descriptor),
+        HOLDER_MESSAGE => Holder::Message {
+            socket: descriptor,
+            sender: (found.sender > 0).then_some(found.sender),
+        },
+        HOLDER_RING => Holder::Ring(descriptor),
+        HOLDER_MAPPING => Holder::Mapping {
+            pid,
+            address: found.at,
+        },
+        _ => return None,
+    })
 }
 
 /// What became of a target whose descriptor was closed.
@@ -462,7 +439,7 @@ type Holders = HashMap<u64, Vec<Holder>>;
 
 fn take_in(holders: &mut Holders, found: &[Found]) {
     for found in found {
-        if let Some(holder) = Holder::new(found) {
+        if let Some(holder) = holder(found) {
             let of_file = holders.entry(found.file).or_default();
             if !of_file.contains(&holder) {
                 of_file.push(holder);
@@ -546,7 +523,7 @@ pub fn hidden_holders() -> io::Result<HiddenHolders> {
             tfd: found.tfd,
             data: found.data,
             ino: found.ino,
-            holder: Holder::new(found)?,
+            holder: holder(found)?,
         })
     });
     let mut seen = HashSet::new();

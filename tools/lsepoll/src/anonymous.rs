@@ -3,20 +3,23 @@
 //! Files on anonymous inodes: what their fdinfo says beside their kind, which is in the
 //! link.
 
+use crate::names::Directories;
 use epoll_cli::text::quoted;
 use epoll_targets::{Descriptor, proc};
-use std::fs;
 
 /// What there is to say of a descriptor whose link is this.
 ///
 /// Only kinds are read whose fdinfo takes no lock that somebody could hold for long.
-pub fn details(descriptor: Descriptor, link: &str) -> Option<String> {
+pub fn details(
+    descriptor: Descriptor,
+    link: &str,
+    directories: &mut Directories,
+) -> Option<String> {
     let kind = link.strip_prefix("anon_inode:")?;
     if !["[eventfd]", "[timerfd]", "[signalfd]", "[pidfd]", "inotify"].contains(&kind) {
         return None;
     }
-    let Descriptor { pid, fd } = descriptor;
-    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    let text = directories.fdinfo(descriptor)?;
     describe(kind, &text, &|pid| proc::command(pid).ok())
 }
 
@@ -101,7 +104,10 @@ mod tests {
         let file = eventfd(3, EventfdFlags::CLOEXEC).unwrap();
         let pid = std::process::id() as i32;
         let fd = file.as_raw_fd();
-        let details = details(Descriptor { pid, fd }, "anon_inode:[eventfd]");
+        let descriptor = Descriptor { pid, fd };
+        let mut directories = Directories::default();
+        let link = directories.link(descriptor).unwrap();
+        let details = details(descriptor, link.to_str().unwrap(), &mut directories);
         assert_eq!(details.as_deref(), Some("count 3"));
     }
 }

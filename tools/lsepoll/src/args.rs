@@ -266,6 +266,11 @@ impl Args {
         self.orphaned || self.stale || self.stuck
     }
 
+    /// Whether targets are listed.
+    pub fn is_list(&self) -> bool {
+        !self.summary && (self.watch.is_some() || self.metrics.is_none())
+    }
+
     pub fn shows(&self, target: &Resolved) -> bool {
         !self.is_filtered()
             || self.orphaned && target.is_orphaned()

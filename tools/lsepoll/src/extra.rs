@@ -7,13 +7,14 @@
 use crate::anonymous;
 use crate::args::Args;
 use crate::holders::Holders;
-use crate::names::{self, Commands};
+use crate::names::{self, Commands, Directories};
 use crate::sockets::Sockets;
 use epoll_targets::Descriptor;
 use epoll_targets::fdinfo::Events;
 use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Instance, Owner, Report, Resolved};
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 
 /// Of how many targets the details are looked up. Of more, nobody reads them.
@@ -33,6 +34,7 @@ pub struct Extra<'a> {
     pub args: &'a Args,
     pub report: &'a Report,
     commands: Commands,
+    directories: Directories,
     poller: Poller,
     /// What was answered, since each row is made twice.
     ready: HashMap<(i32, RawFd, RawFd, u32), Option<Events>>,
@@ -41,7 +43,7 @@ pub struct Extra<'a> {
     is_detailed: bool,
 }
 
-/// What holds orphaned targets.
+/// What holds orphaned targets, beside what their report says.
 #[derive(Default)]
 struct Hidden {
     /// As BPF sees it.
@@ -54,18 +56,23 @@ impl<'a> Extra<'a> {
     pub fn new(args: &'a Args, report: &'a Report) -> Self {
         let targets = || report.instances.iter().flat_map(|i| &i.targets);
         let has_orphans = targets().any(Resolved::is_orphaned);
-        let is_list = !args.summary && (args.watch.is_some() || args.metrics.is_none());
+        let is_list = args.is_list();
+        let mut commands = Commands::default();
         Self {
             args,
             report,
-            commands: Commands::default(),
             poller: Poller::default(),
             ready: HashMap::new(),
-            hidden: if has_orphans && is_list {
-                hidden(report)
-            } else {
-                Hidden::default()
+            hidden: match report.holders {
+                _ if !has_orphans || !is_list => Hidden::default(),
+                Some(is_complete) => Hidden {
+                    guessed: (!is_complete).then(Holders::all),
+                    ..Hidden::default()
+                },
+                None => hidden(report, &mut commands),
             },
+            commands,
+            directories: Directories::default(),
             sockets: Sockets::default(),
             is_detailed: is_list && !args.json && targets().count() <= DETAILED,
         }
@@ -77,6 +84,7 @@ impl<'a> Extra<'a> {
             args,
             report: nothing,
             commands: Commands::default(),
+            directories: Directories::default(),
             poller: Poller::default(),
             ready: HashMap::new(),
             hidden: Hidden::default(),
@@ -107,7 +115,12 @@ impl<'a> Extra<'a> {
     }
 
     /// What else than descriptors holds the file of an orphaned target.
-    pub fn holders(&self, instance: &Instance, resolved: &Resolved) -> Vec<String> {
+    pub fn holders(&mut self, instance: &Instance, resolved: &Resolved) -> Vec<String> {
+        if !resolved.holders.is_empty() {
+            let holders = resolved.holders.iter();
+            let names = holders.map(|holder| names::holder(holder, &mut self.commands));
+            return names.collect();
+        }
         let Some(place) = place(instance, resolved).filter(|_| resolved.is_orphaned()) else {
             return Vec::new();
         };
@@ -118,25 +131,29 @@ impl<'a> Extra<'a> {
         guessed.map_or_else(Vec::new, |holders| holders.of(resolved))
     }
 
+    /// The link of a descriptor; `None` if it is closed by now.
+    pub fn link(&mut self, descriptor: Descriptor) -> Option<OsString> {
+        self.directories.link(descriptor)
+    }
+
     /// The addresses of a descriptor that is a socket, or what state it is in if it is a
-    /// file that has no path.
-    pub fn details(&mut self, descriptor: Descriptor) -> Option<String> {
+    /// file that has no path, by its link.
+    pub fn details(&mut self, descriptor: Descriptor, link: &OsStr) -> Option<String> {
         if !self.is_detailed {
             return None;
         }
-        let link = names::link(descriptor)?;
         let link = link.to_str()?;
         let sockets = self.sockets.addresses(descriptor.pid, link);
-        sockets.or_else(|| anonymous::details(descriptor, link))
+        sockets.or_else(|| anonymous::details(descriptor, link, &mut self.directories))
     }
 }
 
 #[cfg(feature = "bpf")]
-fn hidden(report: &Report) -> Hidden {
+fn hidden(report: &Report, commands: &mut Commands) -> Hidden {
     let all = epoll_targets::trace::hidden_holders().unwrap_or_default();
     let mut known: HashMap<Place, Vec<String>> = HashMap::new();
     for hidden in &all.found {
-        let name = names::holder(&hidden.holder);
+        let name = names::holder(&hidden.holder, commands);
         for at in &hidden.instance {
             let place = (at.pid, at.fd, hidden.tfd, hidden.data, hidden.ino);
             let named = known.entry(place).or_default();
@@ -165,7 +182,7 @@ fn hidden(report: &Report) -> Hidden {
 }
 
 #[cfg(not(feature = "bpf"))]
-fn hidden(_report: &Report) -> Hidden {
+fn hidden(_: &Report, _: &mut Commands) -> Hidden {
     Hidden {
         known: HashMap::new(),
         guessed: Some(Holders::all()),

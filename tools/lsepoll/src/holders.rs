@@ -6,7 +6,7 @@
 //! It shows files by their names. Only the inodes of sockets and pipes, and those of
 //! other file systems, identify one; what is found by less is said to be possible.
 
-use crate::names;
+use crate::names::Commands;
 use epoll_targets::proc;
 use epoll_targets::resolve::Resolved;
 use std::fs;
@@ -43,15 +43,17 @@ impl Holders {
     /// Looks at all processes.
     pub fn all() -> Self {
         let mut found = Vec::new();
+        let mut commands = Commands::default();
         for pid in proc::pids().unwrap_or_default() {
             // Processes come and go, and some may not be looked into.
             for fd in proc::fds(pid).unwrap_or_default() {
-                look_at(pid, fd, &mut found);
+                look_at(pid, fd, &mut commands, &mut found);
             }
             if let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) {
                 let mappings = maps.lines().filter_map(mapping);
                 found.extend(mappings.map(|(what, address)| {
-                    let holder = format!("a mapping at {address:#x} of {}", names::process(pid));
+                    let process = commands.process(pid);
+                    let holder = format!("a mapping at {address:#x} of {process}");
                     Found { what, holder }
                 }));
             }
@@ -100,7 +102,7 @@ fn anonymous() -> Option<(u64, (u32, u32))> {
 }
 
 /// Adds what an io_uring has registered, or messages that wait at a socket.
-fn look_at(pid: i32, fd: RawFd, found: &mut Vec<Found>) {
+fn look_at(pid: i32, fd: RawFd, commands: &mut Commands, found: &mut Vec<Found>) {
     let Ok(link) = proc::link(pid, fd) else {
         return;
     };
@@ -113,14 +115,14 @@ fn look_at(pid: i32, fd: RawFd, found: &mut Vec<Found>) {
         return;
     };
     if is_ring {
-        let process = names::process(pid);
+        let process = commands.process(pid);
         let holder = format!("a registered file of the io_uring fd {fd} of {process}");
         found.extend(registered(&text).map(|what| Found {
             what,
             holder: holder.clone(),
         }));
     } else if waiting(&text) > 0 {
-        let process = names::process(pid);
+        let process = commands.process(pid);
         found.push(Found {
             what: What::Any,
             holder: format!("a message that waits at fd {fd} of {process}"),

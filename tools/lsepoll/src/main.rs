@@ -254,6 +254,9 @@ fn resolve(args: &Args, pids: &[i32], early: &mut EarlyRows<'_>) -> Result<Repor
     if args.owners == Owners::All {
         resolver = resolver.search_all_processes();
     }
+    if args.is_list() {
+        resolver = resolver.find_holders();
+    }
     let stopped = args.stop.then(|| Stopped::new(pids)).transpose();
     let _stopped = stopped.context("cannot stop the processes")?;
     // What is printed would stand in its way.

@@ -5,21 +5,81 @@
 use epoll_cli::text::printable;
 use epoll_targets::fdinfo::Inode;
 use epoll_targets::proc;
-use epoll_targets::resolve::Descriptor;
-#[cfg(feature = "bpf")]
-use epoll_targets::trace::Holder;
+use epoll_targets::resolve::{Descriptor, Holder};
+use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{fstat, major, minor};
+use rustix::fs::{self, Mode, OFlags, fstat, major, minor};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::sync::OnceLock;
 
 /// The link of a descriptor; `None` if it is closed by now.
 pub fn link(descriptor: Descriptor) -> Option<OsString> {
     proc::link(descriptor.pid, descriptor.fd).ok()
+}
+
+/// The directories of the process that was asked about last: many descriptors in a row are of
+/// the same one, and to look up its path takes about as long as to read what is there.
+#[derive(Debug, Default)]
+pub struct Directories(Option<(i32, Directory)>);
+
+#[derive(Debug)]
+struct Directory {
+    fd: OwnedFd,
+    fdinfo: OwnedFd,
+}
+
+impl Directory {
+    fn open(pid: i32) -> rustix::io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |name| fs::open(format!("/proc/{pid}/{name}"), flags, Mode::empty());
+        Ok(Self {
+            fd: open("fd")?,
+            fdinfo: open("fdinfo")?,
+        })
+    }
+
+    fn link(&self, fd: RawFd) -> rustix::io::Result<OsString> {
+        let link = fs::readlinkat(&self.fd, fd.to_string(), Vec::new())?;
+        Ok(OsString::from_vec(link.into_bytes()))
+    }
+
+    fn fdinfo(&self, fd: RawFd) -> rustix::io::Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = fs::openat(&self.fdinfo, fd.to_string(), flags, Mode::empty())?;
+        let mut text = Vec::with_capacity(1 << 10);
+        while rustix::io::read(&file, spare_capacity(&mut text))? > 0 {
+            text.reserve(1 << 10);
+        }
+        Ok(text)
+    }
+}
+
+impl Directories {
+    fn of(&mut self, pid: i32) -> Option<&Directory> {
+        if self.0.as_ref().is_none_or(|known| known.0 != pid) {
+            self.0 = Directory::open(pid).ok().map(|of| (pid, of));
+        }
+        self.0.as_ref().map(|known| &known.1)
+    }
+
+    /// As [`link`].
+    pub fn link(&mut self, descriptor: Descriptor) -> Option<OsString> {
+        let Descriptor { pid, fd } = descriptor;
+        let link = self.of(pid).and_then(|of| of.link(fd).ok());
+        // Others may have the table of a first thread that has ended.
+        link.or_else(|| self::link(descriptor))
+    }
+
+    /// What fdinfo says of a descriptor.
+    pub fn fdinfo(&mut self, descriptor: Descriptor) -> Option<String> {
+        let Descriptor { pid, fd } = descriptor;
+        String::from_utf8(self.of(pid)?.fdinfo(fd).ok()?).ok()
+    }
 }
 
 /// The file of an inode that nobody has open, as its link would name it, as far as that
@@ -64,17 +124,9 @@ impl Kinds {
     }
 }
 
-/// A process, with its command if it runs.
-pub fn process(pid: i32) -> String {
-    match proc::command(pid) {
-        Ok(command) => format!("process {pid} ({})", printable(&command)),
-        Err(_) => format!("process {pid}"),
-    }
-}
-
 /// What holds a file.
-#[cfg(feature = "bpf")]
-pub fn holder(holder: &Holder) -> String {
+pub fn holder(holder: &Holder, commands: &mut Commands) -> String {
+    let mut process = |pid| commands.process(pid);
     match *holder {
         Holder::Descriptor(Descriptor { pid, fd }) => format!("fd {fd} of {}", process(pid)),
         Holder::Message { socket, sender } => {
@@ -98,12 +150,24 @@ pub fn holder(holder: &Holder) -> String {
 
 /// Command names of processes, each read once.
 #[derive(Debug, Default)]
-pub struct Commands(HashMap<i32, String>);
+pub struct Commands(HashMap<i32, Option<String>>);
 
 impl Commands {
+    fn get(&mut self, pid: i32) -> Option<&str> {
+        let known = self.0.entry(pid);
+        known.or_insert_with(|| proc::command(pid).ok()).as_deref()
+    }
+
     /// The name of a process; `?` if it is gone.
     pub fn of(&mut self, pid: i32) -> &str {
-        let look = || proc::command(pid).unwrap_or_else(|_| "?".into());
-        self.0.entry(pid).or_insert_with(look)
+        self.get(pid).unwrap_or("?")
+    }
+
+    /// A process, with its command if it runs.
+    pub fn process(&mut self, pid: i32) -> String {
+        match self.get(pid) {
+            Some(command) => format!("process {pid} ({})", printable(command)),
+            None => format!("process {pid}"),
+        }
     }
 }

@@ -14,6 +14,7 @@ use epoll_targets::fdinfo::{Events, Target};
 use epoll_targets::resolve::{Early, Instance, Owner, Resolved, TfdState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::env;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::iter;
 use std::os::fd::RawFd;
@@ -193,23 +194,24 @@ fn owner(instance: &Instance, resolved: &Resolved) -> String {
     }
 }
 
-/// The name of a descriptor's file.
-fn name(descriptor: Descriptor) -> Option<String> {
-    names::link(descriptor).map(|link| quoted(link.as_encoded_bytes()))
-}
-
-/// The file of the owner.
-fn file(resolved: &Resolved) -> String {
+/// The file of the owner, whose link this is.
+fn file(resolved: &Resolved, link: Option<&OsStr>) -> String {
     let inode = || resolved.target.inode.map(names::inode);
-    let name = first_owner(resolved).and_then(name);
+    let name = link.map(|link| quoted(link.as_encoded_bytes()));
     name.or_else(inode).unwrap_or_else(|| "?".into())
 }
 
 /// What else there is to say of a target's file: what kind it is, what holds it, and what
 /// tfd means if that is another file.
-fn notes(instance: &Instance, resolved: &Resolved, extra: &mut Extra<'_>) -> Vec<Cell> {
+fn notes(
+    instance: &Instance,
+    resolved: &Resolved,
+    link: Option<&OsStr>,
+    extra: &mut Extra<'_>,
+) -> Vec<Cell> {
     let mut notes: Vec<String> = Vec::new();
-    notes.extend(first_owner(resolved).and_then(|owner| extra.details(owner)));
+    let owner = first_owner(resolved).zip(link);
+    notes.extend(owner.and_then(|(owner, link)| extra.details(owner, link)));
     let holders = extra.holders(instance, resolved);
     let holders = holders
         .iter()
@@ -226,7 +228,10 @@ fn notes(instance: &Instance, resolved: &Resolved, extra: &mut Extra<'_>) -> Vec
         )),
         TfdState::Closed => Some(format!("({tfd} is closed)")),
         TfdState::Target => resolved.stale_at.first().map(|&stale| {
-            let other = name(stale).unwrap_or_else(|| "?".into());
+            let other = extra
+                .link(stale)
+                .map(|link| quoted(link.as_encoded_bytes()));
+            let other = other.unwrap_or_else(|| "?".into());
             format!("({tfd} of pid {} is {other})", stale.pid)
         }),
         _ => None,
@@ -253,9 +258,13 @@ pub fn whole_row(
     extra: &mut Extra<'_>,
 ) -> (Vec<Cell>, Vec<Cell>) {
     let mut row = shape.row(instance, target, extra);
-    row.push(target.map_or_else(|| "no targets".into(), file).into());
-    let notes = target.map(|target| notes(instance, target, extra));
-    (row, notes.unwrap_or_default())
+    let Some(resolved) = target else {
+        row.push("no targets".into());
+        return (row, Vec::new());
+    };
+    let link = first_owner(resolved).and_then(|owner| extra.link(owner));
+    row.push(file(resolved, link.as_deref()).into());
+    (row, notes(instance, resolved, link.as_deref(), extra))
 }
 
 /// Some of a list, and how many more there are.

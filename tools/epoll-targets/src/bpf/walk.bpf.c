@@ -20,18 +20,12 @@
 #include <bpf/bpf_core_read.h>
 
 #include "task.h"
+#include "walk.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
 #define PF_EXITING	0x00000004
 #define PF_KTHREAD	0x00200000
-
-/* Layouts shared with resolve/by_walk/programs.rs. */
-#define CHUNK_WORDS	(1 << 11)
-#define NR_CHUNKS	(1 << 5)
-#define NR_WORDS	(NR_CHUNKS * CHUNK_WORDS)
-/* No record is longer. */
-#define MAX_RECORD	8
 
 /* How much a program does before it returns to the reader. */
 #define MAX_BLOCKS	2048
@@ -43,81 +37,7 @@ char LICENSE[] SEC("license") = "GPL";
 /* How many tables can be chosen. */
 #define MAX_CHOSEN	(1 << 10)
 
-/* Descriptors that are read at once. */
-#define BLOCK		32
-
-/* A tree of 2^32 nodes is not higher. */
-#define MAX_DEPTH	64
 #define MAX_ASTRAY	1024
-
-enum tag {
-	TAG_NONE,		/* the rest of the chunk is empty */
-	TAG_TASK,		/* TGID << 32 | TID; table; leader has another */
-	TAG_FD,			/* is epoll << 32 | FD; file */
-	TAG_INSTANCE,		/* FD; file */
-	TAG_TARGET,		/* TFD; file; data; is ready << 32 | EVENTS; epitem */
-	TAG_END,		/* whether the walk went astray */
-	TAG_THREAD,		/* is running; table; task; SWITCHES */
-};
-
-#define HEAD(tag, rest)	((__u64)(tag) << 56 | (rest))
-
-struct control {
-	/* in: the file_operations of epoll; 0 to find them out */
-	__u64 fops;
-	/* in: the reader's own instance */
-	__u32 own_efd;
-	/* in: whether the tree is ordered by fd first */
-	__u32 by_fd;
-	/* in: the number of this pass */
-	__u32 pass;
-	/* in: whether to say which files are epoll's */
-	__u32 kinds;
-	/* in: how many instances there are to walk */
-	__u32 left;
-	/* in: whether to list only the chosen tables */
-	__u32 only;
-
-	/* out: words that are filled */
-	__u32 filled;
-	/* out: tasks that are giving up their descriptors */
-	__u32 exiting;
-	/* out: what was learned from own_efd */
-	__u64 learned;
-
-	/* The table, or instance, that the last run did not come to the end of. */
-	__u64 task;
-	__u64 table;
-	__u64 next_fd;
-	__u64 file;
-	__u64 ep;
-	/* The last target that was reported. */
-	__u64 last_file;
-	__s32 last_fd;
-	__u32 astray;
-	__u32 done;
-	__u32 depth;
-	/* Nodes whose keys are greater, on the way from the root. */
-	__u64 stack[MAX_DEPTH];
-	/* The node that a loop has come to. */
-	__u64 node;
-	__u64 barrier;
-	/* The descriptors that are looked at, from next_fd on. */
-	__u64 block[BLOCK];
-};
-
-#include "control.h"
-
-struct chunk {
-	__u64 words[CHUNK_WORDS];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, NR_CHUNKS);
-	__type(key, __u32);
-	__type(value, struct chunk);
-} output SEC(".maps");
 
 /* The last pass in which a table was listed. If there is no room, it is listed twice. */
 struct {
@@ -145,33 +65,6 @@ struct {
 	__type(key, __u64);
 	__type(value, __u32);
 } wanted SEC(".maps");
-
-/* Room for a record of n words; NULL if the output is full. */
-static __always_inline __u64 *room(struct control *ctl, __u32 n)
-{
-	__u32 at = ctl->filled;
-	__u32 chunk = at / CHUNK_WORDS;
-	__u32 offset = at % CHUNK_WORDS;
-	struct chunk *out = bpf_map_lookup_elem(&output, &chunk);
-
-	if (!out)
-		return NULL;
-	if (offset > CHUNK_WORDS - MAX_RECORD) {
-		out->words[offset] = HEAD(TAG_NONE, 0);
-		chunk++;
-		offset = 0;
-		out = bpf_map_lookup_elem(&output, &chunk);
-		if (!out)
-			return NULL;
-	}
-	ctl->filled = chunk * CHUNK_WORDS + offset + n;
-	return &out->words[offset];
-}
-
-static __always_inline bool is_full(const struct control *ctl)
-{
-	return ctl->filled > NR_WORDS - BLOCK * 2 - 4 * MAX_RECORD;
-}
 
 /* One descriptor of the block. */
 static long list_one(__u64 n, void *unused)
@@ -238,22 +131,24 @@ int list_tables(struct bpf_iter__task *ctx)
 	struct control *ctl = get_control();
 	struct task_struct *task = ctx->task;
 	struct task_struct *leader;
-	struct files_struct *table, *of_leader = NULL;
+	struct files_struct *table, *of_leader;
 	__u32 *seen;
 	__u64 key;
 	__u64 *out;
 
 	if (!ctl || !task || task->flags & PF_KTHREAD)
 		return 0;
-	table = task->files;
+	/*
+	 * Not by a load: for each that yields a pointer, the verifier searches all types of the
+	 * kernel, several times.
+	 */
+	table = BPF_CORE_READ(task, files);
 	if (!table)
 		return 0;
-	leader = task->group_leader;
-	if (leader != task) {
-		bpf_core_read(&of_leader, sizeof(of_leader), &leader->files);
-		if (of_leader == table)
-			return 0;
-	}
+	leader = BPF_CORE_READ(task, group_leader);
+	of_leader = leader != task ? BPF_CORE_READ(leader, files) : NULL;
+	if (of_leader == table)
+		return 0;
 	key = (__u64)table;
 	if (ctl->only && !bpf_map_lookup_elem(&chosen, &key))
 		return 0;
@@ -300,7 +195,7 @@ int list_threads(struct bpf_iter__task *ctx)
 		return 0;
 	if (task == (void *)bpf_get_current_task_btf())
 		return 0;
-	table = task->files;
+	table = BPF_CORE_READ(task, files);
 	if (!table) {
 		if (task->flags & PF_EXITING && !task->exit_state)
 			ctl->exiting++;
@@ -336,16 +231,20 @@ static __always_inline struct epitem *epitem_of(__u64 node)
 	return (void *)node - bpf_core_field_offset(struct epitem, rbn);
 }
 
-/* Whether a target is on the ready list; 0 if the kernel has none by that name. */
-static __always_inline __u64 is_ready(struct epitem *epi)
-{
-	struct list_head *next = NULL;
+/*
+ * A field of the epitem that was read last. It is read at once: to call a helper for each
+ * field is most of what a walk takes.
+ */
+#define FIELD(type, field)						\
+	(*(type *)((void *)ctl->epitem + bpf_core_field_offset(struct epitem, field)))
 
+/* Whether a target is on the ready list; 0 if the kernel has none by that name. */
+static __always_inline __u64 is_ready(const struct control *ctl, struct epitem *epi)
+{
 	if (!bpf_core_field_exists(epi->rdllink))
 		return 0;
-	if (bpf_core_read(&next, sizeof(next), &epi->rdllink.next))
-		return 0;
-	return next != (void *)epi + bpf_core_field_offset(struct epitem, rdllink);
+	return FIELD(__u64, rdllink.next) !=
+	       (__u64)epi + bpf_core_field_offset(struct epitem, rdllink);
 }
 
 static __always_inline void push(struct control *ctl, __u64 node)
@@ -410,12 +309,9 @@ static long push_one(__u64 i, void *unused)
 static long walk_one(__u64 i, void *unused)
 {
 	struct control *ctl = get_control();
-	struct rb_node *node, *next = NULL;
-	struct eventpoll *ep = NULL;
 	struct epitem *epi;
-	__u64 file = 0, data = 0;
-	__u32 events = 0;
-	__s32 fd = 0;
+	__u64 file, node, next;
+	__s32 fd;
 	__u64 *out;
 
 	if (!ctl || is_full(ctl))
@@ -428,33 +324,33 @@ static long walk_one(__u64 i, void *unused)
 		}
 	}
 	ctl->depth--;
-	node = (void *)ctl->stack[ctl->depth & (MAX_DEPTH - 1)];
-	epi = epitem_of((__u64)node);
-	bpf_core_read(&file, sizeof(file), &epi->ffd.file);
-	bpf_core_read(&fd, sizeof(fd), &epi->ffd.fd);
-	bpf_core_read(&ep, sizeof(ep), &epi->ep);
+	node = ctl->stack[ctl->depth & (MAX_DEPTH - 1)];
+	epi = epitem_of(node);
+	/* If that fails, there are zeros. */
+	bpf_probe_read_kernel(ctl->epitem, bpf_core_type_size(struct epitem), epi);
+	file = FIELD(__u64, ffd.file);
+	fd = FIELD(__s32, ffd.fd);
 	/* It was removed, or the tree turned, since it was put on the stack. */
-	if (ep != (void *)ctl->ep || !file || fd < 0 || !is_after(ctl, file, fd)) {
+	if (FIELD(__u64, ep) != ctl->ep || !file || fd < 0 || !is_after(ctl, file, fd)) {
 		ctl->depth = 0;
 		if (++ctl->astray < MAX_ASTRAY)
 			return 0;
 		ctl->done = 1;
 		return 1;
 	}
-	bpf_core_read(&events, sizeof(events), &epi->event.events);
-	bpf_core_read(&data, sizeof(data), &epi->event.data);
-	bpf_core_read(&next, sizeof(next), &node->rb_right);
+	next = FIELD(__u64, rbn.rb_right);
 	out = room(ctl, 5);
 	if (!out)
 		return 1;
 	out[0] = HEAD(TAG_TARGET, (__u32)fd);
 	out[1] = file;
-	out[2] = data;
-	out[3] = is_ready(epi) << 32 | events;
+	/* It is not aligned. */
+	out[2] = FIELD(__u32, event.data) | (__u64)(&FIELD(__u32, event.data))[1] << 32;
+	out[3] = is_ready(ctl, epi) << 32 | FIELD(__u32, event.events);
 	out[4] = (__u64)epi;
 	ctl->last_file = file;
 	ctl->last_fd = fd;
-	ctl->node = (__u64)next;
+	ctl->node = next;
 	if (next)
 		bpf_loop(MAX_DEPTH, push_one, NULL, 0);
 	return 0;
@@ -475,8 +371,9 @@ int walk_instances(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (!ctl->fops) {
 		reader = (void *)bpf_get_current_task_btf();
-		if (ctx->fd == ctl->own_efd && task->files == reader->files)
-			ctl->learned = (__u64)file->f_op;
+		if (ctx->fd == ctl->own_efd &&
+		    BPF_CORE_READ(task, files) == BPF_CORE_READ(reader, files))
+			ctl->learned = (__u64)BPF_CORE_READ(file, f_op);
 		return 0;
 	}
 	if (!ctl->left)

@@ -184,5 +184,6 @@ fn guess(
         changed: false,
         on_ready_list: None,
         guessed: true,
+        holders: Vec::new(),
     }
 }

@@ -12,11 +12,13 @@
 //! before the descriptors are listed, so that it is read twice, too.
 
 mod agree;
+mod holders;
 mod items;
 mod lists;
 mod orphans;
 mod places;
 mod programs;
+mod runner;
 
 use super::kernel::Kernel;
 use super::{
@@ -26,6 +28,7 @@ use super::{
 use crate::fdinfo::Target;
 use crate::reader::Reader;
 use agree::{Candidate, agree};
+use holders::Finder;
 use items::Items;
 use lists::Lists;
 use places::{Holders, Moment, Places};
@@ -49,12 +52,17 @@ struct View {
 pub(super) struct ByWalk<'a> {
     scope: Scope,
     search_all: bool,
+    wants_holders: bool,
     programs: Programs,
     lists: Lists,
     reader: Reader,
     kernel: Kernel<'a>,
     partial: Option<String>,
     skipped: Vec<Skipped>,
+    /// What finds the holders of orphans, once there may be some.
+    finder: Option<Finder>,
+    /// See [`Report::holders`].
+    holders: Option<bool>,
 }
 
 impl<'a> ByWalk<'a> {
@@ -79,10 +87,13 @@ impl<'a> ByWalk<'a> {
             lists,
             reader: Reader::start()?,
             search_all: resolver.searches_all(),
+            wants_holders: resolver.holders,
             scope: resolver.scope.clone(),
             kernel: Kernel::new(&mut *resolver.progress),
             partial: visible::namespace(),
             skipped: Vec::new(),
+            finder: None,
+            holders: None,
         })
     }
 
@@ -241,6 +252,7 @@ impl<'a> ByWalk<'a> {
                 Lists::Items { .. } => Method::Bpf,
             },
             partial: self.partial,
+            holders: self.holders,
             ..Report::default()
         }
     }

@@ -5,6 +5,7 @@
 use super::Method;
 use crate::descriptor::Descriptor;
 use crate::fdinfo::Target;
+use crate::holder::Holder;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::RawFd;
@@ -73,6 +74,8 @@ pub struct Resolved {
     pub on_ready_list: Option<bool>,
     /// The owner was guessed from the numbers of descriptors and inodes.
     pub guessed: bool,
+    /// What holds the file of an orphaned target: see [`Report::holders`].
+    pub holders: Vec<Holder>,
 }
 
 impl Resolved {
@@ -206,6 +209,11 @@ pub struct Report {
     /// Why not all processes could be seen: then nobody can say that a target is
     /// orphaned.
     pub partial: Option<String>,
+    /// Whether [`Resolved::holders`] has all that holds orphaned targets, apart from system
+    /// calls that still run, and what cannot be found out. More than a program can look
+    /// at is left out: the messages of a socket beyond the 256th, for instance. `None` if it
+    /// was not looked for: see [`Resolver::find_holders`](super::Resolver::find_holders).
+    pub holders: Option<bool>,
 }
 
 impl Report {

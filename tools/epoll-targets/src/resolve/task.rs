@@ -91,6 +91,7 @@ impl Task {
             changed,
             on_ready_list: None,
             guessed: false,
+            holders: Vec::new(),
         }
     }
 }

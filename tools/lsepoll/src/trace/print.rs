@@ -4,7 +4,7 @@
 
 use super::Tally;
 use super::code::Trace;
-use crate::names::holder;
+use crate::names::{Commands, holder};
 use anyhow::Result;
 use epoll_cli::text::printable;
 use epoll_targets::Descriptor;
@@ -193,7 +193,9 @@ impl Printer {
         holders: &[Holder],
         count: u64,
     ) -> Result<()> {
-        let named = holders.iter().take(HOLDERS).map(holder);
+        let mut commands = Commands::default();
+        let mut name = |h| holder(h, &mut commands);
+        let named = holders.iter().take(HOLDERS).map(&mut name);
         let mut named: Vec<String> = named.collect();
         if self.json {
             let place = |d: &Descriptor| Place {
@@ -206,7 +208,7 @@ impl Printer {
                 added: json_call(&closed.added, added),
                 by: closing(closed),
                 closed: json_call(&closed.closed, by),
-                holders: holders.iter().map(holder).collect(),
+                holders: holders.iter().map(name).collect(),
                 count,
             });
         }

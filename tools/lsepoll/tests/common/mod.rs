@@ -134,10 +134,10 @@ impl Fixture {
 }
 
 /// Sends files in a message that nobody receives.
-pub fn send(socket: &OwnedFd, files: &[OwnedFd]) {
+pub fn send(socket: &OwnedFd, files: &[impl AsFd]) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(250))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<BorrowedFd<'_>> = files.iter().map(OwnedFd::as_fd).collect();
+    let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
     assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
     let text = [IoSlice::new(b"x")];
     sendmsg(socket, &text, &mut control, SendFlags::empty()).unwrap();

@@ -5,6 +5,7 @@
 use super::programs::{Seen, Walk};
 use crate::descriptor::Descriptor;
 use crate::fdinfo::{Events, Target};
+use crate::holder::Holder;
 use crate::resolve::{Owner, Resolved, TfdState};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
@@ -19,6 +20,7 @@ pub(super) struct Candidate {
     pub(super) tfd_state: TfdState,
     pub(super) stale_at: Vec<Descriptor>,
     pub(super) stale_total: usize,
+    pub(super) holders: Vec<Holder>,
 }
 
 impl Candidate {
@@ -31,6 +33,7 @@ impl Candidate {
             tfd_state: TfdState::Unknown,
             stale_at: Vec::new(),
             stale_total: 0,
+            holders: Vec::new(),
         }
     }
 
@@ -45,6 +48,7 @@ impl Candidate {
             stale_at: self.stale_at,
             stale_total: self.stale_total,
             guessed: false,
+            holders: self.holders,
         }
     }
 }

@@ -5,9 +5,8 @@
 
 use super::programs::{File, Seen, Walk};
 use crate::fdinfo::{Events, Inode, Target};
-use crate::libbpf::{self, Aligned, FIRST, failed};
+use crate::libbpf::{self, Aligned, FIRST, Loaded};
 use crate::reader::Reader;
-use libbpf_rs::Object;
 use libbpf_sys::bpf_iter_link_info;
 use std::collections::HashMap;
 use std::io;
@@ -43,7 +42,7 @@ pub(super) struct List {
 
 /// The program, loaded.
 pub(super) struct Items {
-    object: Object,
+    loaded: Loaded,
 }
 
 impl Items {
@@ -53,9 +52,8 @@ impl Items {
             let why = "the module epoll_iter is not loaded";
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
         }
-        let object = libbpf::load(&PROGRAMS.0, |_| Ok(()));
-        let object = object.map_err(failed("cannot load the BPF programs"))?;
-        Ok(Self { object })
+        let loaded = Loaded::load(&PROGRAMS.0)?;
+        Ok(Self { loaded })
     }
 
     /// Reads the list of an instance.
@@ -65,9 +63,10 @@ impl Items {
         let mut info = bpf_iter_link_info::default();
         // `epoll.epoll_fd` is at the same place; libbpf does not have it yet.
         info.map.map_fd = instance.as_raw_fd() as u32;
-        let iter = libbpf::iterate(&self.object, "list_targets", info)?;
+        let iter = libbpf::iterate(self.loaded.program("list_targets")?, info)?;
         let bytes = reader.read_descriptor(iter.as_fd())?;
-        let id = libbpf::read(&libbpf::map(&self.object, "epoll_id")?, &FIRST)?;
+        let mut id = 0u64;
+        self.loaded.map("epoll_id")?.read(&FIRST, &mut id)?;
 
         let records = bytes.chunks_exact(size_of::<Record>());
         let records: Vec<Record> = records.flat_map(Record::read_from_bytes).collect();
@@ -97,7 +96,7 @@ impl Items {
         });
         let (targets, whole) = (seen.collect(), true);
         Ok(List {
-            id: id.unwrap_or(0),
+            id,
             walk: Walk { targets, whole },
             shown,
         })

@@ -2,6 +2,7 @@
 
 //! How interest lists are read.
 
+use super::holders::Finder;
 use super::items::{Items, List};
 use super::places::Places;
 use super::programs::{File, Walk};
@@ -134,20 +135,38 @@ impl ByWalk<'_> {
         self.programs.walk(&instances)
     }
 
-    /// What fdinfo shows of the instances that are not settled.
+    /// What fdinfo shows of the instances that are not settled. This takes time in which
+    /// there is nothing else to do: programs are loaded then that find holders of orphans, if
+    /// there may be some.
     pub(super) fn read_fdinfo(
         &mut self,
         places: &Places,
         views: &mut [View],
     ) -> HashMap<File, Vec<Target>> {
         let mut shown = HashMap::new();
+        let Self {
+            reader,
+            finder,
+            wants_holders,
+            ..
+        } = self;
+        let mut open = None;
         for view in views.iter_mut().filter(|view| !view.settled) {
             if view.unconfirmed.is_some() {
                 continue;
             }
             for &(table, fd) in &view.holders {
                 let path = format!("/proc/{}/fdinfo/{fd}", places.task(table));
-                let content = match self.reader.read(&path) {
+                let meanwhile = || {
+                    let walk = view.walk.as_ref().filter(|_| *wants_holders);
+                    if walk.is_some_and(|walk| {
+                        finder.is_none() && lacks(places, walk, table, &mut open)
+                    }) {
+                        // If it fails, so does it later.
+                        *finder = Finder::load().ok();
+                    }
+                };
+                let content = match reader.read_while(&path, meanwhile) {
                     Ok(content) => content,
                     Err(error) if reader::is_held(&error) => {
                         view.unconfirmed = Some(error.to_string());
@@ -166,6 +185,19 @@ impl ByWalk<'_> {
         }
         shown
     }
+}
+
+/// Whether no descriptor has the file of some target of an instance that this table has.
+/// `open` are the files of all descriptors, once they were needed.
+fn lacks(places: &Places, walk: &Walk, table: usize, open: &mut Option<HashSet<File>>) -> bool {
+    let table = &places.tables[table];
+    let mut targets = walk.targets.iter();
+    targets.any(|seen| {
+        let all = || places.tables.iter().flat_map(|table| &table.open);
+        let all = || all().map(|&(_, file)| file).collect();
+        table.file(seen.tfd) != Some(seen.file)
+            && !open.get_or_insert_with(all).contains(&seen.file)
+    })
 }
 
 /// Duplicates a descriptor of a task.

@@ -3,6 +3,7 @@
 //! Which targets without an owner are orphaned.
 
 use super::agree::Candidate;
+use super::holders::Finder;
 use super::places::Places;
 use super::programs::{File, Identity, Place, Seen, Switches, TableId, Threads};
 use super::{ByWalk, View};
@@ -45,6 +46,15 @@ impl ByWalk<'_> {
             return Ok(());
         }
         let certain = self.search(places, &mut found)? && self.partial.is_none();
+        let mut held = HashMap::new();
+        if self.wants_holders && certain {
+            // Without, there are still the owners.
+            let finder = self.finder.take().map_or_else(Finder::load, Ok);
+            let found = finder.and_then(|mut finder| finder.find(&found));
+            let found = found.unwrap_or_default();
+            self.holders = Some(found.is_complete);
+            held = found.by;
+        }
         // The addresses mean something only if the targets are still there.
         for view in views.iter_mut() {
             view.settled = !view.targets.iter().any(Candidate::is_suspect);
@@ -57,6 +67,9 @@ impl ByWalk<'_> {
                 let place = seen.map(|seen| found.get(&seen.file).copied().flatten());
                 if certain && place == Some(None) {
                     candidate.owner = Owner::Orphaned;
+                    // Several targets can have one file.
+                    let holders = seen.and_then(|seen| held.get(&seen.file));
+                    candidate.holders = holders.cloned().unwrap_or_default();
                     continue;
                 }
                 candidate.owners_total = None;

@@ -2,9 +2,9 @@
 
 //! The BPF programs of `bpf/walk.bpf.c` and their records.
 
+use super::runner::{Runner, Tag, records};
 use crate::fdinfo;
-use crate::libbpf::{self, Aligned, FIRST, failed};
-use libbpf_rs::{MapCore as _, MapFlags, Object};
+use crate::libbpf::{self, Aligned};
 use libbpf_sys::bpf_iter_link_info;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -12,9 +12,8 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::thread::CapabilitySet;
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 static PROGRAMS: &Aligned<[u8]> =
     &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/walk.bpf.o")));
@@ -131,67 +130,15 @@ pub(super) struct Walk {
     pub(super) whole: bool,
 }
 
-/// The words of `struct control` that only the programs use.
-const STATE: usize = 106;
-
-/// How many words a chunk of the output has: `CHUNK_WORDS`.
-const CHUNK: usize = 1 << 11;
-
 /// How many instances are walked in one pass: `MAX_WANTED`.
 const MAX_WANTED: usize = 1 << 12;
 
 /// How many tables can be chosen: `MAX_CHOSEN`.
 const MAX_CHOSEN: usize = 1 << 10;
 
-/// `struct control` without what only the programs use.
-#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes)]
-#[repr(C)]
-struct Control {
-    fops: u64,
-    own_efd: RawFd,
-    by_fd: u32,
-    pass: u32,
-    kinds: u32,
-    left: u32,
-    only: u32,
-    filled: u32,
-    exiting: u32,
-    learned: u64,
-    _state: [u64; STATE],
-}
-
-enum Tag {
-    Task,
-    Fd,
-    Instance,
-    Target,
-    End,
-    Thread,
-}
-
-/// Splits output into records: tag, the rest of the first word, the other words.
-fn records(mut words: &[u64]) -> impl Iterator<Item = (Tag, u64, &[u64])> {
-    std::iter::from_fn(move || {
-        let (&head, rest) = words.split_first()?;
-        let (tag, more) = match head >> 56 {
-            1 => (Tag::Task, 2),
-            2 => (Tag::Fd, 1),
-            3 => (Tag::Instance, 1),
-            4 => (Tag::Target, 4),
-            5 => (Tag::End, 0),
-            6 => (Tag::Thread, 3),
-            _ => return None,
-        };
-        let (record, rest) = rest.split_at_checked(more)?;
-        words = rest;
-        Some((tag, head & (u64::MAX >> 8), record))
-    })
-}
-
 /// The programs, loaded, and what they have to know.
 pub(super) struct Programs {
-    object: Object,
-    control: Control,
+    runner: Runner,
     /// Whether they can tell what is on a ready list.
     tells_ready: bool,
 }
@@ -256,16 +203,10 @@ impl Programs {
     /// Loads the programs.
     pub(super) fn load() -> io::Result<Self> {
         check()?;
-        let object = libbpf::load(&PROGRAMS.0, |_| Ok(()));
-        let object = object.map_err(failed("cannot load the BPF programs"))?;
         let mut programs = Self {
-            object,
-            control: Control::new_zeroed(),
+            runner: Runner::load(&PROGRAMS.0)?,
             tells_ready: true,
         };
-        if programs.map("control")?.value_size() as usize != size_of::<Control>() {
-            return Err(io::Error::other("the BPF programs are of another version"));
-        }
         programs.learn(&Sample::new()?)?;
         Ok(programs)
     }
@@ -283,11 +224,11 @@ impl Programs {
         let order = sample.order()?;
         let inner = sample.inner.as_raw_fd();
         // Ordered by file, the two of one file are neighbours.
-        self.control.by_fd = (order.len() == 3 && order[1].0 == inner).into();
-        self.control.own_efd = sample.instance.as_raw_fd();
-        self.run("walk_instances", own(), |_| {})?;
-        self.control.fops = self.control.learned;
-        if self.control.fops == 0 {
+        self.runner.control.by_fd = (order.len() == 3 && order[1].0 == inner).into();
+        self.runner.control.own_efd = sample.instance.as_raw_fd();
+        self.runner.run("walk_instances", own(), |_| {})?;
+        self.runner.control.fops = self.runner.control.learned;
+        if self.runner.control.fops == 0 {
             return Err(unsupported("the files of epoll cannot be told"));
         }
         Ok(())
@@ -336,80 +277,18 @@ impl Programs {
         Ok(false)
     }
 
-    fn map(&self, name: &str) -> io::Result<libbpf_rs::Map<'_>> {
-        libbpf::map(&self.object, name)
-    }
-
-    /// Takes the output that there is.
-    fn take(&mut self, tell: &mut impl FnMut(&[u64])) -> io::Result<()> {
-        let control = libbpf::read(&self.map("control")?, &FIRST)?;
-        let mut control: Control = control.ok_or(io::ErrorKind::InvalidData)?;
-        if control.filled > 0 {
-            let map = self.map("output")?;
-            let filled = control.filled as usize;
-            for chunk in 0..filled.div_ceil(CHUNK) {
-                let key = (chunk as u32).to_ne_bytes();
-                let output = map.lookup(&key, MapFlags::ANY);
-                let output = output.map_err(failed("cannot read a BPF map"))?;
-                let output = output.unwrap_or_default();
-                let words = output.chunks_exact(8).take(filled - chunk * CHUNK);
-                let words: Vec<u64> = words.flat_map(u64::read_from_bytes).collect();
-                tell(&words);
-            }
-            control.filled = 0;
-            libbpf::write(&self.map("control")?, &FIRST, control.as_bytes())?;
-        }
-        self.control = control;
-        Ok(())
-    }
-
-    /// Runs a program until the iterator ends, or all instances were walked.
-    fn run(
-        &mut self,
-        program: &str,
-        info: bpf_iter_link_info,
-        mut tell: impl FnMut(&[u64]),
-    ) -> io::Result<()> {
-        self.control.pass += 1;
-        self.control = Control {
-            filled: 0,
-            exiting: 0,
-            learned: 0,
-            _state: [0; STATE],
-            ..self.control
-        };
-        libbpf::write(&self.map("control")?, &FIRST, self.control.as_bytes())?;
-        let mut iter = libbpf::iterate(&self.object, program, info)?;
-        let walks = self.control.left > 0;
-        loop {
-            let read = iter.read(&mut [0; 16]);
-            self.take(&mut tell)?;
-            match read {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                // It has more to say.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if walks && self.control.left == 0 {
-                return Ok(());
-            }
-        }
-    }
-
     /// Lists the descriptors of all tasks; with `kinds`, says which are of epoll.
     pub(super) fn list(&mut self, kinds: bool) -> io::Result<Listing> {
         self.list_tasks(bpf_iter_link_info::default(), kinds)
     }
 
     fn list_tasks(&mut self, info: bpf_iter_link_info, kinds: bool) -> io::Result<Listing> {
-        self.control.kinds = kinds.into();
+        self.runner.control.kinds = kinds.into();
         let mut listing = Listing::default();
         let mut known: HashMap<u64, usize> = HashMap::new();
         // The table that descriptors are of, unless it was listed before.
         let mut current = None;
-        self.run("list_tables", info, |words| {
+        self.runner.run("list_tables", info, |words| {
             for (tag, head, rest) in records(words) {
                 match tag {
                     Tag::Task => {
@@ -451,16 +330,17 @@ impl Programs {
     /// How often threads have left their CPUs.
     pub(super) fn switches(&mut self) -> io::Result<Switches> {
         let mut switches = Switches::default();
-        self.run("list_threads", bpf_iter_link_info::default(), |words| {
-            for (tag, head, rest) in records(words) {
-                if let Tag::Thread = tag {
-                    let of_table = switches.tables.entry(TableId(rest[0])).or_default();
-                    of_table.run |= head != 0;
-                    of_table.switches.push((rest[1], rest[2]));
+        self.runner
+            .run("list_threads", bpf_iter_link_info::default(), |words| {
+                for (tag, head, rest) in records(words) {
+                    if let Tag::Thread = tag {
+                        let of_table = switches.tables.entry(TableId(rest[0])).or_default();
+                        of_table.run |= head != 0;
+                        of_table.switches.push((rest[1], rest[2]));
+                    }
                 }
-            }
-        })?;
-        switches.exiting = self.control.exiting;
+            })?;
+        switches.exiting = self.runner.control.exiting;
         Ok(switches)
     }
 
@@ -473,36 +353,38 @@ impl Programs {
     ) -> io::Result<()> {
         let only = tables.len() <= MAX_CHOSEN;
         let tables = if only { tables } else { &[] };
-        let chosen = self.map("chosen")?;
+        let chosen = self.runner.map("chosen")?;
         for table in tables {
-            libbpf::write(&chosen, &table.0.to_ne_bytes(), &[0; 4])?;
+            chosen.write(&table.0.to_ne_bytes(), &0u32)?;
         }
-        self.control.kinds = 0;
-        self.control.only = only.into();
+        self.runner.control.kinds = 0;
+        self.runner.control.only = only.into();
         let mut task = (0, 0, false);
-        let result = self.run("list_tables", bpf_iter_link_info::default(), |words| {
-            for (tag, head, rest) in records(words) {
-                match tag {
-                    Tag::Task => task = ((head >> 32) as i32, head as i32, rest[1] != 0),
-                    Tag::Fd => {
-                        if let Some(found) = files.get_mut(&File(rest[0])) {
-                            let (pid, tid, is_own) = task;
-                            let fd = head as i32;
-                            let place = Place {
-                                pid,
-                                tid,
-                                is_own,
-                                fd,
-                            };
-                            *found = Some(place);
+        let result = self
+            .runner
+            .run("list_tables", bpf_iter_link_info::default(), |words| {
+                for (tag, head, rest) in records(words) {
+                    match tag {
+                        Tag::Task => task = ((head >> 32) as i32, head as i32, rest[1] != 0),
+                        Tag::Fd => {
+                            if let Some(found) = files.get_mut(&File(rest[0])) {
+                                let (pid, tid, is_own) = task;
+                                let fd = head as i32;
+                                let place = Place {
+                                    pid,
+                                    tid,
+                                    is_own,
+                                    fd,
+                                };
+                                *found = Some(place);
+                            }
                         }
+                        _ => {}
                     }
-                    _ => {}
                 }
-            }
-        });
-        self.control.only = 0;
-        let chosen = self.map("chosen")?;
+            });
+        self.runner.control.only = 0;
+        let chosen = self.runner.map("chosen")?;
         for table in tables {
             // There is nothing to do if it fails.
             let _ = chosen.delete(&table.0.to_ne_bytes());
@@ -537,14 +419,14 @@ impl Programs {
         files: &[File],
         walks: &mut HashMap<File, Walk>,
     ) -> io::Result<()> {
-        let wanted = self.map("wanted")?;
+        let wanted = self.runner.map("wanted")?;
         for file in files {
-            libbpf::write(&wanted, &file.0.to_ne_bytes(), &[0; 4])?;
+            wanted.write(&file.0.to_ne_bytes(), &0u32)?;
         }
-        self.control.left = files.len() as u32;
+        self.runner.control.left = files.len() as u32;
         let mut current: Option<(File, Walk)> = None;
         let tells_ready = self.tells_ready;
-        let result = self.run("walk_instances", info, |words| {
+        let result = self.runner.run("walk_instances", info, |words| {
             for (tag, head, rest) in records(words) {
                 match tag {
                     // If the last one did not end, it was closed.
@@ -567,8 +449,8 @@ impl Programs {
                 }
             }
         });
-        self.control.left = 0;
-        let wanted = self.map("wanted")?;
+        self.runner.control.left = 0;
+        let wanted = self.runner.map("wanted")?;
         for file in files {
             // There is nothing to do if it fails.
             let _ = wanted.delete(&file.0.to_ne_bytes());
