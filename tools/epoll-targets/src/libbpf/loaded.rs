@@ -264,7 +264,14 @@ impl Loader {
         done(opts.retval as i32, what)?;
         let (of_maps, of_programs) = context[HEAD..].split_at(MAP * maps);
         let fds = of_maps.iter().step_by(MAP).chain(of_programs);
-        fds.map(|&fd| owned(fd as RawFd)).collect()
+        // What it has not written is 0, which is somebody else's descriptor.
+        fds.map(|&fd| match fd {
+            0 => Err(io::Error::other(
+                "the kernel has not loaded all BPF programs",
+            )),
+            _ => owned(fd as RawFd),
+        })
+        .collect()
     }
 }
 
