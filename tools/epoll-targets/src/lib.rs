@@ -21,8 +21,9 @@
 //!
 //! Process ids are those of the caller's PID namespace.
 //!
-//! This needs Linux 5.6 with `CONFIG_KCMP` and `CONFIG_EPOLL`, and ptrace(2) access
-//! (`PTRACE_MODE_READ_REALCREDS`) to the processes, which root has in most cases. The
+//! This needs Linux 4.13 with `CONFIG_KCMP` and `CONFIG_EPOLL`, and ptrace(2) access
+//! (`PTRACE_MODE_READ_REALCREDS`) to the processes, which root has in most cases. [`stop`]
+//! and [`pidfd`] need Linux 5.3, [`ready`] and [`PidFd::getfd`](pidfd::PidFd::getfd) 5.6. The
 //! kernel module `kcmp_epoll` makes some queries faster; it changes no answer.
 //!
 //! ```
