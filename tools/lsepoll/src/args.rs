@@ -99,6 +99,14 @@ pub enum Sort {
 pub enum Action {
     /// Tell which call leaves a target behind, and which had added it
     Trace(TraceArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// Shell that is to complete commands
+    pub shell: clap_complete::Shell,
 }
 
 const ABOUT_TRACE: &str = "\
@@ -255,7 +263,7 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Print the completions for a shell
+    // The subcommand, as earlier versions spelled it.
     #[arg(long, value_enum, value_name = "SHELL", exclusive = true, hide = true)]
     pub completions: Option<clap_complete::Shell>,
 }
@@ -264,6 +272,14 @@ impl Args {
     /// Whether only some targets are asked for.
     pub fn is_filtered(&self) -> bool {
         self.orphaned || self.stale || self.stuck
+    }
+
+    /// The shell that a completion script is to be printed for.
+    pub fn shell(&self) -> Option<clap_complete::Shell> {
+        match &self.action {
+            Some(Action::Completions(args)) => Some(args.shell),
+            _ => self.completions,
+        }
     }
 
     /// Whether targets are listed.
@@ -286,43 +302,53 @@ mod tests {
 
     const PAGE: &str = include_str!("../lsepoll.1");
 
-    /// The section OPTIONS as clap_mangen makes it, without breaks beside a blank line,
-    /// which mandoc warns of.
-    fn options() -> String {
+    const BEGIN: &str = ".\\\" BEGIN OPTIONS: a test compares this with the command line.\n";
+    const END: &str = ".\\\" END OPTIONS\n";
+
+    /// The options of a command as clap_mangen renders them, without what precedes them in
+    /// a page, and without breaks beside a blank line, which mandoc warns of.
+    fn options(command: &clap::Command) -> String {
         let mut section = Vec::new();
-        let manual = clap_mangen::Man::new(Args::command());
+        let manual = clap_mangen::Man::new(command.clone());
         manual.render_options_section(&mut section).unwrap();
         let section = String::from_utf8(section).unwrap();
+        let (_, section) = section.split_once(".SH OPTIONS\n").unwrap();
         section.replace(".br\n\n.br\n", "\n")
     }
 
-    /// The page before the section OPTIONS, the section, and what follows.
-    fn parts() -> (&'static str, &'static str, &'static str) {
-        // The section begins with the definition of a string.
-        let begin = PAGE.find(".ie \\n(.g").unwrap();
-        let end = PAGE.find(".SH OUTPUT\n").unwrap();
-        (&PAGE[..begin], &PAGE[begin..end], &PAGE[end..])
+    /// The page, with the options of these commands between its marks.
+    fn rendered() -> String {
+        let command = Args::command();
+        let trace = command.find_subcommand("trace").unwrap();
+        let mut page = String::new();
+        let mut rest = PAGE;
+        for command in [&command, trace] {
+            let (before, options_and_after) = rest.split_once(BEGIN).unwrap();
+            let (_, after) = options_and_after.split_once(END).unwrap();
+            page += &[before, BEGIN, &options(command), END].concat();
+            rest = after;
+        }
+        page + rest
     }
 
     #[test]
     fn the_manual_page_has_the_options() {
-        let (_, section, _) = parts();
         let hint = "cargo test -p lsepoll update_the_manual_page -- --ignored";
-        assert_eq!(section, options(), "{hint}");
+        assert!(PAGE == rendered(), "{hint}");
     }
 
     #[test]
     #[ignore = "writes lsepoll.1"]
     fn update_the_manual_page() {
-        let (before, _, after) = parts();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/lsepoll.1");
-        std::fs::write(path, [before, &options(), after].concat()).unwrap();
+        std::fs::write(path, rendered()).unwrap();
     }
 
     #[test]
     fn the_manual_page_names_every_option() {
-        let (synopsis, section, _) = parts();
         let plain = |text: &str| text.replace("\\-", "-");
+        let (synopsis, rest) = PAGE.split_once(".SH DESCRIPTION\n").unwrap();
+        let (section, rest) = rest.split_once(".SH OUTPUT\n").unwrap();
         let command = Args::command();
         for option in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
             let Some(long) = option.get_long() else {
@@ -332,11 +358,14 @@ mod tests {
             assert!(plain(section).contains(&long), "{long}");
             assert!(plain(synopsis).contains(&long) || long == "--pid", "{long}");
         }
-        let (_, _, rest) = parts();
         let trace = command.find_subcommand("trace").unwrap();
         for option in trace.get_arguments().filter_map(|arg| arg.get_long()) {
             let long = format!("--{option}");
             assert!(plain(rest).contains(&long), "trace {long}");
+        }
+        for sub in command.get_subcommands() {
+            let name = format!(".B lsepoll {}", sub.get_name());
+            assert!(synopsis.contains(&name), "{name}");
         }
     }
 
@@ -355,6 +384,12 @@ mod tests {
         let Some(Action::Trace(trace)) = trace.action else {
             panic!("{trace:?}");
         };
+        for completions in [&["completions", "zsh"], &["--completions", "zsh"]] {
+            assert_eq!(
+                parse(completions).unwrap().shell(),
+                Some(clap_complete::Shell::Zsh)
+            );
+        }
         assert_eq!(trace.command, ["ls", "-l"]);
         assert!(parse(&["trace", "--all", "-p", "1"]).is_err());
         assert!(parse(&["-p", "1", "trace", "--all"]).is_err());

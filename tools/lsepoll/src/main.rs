@@ -31,12 +31,10 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(shell) = args.completions {
-        return exit(completions(shell));
-    }
-    exit(match &args.action {
-        Some(Action::Trace(args)) => trace(args),
-        None => run(&args),
+    exit(match (args.shell(), &args.action) {
+        (Some(shell), _) => completions(shell),
+        (_, Some(Action::Trace(args))) => trace(args),
+        _ => run(&args),
     })
 }
 
