@@ -78,7 +78,7 @@ TEST_F(epoll_iter, not_epoll)
 				      fds[1]));
 }
 
-/* Who names no descriptor does not mean number 0, nor can that be named. */
+/* No descriptor does not mean descriptor 0, and descriptor 0 is refused. */
 TEST_F(epoll_iter, no_info)
 {
 	int prog = bpf_program__fd(self->skel->progs.records);

@@ -587,15 +587,15 @@ fn lists(results: &Results, verdicts: &mut Count) -> Table {
 
 fn watched(results: &Results, verdicts: &mut Count) -> Table {
     let mut table = Table::new(
-        "Mean of an iteration of an event loop that is looked at all the time",
-        &["who looks", "iteration", "to idle", "lsepoll at most 1.05"],
+        "Mean of an iteration of an event loop that is inspected all the time",
+        &["inspected by", "iteration", "to idle", "lsepoll at most 1.05"],
     );
     let what = What::Iteration;
     for targets in results.sizes(what, Layout::Distinct) {
         let find = |variant| results.find(what, variant, Layout::Distinct, targets);
         for (variant, name) in [
-            (Variant::Idle, "nobody"),
-            (Variant::Busy, "nobody, another program is busy"),
+            (Variant::Idle, "none"),
+            (Variant::Busy, "none, another program is busy"),
             (Variant::Lsepoll, "lsepoll"),
             (Variant::Lsfd, "lsfd"),
             (Variant::Lsof, "lsof"),
