@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Why a file was not read.
 #[derive(Debug, thiserror::Error)]
-#[error("its mutex is held for long: a thread of the process keeps it")]
+#[error("a thread of the process keeps its mutex locked")]
 pub(crate) struct Held;
 
 /// The error that says so.

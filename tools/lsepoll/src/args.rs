@@ -11,18 +11,19 @@ List epoll instances with the real owner of each target.
 
 An epoll instance watches open files, not descriptors: a target is an open file, and \
 the descriptor by which it was added, its tfd. That descriptor may since have been \
-closed or reused. lsepoll asks the kernel, with kcmp(2) or BPF, which descriptors have \
-the file of each target, and marks in the column STATE:
+closed or reused. lsepoll finds, with kcmp(2) or BPF, which descriptors refer to the file \
+of each target, and shows in the column STATE:
 
-  stuck     epoll_ctl(2) cannot remove it any more: it takes tfd and the file, and no
-            process that has the instance has the file at tfd; a descriptor with
-            another number, or of another process, has it (OWNER); orphaned ones are
-            stuck as well
-  stale     tfd means another file now
-  orphaned  no process has the file open, but it is still watched: its events seem to
+  stuck     epoll_ctl(2) cannot remove the target any more: it needs tfd and the file,
+            and no process that has the instance has the file open as tfd; another
+            descriptor or another process has it (OWNER); orphaned targets are stuck as
+            well
+  stale     tfd refers to another file now
+  orphaned  no process has the file open, but it is still watched; its events seem to
             be for a descriptor that was closed
   unknown   the target was removed, or processes changed, during the search
   changed   the target was added during the search
+  guessed   the owner was guessed, as neither kcmp(2) nor BPF can be used
 
 Inspecting processes of other users needs ptrace access, which root has.";
 
@@ -34,7 +35,7 @@ Exit status:
 
 Examples:
   lsepoll 1234                the epoll instances of process 1234
-  lsepoll nginx --ready       those of all nginx, and what makes them spin
+  lsepoll nginx --ready       those of all nginx processes, and why they spin
   lsepoll --orphaned          orphaned targets of all processes
   lsepoll --stuck             targets that their processes cannot remove any more
   lsepoll -p 1234 --owners given
@@ -56,11 +57,11 @@ pub enum Owners {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ResolverName {
-    /// With walk if that works, then bpf, then kcmp
+    /// With walk if that works, else bpf, else kcmp
     Auto,
-    /// With BPF programs that walk the interest lists, on the kernel as it comes, from
-    /// Linux 5.17 on: in a fraction of a second. This needs root, and lsepoll built with
-    /// the feature bpf
+    /// With BPF programs that walk the interest lists, on unmodified kernels since Linux
+    /// 5.17. It takes a fraction of a second. This needs root, and lsepoll built with the
+    /// feature bpf
     Walk,
     /// With kcmp(2), at least one query for each target
     Kcmp,
@@ -68,8 +69,7 @@ pub enum ResolverName {
     /// there are many. This needs root, a kernel with the module epoll_iter, and
     /// lsepoll built with the feature bpf
     Bpf,
-    /// By what fdinfo shows alone: numbers of descriptors and inodes. Owners are guessed,
-    /// and marked so
+    /// From fdinfo alone. Owners are guesses, and marked as such
     Fdinfo,
 }
 
@@ -87,7 +87,7 @@ impl From<ResolverName> for Method {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
-    /// By process, then by its descriptor of the instance; targets as the kernel has them
+    /// By process, then by its descriptor of the instance; targets in the kernel's order
     Pid,
     /// By the descriptor of the instance, then by process
     Efd,
@@ -97,7 +97,7 @@ pub enum Sort {
 
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Tell which call leaves a target behind, and which had added it
+    /// Show which call leaves a target behind, and which call added it
     Trace(TraceArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
@@ -110,24 +110,24 @@ pub struct CompletionsArgs {
 }
 
 const ABOUT_TRACE: &str = "\
-Tell which call leaves a target behind, and which had added it.
+Show which call leaves a target behind, and which call added it.
 
 A program that closes a descriptor without EPOLL_CTL_DEL, while a duplicate, a child or \
-a message keeps the file open, cannot remove the target any more, and gets its events \
-for ever. Until it is interrupted, or the processes end, this prints for each such \
-closing the stack of the EPOLL_CTL_ADD, the stack of the close, and who holds the file; \
-and for each ADD that fails with EEXIST, which ADD was before. Then it prints a summary \
-by place in the code.
+a message keeps the file open, cannot remove the target any more, and keeps getting its \
+events. Until it is interrupted, or the processes end, lsepoll trace prints for each such \
+close the stack of the EPOLL_CTL_ADD, the stack of the close, and what holds the file; \
+and for each ADD that fails with EEXIST, the ADD that came before. Then it prints a \
+summary by place in the code.
 
-Lines of source are shown for what has debug information.
+Source lines are shown for code that has debug information.
 
 This needs root, Linux 6.4 or later on x86-64, and lsepoll built with the feature bpf. \
-What io_uring or a 32-bit program does is not seen.";
+Calls by io_uring and by 32-bit programs are not seen.";
 
 #[derive(Debug, clap::Args)]
 #[command(long_about = ABOUT_TRACE)]
 pub struct TraceArgs {
-    /// Trace these processes, and the children that they get
+    /// Trace these processes, and the children that they create
     #[arg(short, long = "pid", value_name = "PID", num_args = 1.., value_delimiter = ',')]
     #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     #[arg(conflicts_with_all = ["all", "command"])]
@@ -141,7 +141,7 @@ pub struct TraceArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// How many targets to remember, with 2 KiB each
+    /// Remember at most this many targets, at 2 KiB each
     #[arg(long, value_name = "N", default_value_t = 32768)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pub remember: u32,
@@ -186,33 +186,34 @@ pub struct Args {
     #[arg(long, alias = "zombies")]
     pub orphaned: bool,
 
-    /// Show only stale targets: their tfd means another file now
+    /// Show only stale targets: their tfd refers to another file now
     ///
-    /// With --orphaned, targets that are either are shown.
+    /// With --orphaned, targets in either state are shown.
     #[arg(long)]
     pub stale: bool,
 
     /// Show only stuck targets: they cannot be removed any more
     ///
-    /// No process that has the epoll instance has the target's file at tfd, and
-    /// epoll_ctl(2) takes both to find a target. It stays as long as anything has the file
-    /// open: a copy of the descriptor, or a child. Orphaned targets are stuck as well. With
-    /// other filters, targets that are any of them are shown.
+    /// No process that has the epoll instance has the target's file open as tfd, and
+    /// epoll_ctl(2) needs both to find a target. The target stays as long as anything has
+    /// the file open, such as a duplicate of the descriptor, or a child process. Orphaned
+    /// targets are stuck as well. With other filters, targets in any of these states are
+    /// shown.
     #[arg(long)]
     pub stuck: bool,
 
-    /// Stop the processes that were named while they are inspected
+    /// Stop the named processes while they are inspected
     ///
-    /// They get SIGSTOP, and SIGCONT in the end, even if lsepoll is killed. What they have
-    /// open does not change then.
+    /// They get SIGSTOP, and SIGCONT at the end, even if lsepoll is killed. A stopped
+    /// process opens and closes nothing.
     #[arg(long)]
     pub stop: bool,
 
     /// Show for which events each target is ready
     ///
-    /// The file of each target is asked with poll(2), if it is of a kind that this takes
-    /// nothing from. If an event loop spins, it is for one of the targets that are ready.
-    /// This needs the right to attach to the processes, which root has.
+    /// lsepoll calls poll(2) on the file of each target, if polling that kind of file has
+    /// no side effects. If an event loop spins, one of the ready targets is the cause. This
+    /// needs permission to attach to the processes, which root has.
     #[arg(long)]
     pub ready: bool,
 
@@ -224,38 +225,38 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "KEY", default_value_t = Sort::Pid)]
     pub sort: Sort,
 
-    /// List again every so many seconds, and show what appeared, changed or went
+    /// Repeat the listing at this interval, and show targets that appeared, changed or went
     #[arg(long, value_name = "SECONDS", conflicts_with = "json")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub watch: Option<u64>,
 
     /// Write counts for node_exporter to a file, in the OpenMetrics text format
     ///
-    /// They are sums by command name. The file is replaced at once; with --watch, each
-    /// time. The exit status is 0 if there are orphaned or stale targets.
+    /// The counts are sums by command name. The file is replaced atomically; with --watch,
+    /// after each listing. The exit status is 0 even if there are orphaned or stale targets.
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
 
-    /// Show all columns, and do not break lines
+    /// Show all columns, and do not wrap lines
     ///
-    /// Otherwise, lines are broken to fit the terminal, or the columns that the
-    /// environment variable COLUMNS says; TOFF is shown only if an instance has several
-    /// targets with one tfd, and DATA only if it is not just tfd or 0.
+    /// By default, lines are wrapped to the width of the terminal, or to COLUMNS from the
+    /// environment; TOFF is shown only if an instance has several targets with one tfd, and
+    /// DATA only if it differs from tfd and 0.
     #[arg(short, long)]
     pub wide: bool,
 
     /// Show the id of each epoll instance
     ///
-    /// It tells which instance a BPF link or iterator is for, see bpftool-link(8), and
-    /// which descriptors of several processes refer to one instance:
+    /// The id identifies the instance of a BPF link or iterator, see bpftool-link(8), and
+    /// shows which descriptors of several processes refer to one instance.
     /// /proc/pid/fdinfo/efd shows it as epoll-id.
     #[arg(long)]
     pub ids: bool,
 
     /// Print on standard error how owners were found
     ///
-    /// This is the resolver that was used, the number of calls of kcmp(2), and why BPF
-    /// was not used.
+    /// This includes the resolver that was used, the number of kcmp(2) calls, and the reason
+    /// if BPF was not used.
     #[arg(short, long)]
     pub verbose: bool,
 

@@ -314,7 +314,7 @@ fn check_pipe(pipe: &Pipe) -> Result {
 
 fn check_listener(listener: &Listener) -> Result {
     ensure(listener.address.parse::<SocketAddr>().is_ok(), || {
-        "its address is none".into()
+        "its address is invalid".into()
     })?;
     for option in &listener.options {
         let mut kept = Listener::KEPT.iter();
