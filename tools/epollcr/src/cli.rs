@@ -101,7 +101,7 @@ pub struct Restore {
     /// Descriptors 0, 1 and 2 are used for those of the image, unless --fd names them.
     /// The three are often one open file description in the image. Each is then replaced
     /// by its own; other descriptors and targets of that description get the first,
-    /// unless a target was added by the number of another.
+    /// unless a target was added by another of the three.
     #[arg(long)]
     pub stdio: bool,
 
