@@ -61,23 +61,23 @@ pub struct Dump {
 
     /// Dump the process even if it is not stopped
     ///
-    /// The image then need not show a state that the process ever had as a whole, and
-    /// descriptors that only some of its threads have may be missing. The image records
-    /// this, and show and restore report it.
+    /// The image may then be inconsistent: the process need not have had all of its state
+    /// at any one time. Descriptors that only some threads have may be missing. The image
+    /// records this, and show and restore report it.
     #[arg(long)]
     pub running: bool,
 
     /// Do without /dev/epoll_cr
     ///
-    /// This is what happens by itself if there is no such device, or it may not be
-    /// opened. WITHOUT THE DEVICE, in epollcr(1), says what is lost.
+    /// This is the default if there is no such device, or the caller may not open it.
+    /// WITHOUT THE DEVICE, in epollcr(1), says what is lost.
     #[arg(long)]
     pub no_device: bool,
 
     /// File to write the image to
     ///
-    /// Only its owner can read it. It appears when the image is complete, and replaces
-    /// nothing but a regular file.
+    /// Only its owner can read it. It appears when the image is complete. An existing file
+    /// is replaced only if it is a regular file.
     pub file: PathBuf,
 }
 
@@ -88,28 +88,28 @@ pub struct Restore {
 
     /// Use descriptor M of the caller for descriptor N of the image
     ///
-    /// It takes the place of the open file description of N, at all its descriptors and
-    /// in all epoll instances that it is a target of, so one descriptor is enough for
-    /// each description. For an open file that has no descriptor, N is f and the index
-    /// that show prints. The file of M is not changed: neither its position nor its
-    /// contents; an epoll instance is given no targets.
+    /// It replaces the open file description of N, at all its descriptors and in all epoll
+    /// instances that it is a target of, so one descriptor is enough for each description.
+    /// For an open file that has no descriptor, N is f and the index that show prints. The
+    /// file of M is not changed: it keeps its position and its contents, and an epoll
+    /// instance gets no targets.
     #[arg(long = "fd", value_name = "N=M")]
     pub given: Vec<Given>,
 
     /// Keep the standard input, output and error of the caller
     ///
-    /// Descriptors 0, 1 and 2 are used for those of the image, unless --fd names them.
-    /// The three are often one open file description in the image. Each is then replaced
-    /// by its own; other descriptors and targets of that description get the first,
-    /// unless a target was added by another of the three.
+    /// Descriptors 0, 1 and 2 replace those of the image, unless --fd names them. In the
+    /// image, the three are often one open file description. Each is then replaced by its
+    /// own; other descriptors and targets of that description get the first of the three,
+    /// unless a target was added by another one of them.
     #[arg(long)]
     pub stdio: bool,
 
-    /// Close what was close-on-exec when COMMAND is executed
+    /// Keep the close-on-exec flags, so that COMMAND does not inherit these descriptors
     ///
-    /// This is what the process that was dumped would have done. A file that is a target,
-    /// and has no descriptor in the image, is kept nevertheless. Without this option, no
-    /// descriptor is close-on-exec; show tells which were.
+    /// The dumped process would have closed them. A target's file that has no descriptor in
+    /// the image is kept open nevertheless. Without this option, no descriptor is
+    /// close-on-exec; show prints which were.
     #[arg(long)]
     pub keep_cloexec: bool,
 
@@ -121,8 +121,8 @@ pub struct Restore {
 
     /// Do without /dev/epoll_cr
     ///
-    /// This is what happens by itself if there is no such device, or it may not be
-    /// opened. WITHOUT THE DEVICE, in epollcr(1), says what cannot be restored then.
+    /// This is the default if there is no such device, or the caller may not open it.
+    /// WITHOUT THE DEVICE, in epollcr(1), says what cannot be restored then.
     #[arg(long)]
     pub no_device: bool,
 
@@ -143,7 +143,7 @@ pub struct Show {
 
 #[derive(Debug, Arguments)]
 pub struct Completions {
-    /// Shell that is to complete commands
+    /// Shell to print the script for
     pub shell: clap_complete::Shell,
 }
 

@@ -105,7 +105,7 @@ pub enum Action {
 
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// Shell that is to complete commands
+    /// Shell to print the script for
     pub shell: clap_complete::Shell,
 }
 
