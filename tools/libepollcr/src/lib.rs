@@ -90,7 +90,7 @@ mod tests {
                 source: cause(),
             }),
             Box::new(restore::Error::Items {
-                set: 1,
+                instance: 1,
                 tfd: Some(2),
                 source: refused(),
             }),

@@ -133,11 +133,11 @@ impl Call<'_, abi::Fetch> {
 }
 
 impl<'a> Call<'a, abi::Restore> {
-    pub fn restore(set: BorrowedFd<'_>, items: &'a [abi::Add]) -> Self {
+    pub fn restore(instance: BorrowedFd<'_>, items: &'a [abi::Add]) -> Self {
         Self::new(abi::Restore {
             size: size_of::<abi::Restore>() as u32,
             flags: 0,
-            efd: set.as_raw_fd(),
+            efd: instance.as_raw_fd(),
             item_size: size_of::<abi::Add>() as u32,
             items: address(items),
             count: items.len() as u64,

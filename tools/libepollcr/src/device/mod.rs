@@ -210,17 +210,17 @@ impl Device {
     ///
     /// [`RestoreError`], with
     ///
-    /// - `EBADF`: the target's file, or `set`, is opened with `O_PATH`
-    /// - `EOPNOTSUPP`: `set` is not an epoll instance
-    /// - `EINVAL`: no target has such events, or the target is `set` itself, or it
+    /// - `EBADF`: the target's file, or `instance`, is opened with `O_PATH`
+    /// - `EOPNOTSUPP`: `instance` is not an epoll instance
+    /// - `EINVAL`: no target has such events, or the target is `instance` itself, or it
     ///   would make too many paths
     /// - `EPERM`: the file cannot be polled, or `EPOLLWAKEUP` is not allowed
     /// - `EEXIST`: the instance has this target, or it is in `items` twice
     /// - `ELOOP`: instances would contain each other
     /// - `ENOSPC`: `/proc/sys/fs/epoll/max_user_watches` would be exceeded
-    pub fn restore(&self, set: BorrowedFd<'_>, items: &[Add<'_>]) -> Result<(), RestoreError> {
+    pub fn restore(&self, instance: BorrowedFd<'_>, items: &[Add<'_>]) -> Result<(), RestoreError> {
         let items: Vec<_> = items.iter().map(abi::Add::from).collect();
-        let mut call = Call::restore(set, &items);
+        let mut call = Call::restore(instance, &items);
         let result = call.run(self);
         let bad = usize::try_from(call.argument().bad);
         result.map(drop).map_err(|errno| RestoreError {

@@ -63,44 +63,44 @@ impl Maker<'_> {
         let mut done = 0;
         let image = self.image;
         let order = plan::order(image)?;
-        let sets = order.into_iter().filter_map(|set| {
-            let Kind::Epoll { items } = &image.files[set].kind else {
+        let instances = order.into_iter().filter_map(|instance| {
+            let Kind::Epoll { items } = &image.files[instance].kind else {
                 return None;
             };
-            (!items.is_empty() && !self.given[set]).then_some((set, items))
+            (!items.is_empty() && !self.given[instance]).then_some((instance, items))
         });
-        let sets: Vec<_> = sets.collect();
+        let instances: Vec<_> = instances.collect();
         // In all of them before anything else: a file is given an event for that.
-        for &(set, items) in &sets {
-            self.fired(set, items)?;
+        for &(instance, items) in &instances {
+            self.fired(instance, items)?;
         }
-        for &(set, items) in &sets {
+        for &(instance, items) in &instances {
             let (reported, others): (Vec<&Item>, Vec<&Item>) = items
                 .iter()
                 .filter(|item| !has_fired(item))
                 .partition(|item| is_reported(item));
             for item in &reported {
-                self.add(set, item, item.events)?;
+                self.add(instance, item, item.events)?;
             }
             if !reported.is_empty() {
-                at(set, take_events(self.fd(set)?, reported.len()))?;
+                at(instance, take_events(self.fd(instance)?, reported.len()))?;
             }
             let added = others.len();
             for item in others {
-                self.add(set, item, item.events)?;
+                self.add(instance, item, item.events)?;
                 done += 1;
                 if done % 1024 == 0 {
                     (self.progress)(Progress::Items { done, total });
                 }
             }
             done += items.len() - added;
-            self.check(set, items)?;
+            self.check(instance, items)?;
         }
         Ok(())
     }
 
     /// Adds the oneshots that have fired.
-    fn fired(&mut self, set: usize, items: &[Item]) -> Result<(), Error> {
+    fn fired(&mut self, instance: usize, items: &[Item]) -> Result<(), Error> {
         let fired: Vec<_> = items.iter().filter(|item| has_fired(item)).collect();
         let mut undo = Vec::new();
         for item in &fired {
@@ -112,14 +112,14 @@ impl Maker<'_> {
             }
             if events.is_empty() {
                 return Err(Error::Fired {
-                    set: set as u32,
+                    instance: instance as u32,
                     tfd: item.tfd,
                 });
             }
-            self.add(set, item, item.events | u32::from(events.bits()))?;
+            self.add(instance, item, item.events | u32::from(events.bits()))?;
         }
         if !fired.is_empty() {
-            at(set, take_events(self.fd(set)?, fired.len()))?;
+            at(instance, take_events(self.fd(instance)?, fired.len()))?;
         }
         // What was given last is taken first.
         for undo in undo.into_iter().rev() {
@@ -168,10 +168,10 @@ impl Maker<'_> {
     }
 
     /// Adds a target by the descriptor that it was added by.
-    fn add(&mut self, set: usize, item: &Item, events: u32) -> Result<(), Error> {
+    fn add(&mut self, instance: usize, item: &Item, events: u32) -> Result<(), Error> {
         let (tfd, file) = (item.tfd, item.file as usize);
         let refused = |errno| Error::Items {
-            set: set as u32,
+            instance: instance as u32,
             tfd: Some(tfd),
             source: RestoreError { bad: None, errno },
         };
@@ -179,10 +179,10 @@ impl Maker<'_> {
             number: tfd,
             source: error,
         };
-        let add = |set: BorrowedFd<'_>, fd: BorrowedFd<'_>| {
+        let add = |instance: BorrowedFd<'_>, fd: BorrowedFd<'_>| {
             let data = EventData::new_u64(item.data);
             let events = EventFlags::from_bits_retain(events);
-            epoll::add(set, fd, data, events).map_err(refused)
+            epoll::add(instance, fd, data, events).map_err(refused)
         };
         let descriptors = &self.image.descriptors;
         let place = descriptors.binary_search_by_key(&tfd, |d| d.number);
@@ -194,11 +194,11 @@ impl Maker<'_> {
                 let error = io::Error::other("it was opened by another thread");
                 return Err(number(error));
             }
-            return add(self.fd(set)?, fd.as_fd());
+            return add(self.fd(instance)?, fd.as_fd());
         };
         if owner == file {
             let fd = self.placed.get(&tfd).ok_or_else(|| refused(Errno::BADF))?;
-            return add(self.fd(set)?, fd.as_fd());
+            return add(self.fd(instance)?, fd.as_fd());
         }
         // The number is lent to this file.
         let mut place = self
@@ -206,11 +206,11 @@ impl Maker<'_> {
             .remove(&tfd)
             .ok_or_else(|| refused(Errno::BADF))?;
         let lent = self.lend(&mut place, file, |maker, file_at_number, owners| {
-            let set = match owner == set {
+            let instance = match owner == instance {
                 true => owners,
-                false => maker.fd(set)?,
+                false => maker.fd(instance)?,
             };
-            add(set, file_at_number)
+            add(instance, file_at_number)
         });
         self.placed.insert(tfd, place);
         lent.map_err(|error| match error {
@@ -242,12 +242,12 @@ impl Maker<'_> {
 
     /// Checks that an epoll instance has the targets of the image, and no other state of
     /// them than fdinfo can show.
-    fn check(&self, set: usize, items: &[Item]) -> Result<(), Error> {
-        let path = format!("/proc/self/fdinfo/{}", self.fd(set)?.as_raw_fd());
-        let file = at(set, std::fs::File::open(path))?;
+    fn check(&self, instance: usize, items: &[Item]) -> Result<(), Error> {
+        let path = format!("/proc/self/fdinfo/{}", self.fd(instance)?.as_raw_fd());
+        let file = at(instance, std::fs::File::open(path))?;
         let mut found = Vec::with_capacity(items.len());
         for target in Targets::new(BufReader::new(file)) {
-            let target = at(set, target)?;
+            let target = at(instance, target)?;
             found.push((target.tfd as u32, target.events.0, target.data));
         }
         let mut wanted: Vec<_> = items
@@ -260,7 +260,7 @@ impl Maker<'_> {
             return Ok(());
         };
         Err(Error::Differs {
-            set: set as u32,
+            instance: instance as u32,
             tfd: wanted[place].0,
         })
     }
@@ -293,14 +293,14 @@ fn events(fd: BorrowedFd<'_>) -> rustix::io::Result<PollFlags> {
 
 /// Takes the events of an epoll instance with `count` targets, none of which is
 /// level-triggered.
-fn take_events(set: BorrowedFd<'_>, count: usize) -> rustix::io::Result<()> {
+fn take_events(instance: BorrowedFd<'_>, count: usize) -> rustix::io::Result<()> {
     let mut events = Vec::with_capacity(AT_ONCE);
     let mut taken = 0;
     // What comes later than that is another event.
     while taken < count {
         events.clear();
         let buffer = rustix::buffer::spare_capacity(&mut events);
-        match epoll::wait(set, buffer, Some(&Timespec::default())) {
+        match epoll::wait(instance, buffer, Some(&Timespec::default())) {
             Ok(0) => break,
             Ok(more) => taken += more,
             Err(Errno::INTR) => {}

@@ -273,11 +273,11 @@ impl Maker<'_> {
     pub fn items(&mut self, device: &Device) -> Result<(), Error> {
         let total = plan::items(self.image, &self.given);
         let mut done = 0;
-        for set in plan::order(self.image)? {
-            let Kind::Epoll { items } = &self.image.files[set].kind else {
+        for instance in plan::order(self.image)? {
+            let Kind::Epoll { items } = &self.image.files[instance].kind else {
                 continue;
             };
-            if items.is_empty() || self.given[set] {
+            if items.is_empty() || self.given[instance] {
                 continue;
             }
             let mut adds = Vec::with_capacity(items.len());
@@ -291,9 +291,9 @@ impl Maker<'_> {
                 });
             }
             device
-                .restore(self.fd(set)?, &adds)
+                .restore(self.fd(instance)?, &adds)
                 .map_err(|error| Error::Items {
-                    set: set as u32,
+                    instance: instance as u32,
                     tfd: error.bad.map(|bad| items[bad].tfd),
                     source: error,
                 })?;

@@ -50,10 +50,10 @@ pub enum Error {
     },
     /// An epoll instance could not be given its targets. The source is the error of the
     /// kernel.
-    #[error("epoll instance f{set} cannot be given its {}", targets(.tfd))]
+    #[error("epoll instance f{instance} cannot be given its {}", targets(.tfd))]
     Items {
         /// The index of the epoll instance in the image.
-        set: u32,
+        instance: u32,
         /// The descriptor of the target that was refused, if it was one.
         tfd: Option<u32>,
         /// The error.
@@ -62,24 +62,24 @@ pub enum Error {
     /// A oneshot that has fired cannot be restored without the device, because its file
     /// has no event now that would make it fire.
     #[error(
-        "epoll instance f{set} cannot be given its target for descriptor {tfd}: it is a oneshot \
+        "epoll instance f{instance} cannot be given its target for descriptor {tfd}: it is a oneshot \
          that has fired, and its file has no event to make it fire again (load the kernel \
          module epoll_cr)"
     )]
     Fired {
         /// The index of the epoll instance in the image.
-        set: u32,
+        instance: u32,
         /// The descriptor of the target.
         tfd: u32,
     },
     /// A target differs from the one in the image after it was added without the device.
     #[error(
-        "epoll instance f{set} was given its target for descriptor {tfd}, and the kernel \
+        "epoll instance f{instance} was given its target for descriptor {tfd}, and the kernel \
          changed its events: perhaps EPOLLWAKEUP takes CAP_BLOCK_SUSPEND"
     )]
     Differs {
         /// The index of the epoll instance in the image.
-        set: u32,
+        instance: u32,
         /// The descriptor of the target.
         tfd: u32,
     },

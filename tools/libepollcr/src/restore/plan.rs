@@ -106,10 +106,10 @@ pub fn problems(image: &Image, given: &[bool], by_number: bool) -> Vec<Problem> 
         general(format!("epoll instance f{file} is its own target"));
     }
     if by_number {
-        for (set, item) in all_items(image, given) {
+        for (instance, item) in all_items(image, given) {
             if by_number::has_fired(item) && !can_fire(image, given, item.file as usize) {
                 general(format!(
-                    "the target for descriptor {} of epoll instance f{set} is a oneshot that \
+                    "the target for descriptor {} of epoll instance f{instance} is a oneshot that \
                      has fired, and cannot be made to fire again (load the kernel module \
                      epoll_cr)",
                     item.tfd
@@ -154,12 +154,12 @@ pub fn items(image: &Image, given: &[bool]) -> usize {
 fn all_items<'a>(image: &'a Image, given: &'a [bool]) -> impl Iterator<Item = (usize, &'a Item)> {
     let files = image.files.iter().zip(given).enumerate();
     let made = files.filter(|&(_, (_, &given))| !given);
-    made.flat_map(|(set, (file, _))| {
+    made.flat_map(|(instance, (file, _))| {
         let items: &[Item] = match &file.kind {
             Kind::Epoll { items } => items,
             _ => &[],
         };
-        items.iter().map(move |item| (set, item))
+        items.iter().map(move |item| (instance, item))
     })
 }
 
