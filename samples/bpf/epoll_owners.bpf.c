@@ -47,8 +47,8 @@ struct {
 } owners SEC(".maps");
 
 /* The epoll instance that list_targets() is run for. */
-__s32 set_pid;
-__s32 set_efd;
+__s32 instance_pid;
+__s32 instance_efd;
 
 /* There are more files than the map has room for. */
 bool overflow;
@@ -60,7 +60,7 @@ int list_descriptors(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct owner owner = {};
 	struct owner *known;
-	struct epoll_set set;
+	struct epoll_instance instance;
 	__u64 key;
 
 	if (!task || !file)
@@ -82,9 +82,9 @@ int list_descriptors(struct bpf_iter__task_file *ctx)
 
 	/* Reached once for each epoll instance: by its first descriptor. */
 	if (file->f_op == &eventpoll_fops) {
-		set.pid = owner.pid;
-		set.efd = owner.fd;
-		bpf_seq_write(ctx->meta->seq, &set, sizeof(set));
+		instance.pid = owner.pid;
+		instance.efd = owner.fd;
+		bpf_seq_write(ctx->meta->seq, &instance, sizeof(instance));
 	}
 	return 0;
 }
@@ -102,11 +102,11 @@ int list_targets(struct bpf_iter__epoll *ctx)
 	if (!epi)
 		return 0;
 	file = epi->ffd.file;
-	BPF_SEQ_PRINTF(seq, "%7d %5d %7d %8x %16llx ", set_pid, set_efd,
+	BPF_SEQ_PRINTF(seq, "%7d %5d %7d %8x %16llx ", instance_pid, instance_efd,
 		       epi->ffd.fd, epi->event.events, epi->event.data);
 	/* In most cases, the number is the owner: check that first. */
-	if (is_open_as(set_pid, epi->ffd.fd, file) == OPEN_AS_SAME) {
-		BPF_SEQ_PRINTF(seq, "%7d:%-7d", set_pid, epi->ffd.fd);
+	if (is_open_as(instance_pid, epi->ffd.fd, file) == OPEN_AS_SAME) {
+		BPF_SEQ_PRINTF(seq, "%7d:%-7d", instance_pid, epi->ffd.fd);
 	} else {
 		key = (__u64)file;
 		owner = bpf_map_lookup_elem(&owners, &key);

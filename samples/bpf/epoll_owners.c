@@ -21,8 +21,8 @@
 #include "epoll_owners.h"
 #include "epoll_owners.skel.h"
 
-static struct epoll_set sets[4096];
-static size_t nr_sets;
+static struct epoll_instance instances[4096];
+static size_t nr_instances;
 
 /* Creates an iterator, and returns a stream to read it from. */
 static int run(struct bpf_program *prog, union bpf_iter_link_info *info)
@@ -50,8 +50,9 @@ static void list_descriptors(struct epoll_owners_bpf *skel, int pid)
 	if (fd < 0)
 		err(1, "cannot list the descriptors of %d", pid);
 	/* The kernel writes whole records. */
-	while ((n = read(fd, sets + nr_sets, sizeof(sets) - nr_sets * sizeof(*sets))) > 0)
-		nr_sets += n / sizeof(*sets);
+	while ((n = read(fd, instances + nr_instances,
+			 sizeof(instances) - nr_instances * sizeof(*instances))) > 0)
+		nr_instances += n / sizeof(*instances);
 	if (n < 0)
 		err(1, "cannot list the descriptors of %d", pid);
 	close(fd);
@@ -70,18 +71,19 @@ static int get_fd(int pid, int fd)
 	return copy;
 }
 
-static int show_targets(struct epoll_owners_bpf *skel, const struct epoll_set *set)
+static int show_targets(struct epoll_owners_bpf *skel,
+			const struct epoll_instance *instance)
 {
 	union bpf_iter_link_info info = {};
 	static char buf[1 << 16];
 	int efd, fd;
 	ssize_t n;
 
-	efd = get_fd(set->pid, set->efd);
+	efd = get_fd(instance->pid, instance->efd);
 	if (efd < 0)
 		return -1;
-	skel->bss->set_pid = set->pid;
-	skel->bss->set_efd = set->efd;
+	skel->bss->instance_pid = instance->pid;
+	skel->bss->instance_efd = instance->efd;
 	info.epoll.epoll_fd = efd;
 	fd = run(skel->progs.list_targets, &info);
 	close(efd);
@@ -117,10 +119,10 @@ int main(int argc, char **argv)
 
 	printf("%7s %5s %7s %8s %16s %7s:%-7s %s\n",
 	       "PID", "EFD", "TFD", "EVENTS", "DATA", "OWNER", "FD", "FILE");
-	for (i = 0; i < (int)nr_sets; i++) {
-		if (!show_targets(skel, &sets[i]))
+	for (i = 0; i < (int)nr_instances; i++) {
+		if (!show_targets(skel, &instances[i]))
 			continue;
-		warn("epoll instance %d of %d", sets[i].efd, sets[i].pid);
+		warn("epoll instance %d of %d", instances[i].efd, instances[i].pid);
 		status = 1;
 	}
 	epoll_owners_bpf__destroy(skel);

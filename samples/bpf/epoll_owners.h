@@ -3,7 +3,7 @@
 #define EPOLL_OWNERS_H
 
 /* What list_descriptors() writes for each epoll instance that it finds. */
-struct epoll_set {
+struct epoll_instance {
 	int pid;
 	int efd;
 };
