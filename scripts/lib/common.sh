@@ -4,11 +4,11 @@
 # What the scripts share: where things stand, messages, locks, stamps and the
 # progress line. Sourced by bash scripts that run on the host.
 #
-# The cache folder, OUT:
+# The cache directory, OUT:
 #   buildroot/NAME/          the build root; never changed once it has its name
 #   source/NAME/             Linux as it was taken; likewise
 #   cargo/                   crates
-#   tree/ID/checkout         the checkout that this folder belongs to
+#   tree/ID/checkout         the checkout that this directory belongs to
 #   tree/ID/target/          what cargo builds (and target-SUITE/)
 #   tree/ID/LANE/linux/      a patched tree, built in place; LANE is KERNEL, and what
 #                            else is not the default: KERNEL-LINUX-DEBIAN
@@ -42,7 +42,7 @@ case $TOP$OUT in
 	    "move the checkout, or give another OUT=DIR"
 	;;
 esac
-mkdir -p "$OUT" || die "the cache folder $OUT cannot be made" "give another one: OUT=DIR"
+mkdir -p "$OUT" || die "the cache directory $OUT cannot be made" "give another one: OUT=DIR"
 OUT=$(cd "$OUT" && pwd -P)
 KERNEL=${KERNEL:-base}
 # The suite of the build root, and the line of Linux.
@@ -152,7 +152,7 @@ older() {
 	[ "$1" != "$2" ] && [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
 }
 
-# Whether linux/ is the folder that setup makes, or is yet to be made.
+# Whether linux/ is the directory that setup makes, or is yet to be made.
 our_linux() {
 	[ ! -L "$TOP/linux" ] || return 1
 	[ ! -e "$TOP/linux" ] || grep -qs '^# linux/Makefile, put there by' "$TOP/linux/Makefile" ||

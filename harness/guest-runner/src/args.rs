@@ -97,7 +97,7 @@ pub struct Run {
     pub kernel: PathBuf,
     /// The checkout
     pub top: PathBuf,
-    /// The cache folder
+    /// The cache directory
     pub out: PathBuf,
     /// Where the logs go
     pub dir: PathBuf,

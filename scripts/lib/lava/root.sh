@@ -3,7 +3,7 @@
 #
 # The roots that LAVA jobs run in and on. Sourced after common.sh.
 
-# lava_root KIND: the root's folder, which is made if it is not there; KIND as for mkroot.
+# lava_root KIND: the root's directory, which is made if it is not there; KIND as for mkroot.
 lava_root() {
 	local kind=$1 root
 	root=$OUT/lava/$kind-$DEBIAN${SNAPSHOT:+-$SNAPSHOT}-$(cd "$TOP" && hash_files scripts/lib/lava/mkroot "scripts/lib/lava/$kind")
@@ -21,7 +21,7 @@ make_lava_root() {
 }
 
 # in_lava ROOT WORK COMMAND...: run COMMAND in the root of the dispatcher, which cannot be
-# written to, with WORK for what the dispatcher keeps, and the cache folder and the
+# written to, with WORK for what the dispatcher keeps, and the cache directory and the
 # checkout at their own paths. It reaches a registry as this machine does. The mounts are
 # gone when it ends.
 in_lava() {

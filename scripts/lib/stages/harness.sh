@@ -26,7 +26,7 @@ stage_harness() {
 	with_lock "$TARGET/lock" make_harness "$hash"
 }
 
-# The tests of the crates, as they run in the guest: each with the folder to
+# The tests of the crates, as they run in the guest: each with the directory to
 # run it in.
 list_tests() {
 	scripts/enter python3 -c 'if True:

@@ -42,7 +42,7 @@ make_tree() {
 			cp -a "$SOURCE" "$TREE.tmp"
 	fi
 	echo "$VERSION" >"$T/source"
-	# Over the empty folder that scripts/enter may have made meanwhile.
+	# Over the empty directory that scripts/enter may have made meanwhile.
 	mv -T "$TREE.tmp" "$TREE"
 	# What was built with everything on is not built again with less.
 	[ -z "$seed" ] || [ ! -e "$seed/stamp/full" ] || stamp full yes
