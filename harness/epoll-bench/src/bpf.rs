@@ -41,7 +41,7 @@ impl Target {
     }
 }
 
-/// The program for one set. As long as this is there, the module is.
+/// The program for one instance. As long as this is there, the module is.
 #[derive(Debug)]
 pub struct EpollIter {
     // Not used any more, but to close the program's descriptor.
@@ -51,7 +51,7 @@ pub struct EpollIter {
 
 impl EpollIter {
     /// The module has to be loaded.
-    pub fn new(set: &OwnedFd) -> Result<Self> {
+    pub fn new(instance: &OwnedFd) -> Result<Self> {
         let object = ObjectBuilder::default()
             .open_memory(&PROGRAM.0)
             .and_then(libbpf_rs::OpenObject::load)
@@ -59,15 +59,15 @@ impl EpollIter {
         let program = object.progs_mut().next();
         let program = program.context("there is no BPF program")?;
         // It says 'map', but `epoll.epoll_fd` is at the same place.
-        let link = program.attach_iter(set.as_fd());
-        let link = link.context("cannot attach the BPF program to the set")?;
+        let link = program.attach_iter(instance.as_fd());
+        let link = link.context("cannot attach the BPF program to the instance")?;
         Ok(Self {
             _object: object,
             link,
         })
     }
 
-    /// One pass over the set.
+    /// One pass over the instance.
     fn open(&self) -> Result<Iter> {
         Iter::new(&self.link).context("cannot begin to iterate")
     }

@@ -42,7 +42,7 @@ impl Handler {
 
 /// Loads and unloads the module; leaves it as it was.
 ///
-/// A shell that is started before there are sets runs modprobe: to start it
+/// A shell that is started before there are instances runs modprobe: to start it
 /// from here would copy, and close, a million descriptors each time.
 #[derive(Debug)]
 pub struct Switch {

@@ -36,16 +36,16 @@ enum Command {
     Measure(measure::Options),
     /// Show measurements as tables, and draw them
     Report {
-        /// Files of measurements, or folders of files that are named *.jsonl
+        /// Files of measurements, or directories of files that are named *.jsonl
         #[arg(required = true, value_name = "FILE|DIR")]
         paths: Vec<PathBuf>,
-        /// Put charts in this folder
+        /// Put charts in this directory
         #[arg(long, value_name = "DIR")]
         svg: Option<PathBuf>,
     },
-    /// Be the process that has the set, for `measure`
+    /// Be the process that has the instance, for `measure`
     #[command(hide = true)]
-    HaveSet {
+    HaveInstance {
         place: measure::Place,
         targets: usize,
     },
@@ -54,7 +54,7 @@ enum Command {
     HavePart {
         files: measure::Files,
         targets: usize,
-        set: i32,
+        instance: i32,
     },
     /// Be an event loop, for `measure`
     #[command(hide = true)]
@@ -65,12 +65,12 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Measure(options) => measure::run(&options),
         Command::Report { paths, svg } => report::run(&paths, svg.as_deref()),
-        Command::HaveSet { place, targets } => measure::have_set(place, targets),
+        Command::HaveInstance { place, targets } => measure::have_instance(place, targets),
         Command::HavePart {
             files,
             targets,
-            set,
-        } => measure::have_part(files, targets, set),
+            instance,
+        } => measure::have_part(files, targets, instance),
         Command::HaveLoop { targets, cpu } => measure::have_loop(targets, cpu),
     };
     match result {

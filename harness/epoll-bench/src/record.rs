@@ -31,8 +31,9 @@ use crate::stats::Summary;
 #[value(rename_all = "snake_case")]
 pub enum Suite {
     /// Time of a query, by the number of targets; each target has its own descriptor
-    #[serde(rename = "question")]
-    #[value(name = "question", alias = "query")]
+    // The alias is the name in older measurements.
+    #[serde(alias = "question")]
+    #[value(alias = "question")]
     Query,
     /// Time of a query if all targets have the same descriptor
     OneNumber,
@@ -67,24 +68,24 @@ pub enum What {
     Mod,
     Del,
     Wait,
-    /// Every target of a set, at the number that it was added by or elsewhere.
+    /// Every target of an instance, at the descriptor that it was added by or elsewhere.
     ResolveInPlace,
     ResolveMoved,
     Dump,
     CriuRestore,
-    /// All of a set, divided by how many there are.
+    /// All of an instance, divided by how many there are.
     Target,
-    /// All targets of a process's set and which of its descriptors are for them,
+    /// All targets of a process's instance and which of its descriptors are for them,
     /// divided likewise.
     Checkpoint,
-    /// All targets added to an empty set, divided likewise.
+    /// All targets added to an empty instance, divided likewise.
     Restore,
     /// A whole command: of targets at the descriptors that they were added by, of those
     /// at others, and of those that nobody has.
     ListSame,
     ListMoved,
     ListOrphaned,
-    /// One of an event loop, on average, while somebody looks.
+    /// One of an event loop, on average, while it is inspected.
     Iteration,
 }
 
@@ -294,7 +295,7 @@ impl Measurement {
     }
 }
 
-/// The files of measurements that some paths stand for: a folder for those in
+/// The files of measurements that some paths stand for: a directory for those in
 /// it whose names end in `.jsonl`.
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -386,7 +387,7 @@ pub mod tests {
         }
     }
 
-    /// What `load` says to a file of these lines, with the folder's name left out.
+    /// What `load` says to a file of these lines, with the directory's name left out.
     fn refusal(lines: &str) -> String {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.jsonl"), lines).unwrap();
@@ -414,7 +415,7 @@ pub mod tests {
         };
         assert_eq!(
             m.to_line().unwrap(),
-            r#"{"suite":"question","what":"call","variant":"epoll_cr+describe","layout":"distinct","targets":1000,"unit":"ns","median":20.0,"q1":15.0,"q3":25.0,"min":10.0,"max":30.0,"samples":30,"runs":[10.0,30.0,20.0],"handler":"0123456789abcdef","kernel":"7.3.4 #1 SMP","boot":0,"accelerator":"tcg","machine":{"cpu":"A CPU","cpus":2},"date":"2026-11-21T14:00:00Z"}"#
+            r#"{"suite":"query","what":"call","variant":"epoll_cr+describe","layout":"distinct","targets":1000,"unit":"ns","median":20.0,"q1":15.0,"q3":25.0,"min":10.0,"max":30.0,"samples":30,"runs":[10.0,30.0,20.0],"handler":"0123456789abcdef","kernel":"7.3.4 #1 SMP","boot":0,"accelerator":"tcg","machine":{"cpu":"A CPU","cpus":2},"date":"2026-11-21T14:00:00Z"}"#
         );
     }
 
@@ -510,8 +511,11 @@ pub mod tests {
     #[test]
     fn an_unknown_suite_and_a_bad_date_are_refused() {
         let good = example().to_line().unwrap();
-        let said = refusal(&good.replace("\"question\"", "\"answer\""));
+        let said = refusal(&good.replace("\"query\"", "\"answer\""));
         assert!(said.contains("unknown variant `answer`"), "{said}");
+        let old = good.replace("\"query\"", "\"question\"");
+        let old: Measurement = serde_json::from_str(&old).unwrap();
+        assert_eq!(old.suite, Suite::Query);
         let said = refusal(&good.replace("2026-11-21T", "2026-11-41T"));
         assert!(said.contains("line 1, is not a measurement"), "{said}");
     }

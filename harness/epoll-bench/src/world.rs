@@ -23,18 +23,18 @@ pub fn targets(count: usize) -> Result<Vec<OwnedFd>> {
     (0..count).map(|_| target()).collect()
 }
 
-pub fn new_set() -> Result<OwnedFd> {
+pub fn new_instance() -> Result<OwnedFd> {
     epoll::create(CreateFlags::CLOEXEC).context("cannot make an epoll instance")
 }
 
-pub fn add(set: &OwnedFd, file: &OwnedFd) -> Result<()> {
+pub fn add(instance: &OwnedFd, file: &OwnedFd) -> Result<()> {
     let data = EventData::new_u64(u64::from(number(file)));
-    epoll::add(set, file, data, EventFlags::IN).context("EPOLL_CTL_ADD failed")
+    epoll::add(instance, file, data, EventFlags::IN).context("EPOLL_CTL_ADD failed")
 }
 
-pub fn modify(set: &OwnedFd, file: &OwnedFd) -> Result<()> {
+pub fn modify(instance: &OwnedFd, file: &OwnedFd) -> Result<()> {
     let data = EventData::new_u64(u64::from(number(file)));
-    epoll::modify(set, file, data, EventFlags::IN).context("EPOLL_CTL_MOD failed")
+    epoll::modify(instance, file, data, EventFlags::IN).context("EPOLL_CTL_MOD failed")
 }
 
 /// A descriptor's number. It is not negative.
@@ -42,22 +42,22 @@ pub fn number(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd() as u32
 }
 
-/// A set with targets that one asks about, from the process that has it, as
+/// An instance with targets that one asks about, from the process that has it, as
 /// checkpoint/restore does: by descriptors that are open there.
 #[derive(Debug)]
-pub struct Set {
-    pub set: OwnedFd,
+pub struct Instance {
+    pub epoll: OwnedFd,
     pub files: Vec<OwnedFd>,
     /// What all were added as, if it is not their own number.
     number: Option<OwnedFd>,
     pid: i32,
 }
 
-impl Set {
+impl Instance {
     /// No targets yet, each of which will have its own number.
     pub fn distinct() -> Result<Self> {
         Ok(Self {
-            set: new_set()?,
+            epoll: new_instance()?,
             files: Vec::new(),
             number: None,
             pid: getpid().as_raw_pid(),
@@ -77,10 +77,10 @@ impl Set {
         while self.files.len() < count {
             let file = target()?;
             match &mut self.number {
-                None => add(&self.set, &file)?,
+                None => add(&self.epoll, &file)?,
                 Some(number) => {
                     dup2(&file, number)?;
-                    add(&self.set, number)?;
+                    add(&self.epoll, number)?;
                 }
             }
             self.files.push(file);
@@ -100,7 +100,7 @@ impl Set {
     pub fn ask(&self, index: usize) -> Result<()> {
         let fd = &self.files[index];
         let slot = Slot {
-            efd: self.set.as_raw_fd(),
+            efd: self.epoll.as_raw_fd(),
             tfd: fd.as_raw_fd(),
             toff: 0,
         };
@@ -114,7 +114,7 @@ impl Set {
     /// Which of them that is is not known.
     pub fn ask_offset(&self, toff: usize) -> Result<()> {
         let slot = Slot {
-            efd: self.set.as_raw_fd(),
+            efd: self.epoll.as_raw_fd(),
             tfd: self.number.as_ref().map_or(0, AsRawFd::as_raw_fd),
             toff: u32::try_from(toff)?,
         };
@@ -126,18 +126,18 @@ impl Set {
     pub fn ask_files(&self, index: usize) -> Result<()> {
         kcmp::files(
             self.descriptor(&self.files[index]),
-            self.descriptor(&self.set),
+            self.descriptor(&self.epoll),
         )?;
         Ok(())
     }
 
     /// Epoll's own lookup of a target, if these have their own descriptors.
     pub fn modify(&self, index: usize) -> Result<()> {
-        modify(&self.set, &self.files[index])
+        modify(&self.epoll, &self.files[index])
     }
 }
 
-/// So many descriptors for sets and targets, and some for us.
+/// So many descriptors for instances and targets, and some for us.
 pub fn allow_descriptors(count: usize) -> Result<()> {
     let wanted = count as u64 + 4096;
     raise("/proc/sys/fs/nr_open", wanted)?;
@@ -196,20 +196,20 @@ mod tests {
             eprintln!("skipped: {}", kcmp::support());
             return;
         }
-        let mut set = Set::distinct().unwrap();
-        set.grow(3).unwrap();
-        set.grow(7).unwrap();
+        let mut instance = Instance::distinct().unwrap();
+        instance.grow(3).unwrap();
+        instance.grow(7).unwrap();
         for index in 0..7 {
-            set.ask(index).unwrap();
-            set.ask_files(index).unwrap();
-            set.modify(index).unwrap();
+            instance.ask(index).unwrap();
+            instance.ask_files(index).unwrap();
+            instance.modify(index).unwrap();
         }
         // Another file at the number of a target is not the target.
-        let _kept = dup(&set.files[3]).unwrap();
+        let _kept = dup(&instance.files[3]).unwrap();
         let other = target().unwrap();
-        dup2(&other, &mut set.files[3]).unwrap();
+        dup2(&other, &mut instance.files[3]).unwrap();
         assert_eq!(
-            set.ask(3).unwrap_err().to_string().split(", but").next(),
+            instance.ask(3).unwrap_err().to_string().split(", but").next(),
             Some("the answer should be 'equal'")
         );
     }
@@ -220,11 +220,11 @@ mod tests {
             eprintln!("skipped: {}", kcmp::support());
             return;
         }
-        let mut set = Set::one_number().unwrap();
-        set.grow(5).unwrap();
+        let mut instance = Instance::one_number().unwrap();
+        instance.grow(5).unwrap();
         for toff in 0..5 {
-            set.ask_offset(toff).unwrap();
+            instance.ask_offset(toff).unwrap();
         }
-        assert!(set.ask_offset(5).is_err());
+        assert!(instance.ask_offset(5).is_err());
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time to see all targets of another process's set, and which of its
-//! descriptors are for them; and the time to restore a set.
+//! The time to see all targets of another process's instance, and which of its
+//! descriptors are for them; and the time to restore an instance.
 
 use std::cmp::Ordering;
 use std::fs::File;
@@ -23,14 +23,14 @@ use crate::bpf::{BUFFER, read_to_end};
 use crate::handler::{Handler, Switch};
 use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{SAMPLE, in_turn};
-use crate::world::{allow_descriptors, new_set, number, targets};
+use crate::world::{allow_descriptors, new_instance, number, targets};
 
 const SIZES: &[usize] = &[1_000, 10_000, 100_000, 1_000_000];
 const RESTORED: &[usize] = &[1_000, 10_000, 100_000];
 const ROUNDS: u32 = 5;
 
 /// How many entries the handler in C may walk past in a pass, if each query took
-/// it to the end of the set: it is asked about fewer targets where there are more.
+/// it to the end of the instance: it is asked about fewer targets where there are more.
 const MOST_STEPS: usize = 100_000_000;
 
 /// How many files are described in one call, as the library does.
@@ -144,7 +144,7 @@ fn checkpoints(
     Ok(())
 }
 
-/// The process that has the set, and the ways to look at it. It waits for its
+/// The process that has the instance, and the ways to look at it. It waits for its
 /// input all the time, and changes nothing.
 struct Owner<'a> {
     device: &'a Device,
@@ -160,18 +160,18 @@ impl<'a> Owner<'a> {
     fn new(device: &'a Device, targets: usize) -> Result<Self> {
         let process = Process::new(Place::Here, targets)?;
         let pid = process.pid()?;
-        let pidfd = PidFd::open(pid).context("cannot open the process that has the set")?;
+        let pidfd = PidFd::open(pid).context("cannot open the process that has the instance")?;
         let table = device.files(device::Process::Other(pidfd.as_fd()))?;
-        let mut sets = table.descriptors.iter().filter(|d| d.epoll);
-        let (Some(set), None) = (sets.next(), sets.next()) else {
-            bail!("the process should have one set");
+        let mut instances = table.descriptors.iter().filter(|d| d.epoll);
+        let (Some(instance), None) = (instances.next(), instances.next()) else {
+            bail!("the process should have one instance");
         };
         Ok(Self {
             device,
             _process: process,
             pid,
             pidfd,
-            efd: set.fd as RawFd,
+            efd: instance.fd as RawFd,
             targets,
         })
     }
@@ -181,7 +181,7 @@ impl<'a> Owner<'a> {
     }
 
     /// Each open file of the process behind its first descriptor, in their order,
-    /// having looked which one each target of its set has: the one that it was
+    /// having looked which one each target of its instance has: the one that it was
     /// added by.
     fn checkpoint(&self) -> Result<Vec<(u32, u64)>> {
         let table = self.device.files(self.process())?;
@@ -195,8 +195,8 @@ impl<'a> Owner<'a> {
             });
         }
         let mut seen = 0;
-        for set in table.descriptors.iter().filter(|d| d.epoll) {
-            for item in self.device.snapshot(self.process(), set.fd)?.items {
+        for instance in table.descriptors.iter().filter(|d| d.epoll) {
+            for item in self.device.snapshot(self.process(), instance.fd)?.items {
                 ensure!(
                     first.get(&item.file) == Some(&item.tfd) && item.events == EVENTS,
                     "the device tells {item:?}, which is wrong"
@@ -234,7 +234,7 @@ impl<'a> Owner<'a> {
     }
 
     /// As CRIU does: parse fdinfo and ask one query a target. Nanoseconds a
-    /// target; where there are fewer queries, they are spread over the set in
+    /// target; where there are fewer queries, they are spread over the instance in
     /// its order, that of a walk.
     fn ask(&self, queries: usize) -> Result<f64> {
         let start = Instant::now();
@@ -271,7 +271,7 @@ fn middle(i: usize, parts: usize, n: usize) -> usize {
     (2 * i + 1) * n / (2 * parts)
 }
 
-/// The device and as many calls of `epoll_ctl()`, each on sets of its own, in turn.
+/// The device and as many calls of `epoll_ctl()`, each on instances of its own, in turn.
 fn restores(session: &mut Session<'_>, subject: &Subject<'_>, device: &Device) -> Result<()> {
     let n = subject.targets;
     allow_descriptors(n)?;
@@ -288,14 +288,14 @@ fn restores(session: &mut Session<'_>, subject: &Subject<'_>, device: &Device) -
         .collect();
     check(device, &items)?;
 
-    // To make and to close a set is not counted.
+    // To make and to close an instance is not counted.
     let mut by_device = || {
-        let set = new_set()?;
-        timed(|| restore(device, &set, &items))
+        let instance = new_instance()?;
+        timed(|| restore(device, &instance, &items))
     };
     let mut by_calls = || {
-        let set = new_set()?;
-        timed(|| add_each(&set, &items))
+        let instance = new_instance()?;
+        timed(|| add_each(&instance, &items))
     };
     let (mut devices, mut calls) = (Vec::new(), Vec::new());
     let (mut samples, mut call_samples) = (0, 0);
@@ -324,22 +324,22 @@ fn restores(session: &mut Session<'_>, subject: &Subject<'_>, device: &Device) -
     Ok(())
 }
 
-fn restore(device: &Device, set: &OwnedFd, items: &[Add<'_>]) -> Result<()> {
-    Ok(device.restore(set.as_fd(), items)?)
+fn restore(device: &Device, instance: &OwnedFd, items: &[Add<'_>]) -> Result<()> {
+    Ok(device.restore(instance.as_fd(), items)?)
 }
 
-fn add_each(set: &OwnedFd, items: &[Add<'_>]) -> Result<()> {
+fn add_each(instance: &OwnedFd, items: &[Add<'_>]) -> Result<()> {
     for item in items {
         let events = EventFlags::from_bits_retain(item.events);
-        epoll::add(set, item.fd, EventData::new_u64(item.data), events)?;
+        epoll::add(instance, item.fd, EventData::new_u64(item.data), events)?;
     }
     Ok(())
 }
 
-/// Both ways have to come to the same set, before anything is timed.
+/// Both ways have to come to the same instance, before anything is timed.
 fn check(device: &Device, items: &[Add<'_>]) -> Result<()> {
-    let see = |set: &OwnedFd| device.snapshot(device::Process::Own, number(set));
-    let (restored, added) = (new_set()?, new_set()?);
+    let see = |instance: &OwnedFd| device.snapshot(device::Process::Own, number(instance));
+    let (restored, added) = (new_instance()?, new_instance()?);
     restore(device, &restored, items)?;
     add_each(&added, items)?;
     let (restored, added) = (see(&restored)?.items, see(&added)?.items);

@@ -2,7 +2,7 @@
 
 //! How long one query keeps others from the epoll instance.
 //!
-//! One thread calls EPOLL_CTL_MOD on the set without a pause, and notes the
+//! One thread calls EPOLL_CTL_MOD on the instance without a pause, and notes the
 //! longest call during each query. The other asks one query at a time,
 //! and waits until the first got through: what follows is the next query.
 
@@ -18,7 +18,7 @@ use crate::handler::{Handler, Switch};
 use crate::record::{Layout, Suite, Variant, What};
 use crate::stats::{Summary, quantile};
 use crate::timing::{spread, stay_on};
-use crate::world::{Set, add, modify, target};
+use crate::world::{Instance, add, modify, target};
 
 const DISTINCT: &[usize] = &[10_000, 1_000_000];
 const ONE_NUMBER: &[usize] = &[10_000, 100_000];
@@ -76,15 +76,15 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             handler: Some(&build_id),
         };
         session.progress(&subject);
-        let mut set = match layout {
-            Layout::Distinct => Set::distinct()?,
-            Layout::OneNumber => Set::one_number()?,
+        let mut instance = match layout {
+            Layout::Distinct => Instance::distinct()?,
+            Layout::OneNumber => Instance::one_number()?,
         };
-        set.grow(targets)?;
+        instance.grow(targets)?;
         // The waiting thread has a target of its own.
-        set.files.push(target()?);
-        add(&set.set, &set.files[targets])?;
-        measure(session, switch, &subject, &set, other)?;
+        instance.files.push(target()?);
+        add(&instance.epoll, &instance.files[targets])?;
+        measure(session, switch, &subject, &instance, other)?;
     }
     Ok(())
 }
@@ -93,15 +93,15 @@ fn measure(
     session: &mut Session<'_>,
     switch: &mut Switch,
     subject: &Subject<'_>,
-    set: &Set,
+    instance: &Instance,
     asker_cpu: usize,
 ) -> Result<()> {
     // The last ones: a walk of the interest list passes all others.
     let last = (subject.targets / 100).max(1);
     let place = |i| subject.targets - 1 - spread(i, last);
     let ask = |i| match subject.layout {
-        Layout::Distinct => set.ask(place(i)),
-        Layout::OneNumber => set.ask_offset(place(i)),
+        Layout::Distinct => instance.ask(place(i)),
+        Layout::OneNumber => instance.ask_offset(place(i)),
     };
 
     let (mut c, mut idle_c) = (Waits::default(), Waits::default());
@@ -113,10 +113,10 @@ fn measure(
                 Handler::C => (&mut c, &mut idle_c),
                 Handler::Rust => (&mut rust, &mut idle_rust),
             };
-            let (waits, time) = watch(set, asker_cpu, &ask)?;
+            let (waits, time) = watch(instance, asker_cpu, &ask)?;
             asked.push(waits)?;
             // As long as a query, without one.
-            let (waits, _) = watch(set, asker_cpu, &|_| {
+            let (waits, _) = watch(instance, asker_cpu, &|_| {
                 let start = Instant::now();
                 while start.elapsed() < time {
                     spin_loop();
@@ -148,7 +148,7 @@ fn measure(
 /// The longest wait during each of many queries, in nanoseconds, and how long
 /// a query took. We are not on the processor of the thread that asks.
 fn watch(
-    set: &Set,
+    instance: &Instance,
     asker_cpu: usize,
     ask: &(impl Fn(u64) -> Result<()> + Sync),
 ) -> Result<(Vec<f64>, Duration)> {
@@ -156,7 +156,7 @@ fn watch(
     let query = AtomicU64::new(0);
     let calls = AtomicU64::new(0);
     let done = AtomicBool::new(false);
-    let own = set.files.last().context("the set is empty")?;
+    let own = instance.files.last().context("the instance is empty")?;
 
     let asker = || -> Result<Duration> {
         stay_on(&[asker_cpu])?;
@@ -188,7 +188,7 @@ fn watch(
         let mut result = Ok(());
         while !done.load(Ordering::SeqCst) {
             let start = Instant::now();
-            result = modify(&set.set, own);
+            result = modify(&instance.epoll, own);
             if result.is_err() {
                 done.store(true, Ordering::SeqCst);
                 break;

@@ -13,12 +13,12 @@ use crate::bpf::{BUFFER, EpollIter, read_to_end};
 use crate::handler::{Handler, Switch};
 use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{SAMPLE, in_turn, spread};
-use crate::world::{Set, number};
+use crate::world::{Instance, number};
 
 const SIZES: &[usize] = &[1_000, 10_000, 100_000, 1_000_000];
 const ROUNDS: u32 = 7;
 
-/// No more queries than that a pass: in a set of 1,000,000 they would take longer
+/// No more queries than that a pass: in an instance of 1,000,000 they would take longer
 /// than everything else together.
 const MOST_QUERIES: usize = 100_000;
 
@@ -26,7 +26,7 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
     let build_id = switch.iterator()?;
     // One query a target, to the handler that finds it without a walk.
     switch.to(Handler::Rust)?;
-    let mut set = Set::distinct()?;
+    let mut instance = Instance::distinct()?;
     for targets in session.sizes(SIZES) {
         let subject = Subject {
             suite: Suite::Iterate,
@@ -36,21 +36,21 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             handler: Some(&build_id),
         };
         session.progress(&subject);
-        set.grow(targets)?;
-        measure(session, &subject, &set)?;
+        instance.grow(targets)?;
+        measure(session, &subject, &instance)?;
     }
     Ok(())
 }
 
-fn measure(session: &mut Session<'_>, subject: &Subject<'_>, set: &Set) -> Result<()> {
+fn measure(session: &mut Session<'_>, subject: &Subject<'_>, instance: &Instance) -> Result<()> {
     let n = subject.targets;
-    let iterator = EpollIter::new(&set.set)?;
-    check(set, &iterator, n)?;
+    let iterator = EpollIter::new(&instance.epoll)?;
+    check(instance, &iterator, n)?;
 
     let queries = n.min(MOST_QUERIES);
     let mut buffer = vec![0; BUFFER];
     let mut other_buffer = vec![0; BUFFER];
-    let path = format!("/proc/self/fdinfo/{}", number(&set.set));
+    let path = format!("/proc/self/fdinfo/{}", number(&instance.epoll));
     let mut pass = || {
         let seen = iterator.count(&mut buffer)?;
         ensure!(seen == n, "{seen} targets were seen, not {n}");
@@ -60,7 +60,7 @@ fn measure(session: &mut Session<'_>, subject: &Subject<'_>, set: &Set) -> Resul
         read_to_end(&mut File::open(&path)?, &mut other_buffer)?;
         Ok(())
     };
-    let mut kcmp = || (0..queries).try_for_each(|i| set.ask(spread(i as u64, n)));
+    let mut kcmp = || (0..queries).try_for_each(|i| instance.ask(spread(i as u64, n)));
 
     let (mut passes, mut fdinfos, mut kcmps) = (Vec::new(), Vec::new(), Vec::new());
     let (mut samples, mut query_samples) = (0, 0);
@@ -100,9 +100,9 @@ fn sample(targets: usize, samples: &mut u32, pass: &mut dyn FnMut() -> Result<()
 }
 
 /// Everybody has to see the same: each target once, with its events and data.
-fn check(set: &Set, iterator: &EpollIter, targets: usize) -> Result<()> {
+fn check(instance: &Instance, iterator: &EpollIter, targets: usize) -> Result<()> {
     let mut seen = iterator.targets()?;
-    let path = format!("/proc/self/fdinfo/{}", set.set.as_raw_fd());
+    let path = format!("/proc/self/fdinfo/{}", instance.epoll.as_raw_fd());
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let lines = text.lines().filter(|line| line.starts_with("tfd:")).count();
     ensure!(lines == targets, "{lines} targets in {path}, not {targets}");
@@ -110,7 +110,7 @@ fn check(set: &Set, iterator: &EpollIter, targets: usize) -> Result<()> {
     seen.sort_unstable_by_key(|target| target.tfd);
     seen.dedup_by_key(|target| target.tfd);
     let numbers: Vec<u32> = seen.iter().map(|target| target.tfd).collect();
-    let mut wanted: Vec<u32> = set.files.iter().map(number).collect();
+    let mut wanted: Vec<u32> = instance.files.iter().map(number).collect();
     wanted.sort_unstable();
     ensure!(numbers == wanted, "the iterator has missed targets");
     // EPOLLIN, and what epoll adds.

@@ -13,7 +13,7 @@ mod query;
 mod resolve;
 mod stock;
 
-pub use process::{Place, have_set};
+pub use process::{Place, have_instance};
 pub use stock::{Files, have_loop, have_part};
 
 use std::fs::File;
@@ -36,10 +36,10 @@ pub struct Options {
     /// Write to this file rather than to standard output
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Few rounds on small sets, only to see that it works
+    /// Few rounds on small instances, only to see that it works
     #[arg(long)]
     quick: bool,
-    /// Leave out larger sets, where memory is short
+    /// Leave out larger instances, where memory is short
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     max_targets: usize,
     /// Which kernel this is: the unpatched one has no module
@@ -198,7 +198,7 @@ pub fn run(options: &Options) -> Result<()> {
         let has_module = options.kernel == Kernel::Base;
         ensure!(
             has_module || matches!(suite, Suite::Query | Suite::OneNumber | Suite::Criu),
-            "there is nothing to compare on an unpatched kernel but question, one_number, criu and ops"
+            "there is nothing to compare on an unpatched kernel but query, one_number, criu and ops"
         );
         run(&mut session, &mut Switch::new(has_module)?)?;
     }

@@ -9,14 +9,14 @@ use super::{Session, Subject};
 use crate::handler::{Handler, Switch};
 use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{Timed, in_turn, spread};
-use crate::world::Set;
+use crate::world::Instance;
 
 const SIZES: &[usize] = &[10, 100, 1_000, 10_000, 100_000];
 const ROUNDS: u32 = 15;
 
 pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
     let build_id = switch.build_id().to_string();
-    let mut set = Set::one_number()?;
+    let mut instance = Instance::one_number()?;
     for targets in session.sizes(SIZES) {
         let subject = Subject {
             suite: Suite::OneNumber,
@@ -26,9 +26,9 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             handler: switch.has_module().then_some(build_id.as_str()),
         };
         session.progress(&subject);
-        set.grow(targets)?;
+        instance.grow(targets)?;
 
-        let ask = |i| set.ask_offset(spread(i, targets));
+        let ask = |i| instance.ask_offset(spread(i, targets));
         let mut c = Timed::new(ask);
         let mut rust = Timed::new(ask);
         let (mut c_runs, mut rust_runs) = (Vec::new(), Vec::new());

@@ -12,24 +12,24 @@ use std::os::fd::OwnedFd;
 use super::{Kernel, Session, Subject};
 use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{SAMPLE, spread};
-use crate::world::{add, allow_descriptors, modify, new_set, targets};
+use crate::world::{add, allow_descriptors, modify, new_instance, targets};
 
-/// How many targets a set has, and how many such sets there are. Each gets
-/// `BATCH / sets` more, and loses them again.
+/// How many targets an instance has, and how many such instances there are. Each gets
+/// `BATCH / instances` more, and loses them again.
 const SIZES: &[(usize, usize)] = &[(1, 256), (1_000, 32), (100_000, 1)];
 const BATCH: usize = 256;
 const SAMPLES: u32 = 101;
 
-/// A set, its targets, and those that come and go.
+/// An instance, its targets, and those that come and go.
 struct Crowd {
-    set: OwnedFd,
+    epoll: OwnedFd,
     targets: Vec<OwnedFd>,
     extra: Vec<OwnedFd>,
 }
 
 impl Crowd {
     fn new(size: usize, extra: usize) -> Result<Self> {
-        let set = new_set()?;
+        let instance = new_instance()?;
         let mut all: Vec<Option<OwnedFd>> = targets(size + extra)?.into_iter().map(Some).collect();
         // Those that come have numbers from everywhere among the others, and
         // come in an order that is not sorted.
@@ -43,10 +43,10 @@ impl Crowd {
             .context("one number was drawn twice")?;
         let targets: Vec<OwnedFd> = all.into_iter().flatten().collect();
         for target in &targets {
-            add(&set, target)?;
+            add(&instance, target)?;
         }
         Ok(Self {
-            set,
+            epoll: instance,
             targets,
             extra,
         })
@@ -58,7 +58,7 @@ impl Crowd {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
         }; 8];
-        let count = epoll::wait(&self.set, &mut events[..], Some(&Timespec::default()))?;
+        let count = epoll::wait(&self.epoll, &mut events[..], Some(&Timespec::default()))?;
         ensure!(count == 1, "{count} events came, one should");
         Ok(())
     }
@@ -84,14 +84,14 @@ fn sample_add_and_del(crowds: &[Crowd], runs: &mut Runs) -> Result<()> {
         let start = Instant::now();
         for crowd in crowds {
             for file in &crowd.extra {
-                add(&crowd.set, file)?;
+                add(&crowd.epoll, file)?;
             }
         }
         adding += start.elapsed();
         let start = Instant::now();
         for crowd in crowds {
             for file in &crowd.extra {
-                epoll::delete(&crowd.set, file).context("EPOLL_CTL_DEL failed")?;
+                epoll::delete(&crowd.epoll, file).context("EPOLL_CTL_DEL failed")?;
             }
         }
         deleting += start.elapsed();
@@ -120,7 +120,7 @@ fn sample_all(crowds: &[Crowd], runs: &mut Runs) -> Result<()> {
     runs.modify.push(sample(|i| {
         let crowd = &crowds[i % crowds.len()];
         let place = spread(i as u64, crowd.targets.len());
-        modify(&crowd.set, &crowd.targets[place])
+        modify(&crowd.epoll, &crowd.targets[place])
     })?);
 
     let ready: Vec<&OwnedFd> = crowds
@@ -157,13 +157,13 @@ pub fn run(session: &mut Session<'_>) -> Result<()> {
             handler: None,
         };
         session.progress(&subject);
-        let sets = SIZES
+        let instances = SIZES
             .iter()
             .find(|&&(s, _)| s == size)
-            .map_or(1, |&(_, sets)| sets);
-        allow_descriptors(2 * sets * size + 4 * BATCH)?;
-        let crowds = (0..sets)
-            .map(|_| Crowd::new(size, BATCH / sets))
+            .map_or(1, |&(_, instances)| instances);
+        allow_descriptors(2 * instances * size + 4 * BATCH)?;
+        let crowds = (0..instances)
+            .map(|_| Crowd::new(size, BATCH / instances))
             .collect::<Result<Vec<_>>>()?;
         all.push((subject, crowds, Runs::default()));
     }

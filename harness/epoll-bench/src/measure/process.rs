@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A process that has a set, for those that look at it from outside.
+//! A process that has an instance, for those that look at it from outside.
 
 use std::env::current_exe;
 use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::timing::spread;
-use crate::world::{add, allow_descriptors, new_set, target};
+use crate::world::{add, allow_descriptors, new_instance, target};
 
 /// Where the descriptors of the targets are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -22,7 +22,7 @@ pub enum Place {
     Moved,
 }
 
-/// The process that has the set. It ends when this is dropped.
+/// The process that has the instance. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Process(Child);
 
@@ -34,16 +34,16 @@ impl Process {
             Place::Moved => "moved",
         };
         let child = Command::new(us)
-            .args(["have-set", place, &targets.to_string()])
+            .args(["have-instance", place, &targets.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("cannot start the process that has the set")?;
+            .context("cannot start the process that has the instance")?;
         let mut this = Self(child);
         let output = this.0.stdout.take().context("the process has no output")?;
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
-        ensure!(line == "ready\n", "the process that has the set failed");
+        ensure!(line == "ready\n", "the process that has the instance failed");
         Ok(this)
     }
 
@@ -60,15 +60,15 @@ impl Drop for Process {
     }
 }
 
-/// In that process: make the set, say so, and keep it until the input ends.
-pub fn have_set(place: Place, targets: usize) -> Result<()> {
+/// In that process: make the instance, say so, and keep it until the input ends.
+pub fn have_instance(place: Place, targets: usize) -> Result<()> {
     // A target's number and the one that its descriptor moves to.
     allow_descriptors(2 * targets)?;
-    let set = new_set()?;
+    let instance = new_instance()?;
     let mut files = Vec::with_capacity(targets);
     for _ in 0..targets {
         let file = target()?;
-        add(&set, &file)?;
+        add(&instance, &file)?;
         files.push(file);
     }
     if place == Place::Moved {

@@ -8,7 +8,7 @@ use super::{Session, Subject};
 use crate::handler::{Handler, Switch};
 use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{Timed, in_turn, spread};
-use crate::world::Set;
+use crate::world::Instance;
 
 const SIZES: &[usize] = &[1, 10, 100, 1_000, 10_000, 100_000, 1_000_000];
 const ROUNDS: u32 = 11;
@@ -25,7 +25,7 @@ struct Runs {
 pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
     let handler = switch.build_id().to_string();
     let handler = handler.as_str();
-    let mut set = Set::distinct()?;
+    let mut instance = Instance::distinct()?;
     for targets in session.sizes(SIZES) {
         let subject = Subject {
             suite: Suite::Query,
@@ -35,8 +35,8 @@ pub fn run(session: &mut Session<'_>, switch: &mut Switch) -> Result<()> {
             handler: switch.has_module().then_some(handler),
         };
         session.progress(&subject);
-        set.grow(targets)?;
-        measure(session, switch, &subject, &set)?;
+        instance.grow(targets)?;
+        measure(session, switch, &subject, &instance)?;
     }
     Ok(())
 }
@@ -45,14 +45,14 @@ fn measure(
     session: &mut Session<'_>,
     switch: &mut Switch,
     subject: &Subject<'_>,
-    set: &Set,
+    instance: &Instance,
 ) -> Result<()> {
     let n = subject.targets;
-    let ask = |i| set.ask(spread(i, n));
+    let ask = |i| instance.ask(spread(i, n));
     let mut c = Timed::new(ask);
     let mut rust = Timed::new(ask);
-    let mut files = Timed::new(|i| set.ask_files(spread(i, n)));
-    let mut modify = Timed::new(|i| set.modify(spread(i, n)));
+    let mut files = Timed::new(|i| instance.ask_files(spread(i, n)));
+    let mut modify = Timed::new(|i| instance.modify(spread(i, n)));
     let (mut with_c, mut with_rust) = (Runs::default(), Runs::default());
 
     for round in 0..session.rounds(ROUNDS) {

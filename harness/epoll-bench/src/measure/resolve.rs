@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time to find the owner of every target of another process's set, with
+//! The time to find the owner of every target of another process's instance, with
 //! the library's resolver: by kcmp, answered by the handler in C or by the module,
 //! and by BPF.
 
@@ -17,7 +17,7 @@ use crate::record::{Layout, Suite, Variant, What};
 const SIZES: &[usize] = &[1_000, 10_000, 50_000];
 const ROUNDS: u32 = 3;
 
-/// How many rounds the handler in C gets: a query takes it as long as the set
+/// How many rounds the handler in C gets: a query takes it as long as the instance
 /// is large, and with descriptors moved there are many queries for each target.
 fn rounds_of_c(place: Place, targets: usize, rounds: u32) -> u32 {
     let most = match (place, targets) {
@@ -98,7 +98,7 @@ fn resolve(owner: &Process, place: Place, targets: usize, method: Method) -> Res
     let all: Vec<_> = report
         .instances
         .iter()
-        .flat_map(|set| &set.targets)
+        .flat_map(|instance| &instance.targets)
         .collect();
     ensure!(
         all.len() == targets,

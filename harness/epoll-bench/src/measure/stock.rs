@@ -29,7 +29,7 @@ use rustix::process::{
 use super::{Session, Subject};
 use crate::record::{Layout, Suite, Variant, What};
 use crate::timing::{spread, stay_on};
-use crate::world::{add, allow_watches, modify, new_set, target};
+use crate::world::{add, allow_watches, modify, new_instance, target};
 
 const SIZES: &[usize] = &[10_000, 100_000];
 const ROUNDS: u32 = 5;
@@ -104,17 +104,17 @@ impl Processes {
     fn new(files: Files, targets: usize) -> Result<Self> {
         allow_watches(targets)?;
         let most = files.most(descriptors(2 * targets + 4096));
-        let set = new_set()?;
+        let instance = new_instance()?;
         let mut this = Self(Vec::new());
         let mut left = targets;
         while left > 0 {
             let part = left.min(most);
             left -= part;
             // It inherits the instance.
-            fcntl_setfd(&set, FdFlags::empty())?;
+            fcntl_setfd(&instance, FdFlags::empty())?;
             let child = us()?
                 .args(["have-part", files.name(), &part.to_string()])
-                .arg(set.as_raw_fd().to_string())
+                .arg(instance.as_raw_fd().to_string())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -151,13 +151,13 @@ fn us() -> Result<Command> {
 }
 
 /// In such a process: add the targets, say so, and keep them until the input ends.
-pub fn have_part(files: Files, targets: usize, set: i32) -> Result<()> {
+pub fn have_part(files: Files, targets: usize, instance: i32) -> Result<()> {
     descriptors(2 * targets + 4096);
-    let set = inherited(set).context("cannot get the epoll instance")?;
+    let instance = inherited(instance).context("cannot get the epoll instance")?;
     let mut kept = Vec::with_capacity(targets);
     for _ in 0..targets {
         let file = target()?;
-        add(&set, &file)?;
+        add(&instance, &file)?;
         kept.push(file);
     }
     match files {
@@ -461,10 +461,10 @@ impl Drop for Loop {
 pub fn have_loop(targets: usize, cpu: usize) -> Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     descriptors(2 * targets + 4096);
-    let set = new_set()?;
+    let instance = new_instance()?;
     let moved: Vec<OwnedFd> = (0..targets).map(|_| target()).collect::<Result<_>>()?;
     for file in &moved {
-        add(&set, file)?;
+        add(&instance, file)?;
     }
     let above = moved.last().map_or(0, AsRawFd::as_raw_fd) + 1;
     let kept: Vec<OwnedFd> = moved
@@ -474,16 +474,16 @@ pub fn have_loop(targets: usize, cpu: usize) -> Result<()> {
     drop(moved);
     let (ready, other) = (target()?, target()?);
     rustix::io::write(&ready, &1u64.to_ne_bytes())?;
-    add(&set, &ready)?;
-    epoll::add(&set, &other, EventData::new_u64(0), EventFlags::IN)?;
+    add(&instance, &ready)?;
+    epoll::add(&instance, &other, EventData::new_u64(0), EventFlags::IN)?;
     spawn(move || {
         if stay_on(&[cpu]).is_err() {
             std::process::exit(1);
         }
         let mut events = Vec::with_capacity(1);
         loop {
-            let waited = epoll::wait(&set, rustix::buffer::spare_capacity(&mut events), None);
-            if waited.is_err() || modify(&set, &other).is_err() {
+            let waited = epoll::wait(&instance, rustix::buffer::spare_capacity(&mut events), None);
+            if waited.is_err() || modify(&instance, &other).is_err() {
                 std::process::exit(1);
             }
             events.clear();

@@ -27,8 +27,8 @@ type Chart = fn(&Results, &Path) -> Result<bool>;
 /// The charts of these results for which there is something to draw.
 pub fn draw(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
     let charts: &[(&str, Chart)] = match results.suite {
-        Suite::Query if results.accelerator == Accelerator::Um => &[("question", inside)],
-        Suite::Query => &[("question", query)],
+        Suite::Query if results.accelerator == Accelerator::Um => &[("query", inside)],
+        Suite::Query => &[("query", query)],
         Suite::OneNumber => &[("one-number", one_number)],
         Suite::Hold => &[("hold", hold)],
         Suite::Ops => &[("ops", ops)],
@@ -195,7 +195,7 @@ fn resolve(results: &Results, file: &Path) -> Result<bool> {
         results,
         file,
         "Time to find the owners of all targets of an epoll instance",
-        "time for the set",
+        "time for the instance",
         vec![
             of(What::ResolveMoved, Variant::C, called(triangle(c()), there)),
             of(What::ResolveInPlace, Variant::C, called(c(), here)),
@@ -337,20 +337,20 @@ fn hold(results: &Results, file: &Path) -> Result<bool> {
         (Variant::Rust, rust()),
         (Variant::C, c()),
     ];
-    let mut sets = Vec::new();
+    let mut instances = Vec::new();
     for (layout, name) in [
         (Layout::Distinct, "each a descriptor of its own"),
         (Layout::OneNumber, "all with one descriptor"),
     ] {
         for targets in results.sizes(What::WaitMedian, layout) {
             let name = format!("{} targets,\n{name}", thousands(f64::from(targets)));
-            sets.push((layout, targets, name));
+            instances.push((layout, targets, name));
         }
     }
-    if sets.is_empty() {
+    if instances.is_empty() {
         return Ok(false);
     }
-    let names: Vec<String> = sets.iter().map(|(_, _, name)| name.clone()).collect();
+    let names: Vec<String> = instances.iter().map(|(_, _, name)| name.clone()).collect();
     let values: Vec<f64> = results
         .all
         .iter()
@@ -358,7 +358,7 @@ fn hold(results: &Results, file: &Path) -> Result<bool> {
         .flat_map(|m| m.runs.iter().copied())
         .collect();
     let draw = |area: &Area<'_>, at: &ToPixel<'_>| -> Result<()> {
-        for (kind, (layout, targets, _)) in sets.iter().enumerate() {
+        for (kind, (layout, targets, _)) in instances.iter().enumerate() {
             for (place, (variant, look)) in looks.iter().enumerate() {
                 for (what, dx, hollow) in [
                     (What::WaitMedian, -0.05, false),

@@ -33,19 +33,19 @@ pub const LOOKUP: f64 = 1.00;
 pub const ONE_TARGET: f64 = 1.05;
 /// Under one number, next to the handler in C.
 pub const ONE_NUMBER: f64 = 1.00;
-/// Nanoseconds that a query may keep others from the set.
+/// Nanoseconds that a query may keep others from the instance.
 pub const HOLD: f64 = 100_000.0;
 /// How many times as long as a pass of the iterator it takes to read fdinfo.
 pub const FDINFO: f64 = 5.0;
-/// What a target costs in a large set, next to the least of the sizes.
+/// What a target costs in a large instance, next to the least of the sizes.
 pub const FLAT: f64 = 1.25;
-/// In how large a set there are goals for checkpoints.
+/// In how large an instance there are goals for checkpoints.
 pub const CHECKPOINT_TARGETS: u32 = 100_000;
 /// How many times as long as the device it takes to ask the handler in C.
 pub const CHECKPOINT_C: f64 = 1.0;
 /// How many times as long as the device it takes to read fdinfo.
 pub const CHECKPOINT_FDINFO: f64 = 1.00;
-/// To restore a set, next to as many EPOLL_CTL_ADD.
+/// To restore an instance, next to as many EPOLL_CTL_ADD.
 pub const RESTORE: f64 = 1.20;
 /// Of how many targets there are goals for CRIU with the device: next to the same process
 /// without targets, and how many times as long CRIU takes on an unpatched kernel.
