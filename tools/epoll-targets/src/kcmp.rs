@@ -229,12 +229,12 @@ pub fn files(a: Descriptor, b: Descriptor) -> io::Result<Ordering> {
 ///
 /// # if kcmp::support() != Support::Epoll { return Ok(()) }
 /// let pid = std::process::id() as i32;
-/// let set = epoll::create(CreateFlags::CLOEXEC)?;
+/// let instance = epoll::create(CreateFlags::CLOEXEC)?;
 /// let (reader, _writer) = rustix::pipe::pipe()?;
-/// epoll::add(&set, &reader, EventData::new_u64(1), EventFlags::IN)?;
+/// epoll::add(&instance, &reader, EventData::new_u64(1), EventFlags::IN)?;
 ///
 /// let slot = Slot {
-///     efd: set.as_raw_fd(),
+///     efd: instance.as_raw_fd(),
 ///     tfd: reader.as_raw_fd(),
 ///     toff: 0,
 /// };

@@ -115,9 +115,9 @@ pub fn link(pid: i32, fd: RawFd) -> io::Result<OsString> {
 /// use rustix::event::epoll::{self, CreateFlags};
 /// use std::os::fd::AsRawFd;
 ///
-/// let set = epoll::create(CreateFlags::CLOEXEC)?;
-/// let sets = proc::epoll_fds(std::process::id() as i32)?;
-/// assert!(sets.contains(&set.as_raw_fd()));
+/// let instance = epoll::create(CreateFlags::CLOEXEC)?;
+/// let instances = proc::epoll_fds(std::process::id() as i32)?;
+/// assert!(instances.contains(&instance.as_raw_fd()));
 /// # Ok(()) }
 /// ```
 pub fn epoll_fds(pid: i32) -> io::Result<Vec<RawFd>> {

@@ -16,6 +16,8 @@ struct Output<'a> {
     complete: bool,
     /// Why not all processes could be seen.
     partial: Option<&'a str>,
+    /// Epoll instances. The name is part of the interface; `instances` beside it would be
+    /// the whole output twice.
     sets: Vec<Instance<'a>>,
     skipped: Vec<Skipped>,
     statistics: Statistics,
