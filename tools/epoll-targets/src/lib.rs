@@ -2,11 +2,9 @@
 
 //! Finds out which open files an epoll instance of any process watches.
 //!
-//! The interest list of an epoll instance does not hold descriptors. It holds
-//! *targets*: pairs of an open file description and the descriptor, *tfd*, by which
-//! epoll_ctl(2) added it. That descriptor may since have been closed or reused; the
-//! target stays until the open file description is released.
-//! `/proc/PID/fdinfo/EFD` shows tfd, not the file. kcmp(2) can compare the file.
+//! A *target* is an open file description, and the descriptor, *tfd*, by which epoll_ctl(2)
+//! added it, which may have been closed or reused since. `/proc/PID/fdinfo/EFD` shows only
+//! tfd. `Documentation/glossary.rst` explains this and all terms.
 //!
 //! - [`resolve`] combines the other modules: it finds the owners of all targets of the
 //!   epoll instances of some processes;
@@ -73,4 +71,5 @@ mod holder;
 #[cfg(feature = "bpf")]
 mod libbpf;
 mod order;
+mod question;
 mod reader;

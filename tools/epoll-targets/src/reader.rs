@@ -9,7 +9,7 @@
 //! given up if it does not answer.
 
 use crate::proc::{Stat, State};
-use crate::ready::Question;
+use crate::question::Question;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
