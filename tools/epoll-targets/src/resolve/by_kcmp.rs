@@ -230,6 +230,30 @@ impl<'a> ByKcmp<'a> {
     fn work(&mut self, tasks: &mut [Task]) -> io::Result<()> {
         let begin = Instant::now();
         let total = tasks.len();
+        self.search_near(tasks)?;
+        let is_left = |task: &&mut Task| task.owner.is_none();
+        let count = tasks.iter_mut().filter(is_left).count();
+        if count == 0 {
+            return Ok(());
+        }
+        self.announce(self.estimate(count, begin.elapsed()), tasks);
+        let mut left: Vec<&mut Task> = tasks.iter_mut().filter(is_left).collect();
+        self.search_far(&mut left)?;
+        self.search_changes(&mut left)?;
+        left.retain(|task| task.owner.is_none());
+        if !left.is_empty() && self.sees_all() {
+            self.find_nobodys(&mut left)?;
+        }
+        for task in left {
+            task.owner.get_or_insert(Owner::Unknown);
+        }
+        self.kernel.tell(Progress::Targets { done: total, total });
+        Ok(())
+    }
+
+    /// Asks about likely owners, then about all descriptors of the processes in `scope`.
+    fn search_near(&mut self, tasks: &mut [Task]) -> io::Result<()> {
+        let total = tasks.len();
         let mut done = 0;
         let mut progress = |kernel: &Kernel<'_>, task: &Task| {
             done += usize::from(task.owner.is_some());
@@ -241,8 +265,7 @@ impl<'a> ByKcmp<'a> {
             self.step(task, Self::likely)?;
             progress(&self.kernel, task);
         }
-        let is_left = |task: &&mut Task| task.owner.is_none();
-        let mut count = tasks.iter_mut().filter(is_left).count();
+        let mut count = tasks.iter().filter(|task| task.owner.is_none()).count();
         let mut pace = Pace::new();
         for index in 0..total {
             let task = &mut tasks[index];
@@ -257,20 +280,18 @@ impl<'a> ByKcmp<'a> {
                 self.announce(rest, tasks);
             }
         }
-        let count = tasks.iter_mut().filter(is_left).count();
-        if count == 0 {
-            return Ok(());
-        }
+        Ok(())
+    }
 
+    /// Searches the descriptors of all processes.
+    fn search_far(&mut self, left: &mut [&mut Task]) -> io::Result<()> {
         let hinted = self.tables.len();
-        self.announce(self.estimate(count, begin.elapsed()), tasks);
-        let mut left: Vec<&mut Task> = tasks.iter_mut().filter(is_left).collect();
         // Even if not all are to be named: that nobody has it is said of all.
         if !self.searched_all {
             self.load_all()?;
         }
         let made = self.make_pool()?;
-        for task in &mut left {
+        for task in left {
             self.step(task, |this, task| this.ask_hints(task, hinted))?;
             // If there is only one table, it has been searched already.
             if !(made && self.tables.len() == 1) {
@@ -278,6 +299,11 @@ impl<'a> ByKcmp<'a> {
             }
             self.tell_early(task);
         }
+        Ok(())
+    }
+
+    /// Searches again, as long as descriptors change meanwhile.
+    fn search_changes(&mut self, left: &mut Vec<&mut Task>) -> io::Result<()> {
         let mut each = FEW;
         // Links that were there in one look and not in another.
         let mut changed = HashSet::new();
@@ -289,7 +315,7 @@ impl<'a> ByKcmp<'a> {
             let state = self.check_pool()?;
             changed.extend(state.changed);
             let mut is_over = state.held;
-            for task in &mut left {
+            for task in &mut *left {
                 self.step(task, |this, task| this.ask_each(task, &state.loose))?;
                 if !state.held {
                     self.step(task, Self::search_pool)?;
@@ -306,14 +332,6 @@ impl<'a> ByKcmp<'a> {
                 break;
             }
         }
-        left.retain(|task| task.owner.is_none());
-        if !left.is_empty() && self.sees_all() {
-            self.find_nobodys(&mut left)?;
-        }
-        for task in left {
-            task.owner.get_or_insert(Owner::Unknown);
-        }
-        self.kernel.tell(Progress::Targets { done: total, total });
         Ok(())
     }
 
