@@ -9,6 +9,10 @@ use minicbor::encode::{self, Write};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode};
 use std::fmt;
 
+/// The bits of an interest that are flags, not events: `EP_PRIVATE_BITS` of the kernel.
+pub(crate) const PRIVATE_BITS: u32 =
+    (libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP | libc::EPOLLONESHOT | libc::EPOLLET) as u32;
+
 /// An integer on disk that only some values are valid for.
 macro_rules! codec {
     ($name:ident, $to:ident, $from:ident, $what:literal) => {

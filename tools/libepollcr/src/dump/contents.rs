@@ -2,8 +2,8 @@
 
 //! Targets of epoll instances, and messages in sockets, with the files that they lead to.
 
-use super::kernel::{Fetched, Target};
-use super::table::{AT_ONCE, Dumper, Source};
+use super::table::{AT_ONCE, Dumper};
+use super::types::{Fetched, Source, Target};
 use super::{Error, Result, While, socket};
 use crate::image::{Item, Kind, Message};
 use crate::types::Progress;

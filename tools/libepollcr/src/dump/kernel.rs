@@ -4,39 +4,14 @@
 //! kernel has.
 
 use super::stock::Stock;
-use super::table::Source;
+use super::types::{Fetched, Listed, Source, Target};
 use super::{Result, While, stopped};
 use crate::device::{self, Description, Device, Process};
 use epoll_targets::pidfd::PidFd;
 use epoll_targets::proc::is_no_process;
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-/// A descriptor of the process.
-#[derive(Clone, Copy, Debug)]
-pub struct Listed {
-    pub fd: u32,
-    pub cloexec: bool,
-    /// The identity of the open file description.
-    pub file: u64,
-}
-
-/// A target.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    pub item: device::Item,
-    /// Whether it is not known that the target is on the ready list, and only assumed.
-    pub guessed: bool,
-}
-
-/// The file of a target that no descriptor of the process refers to.
-#[derive(Debug)]
-pub enum Fetched {
-    File(OwnedFd),
-    /// It cannot be had, for this reason.
-    Refused(String),
-}
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// An epoll instance as the device takes it.
 fn place<'a>(process: &'a PidFd, instance: &Source) -> (Process<'a>, u32) {

@@ -2,7 +2,8 @@
 
 //! The kind of each open file, and its state.
 
-use super::table::{Dumper, Ends, Source};
+use super::table::{Dumper, Ends};
+use super::types::Source;
 use super::{Result, fdinfo, listener, memory, mounts, pipe, socket};
 use crate::device::Description;
 use crate::image::{FLAGS, Kind, Pipe, Place};

@@ -2,10 +2,10 @@
 
 //! Makes an image of a process.
 //!
-//! [`Dump`] is the interface. It asks the device, or what any kernel has (`kernel`,
-//! `stock`). It lists the descriptors and describes their files (`table`), reads the state of each kind of file (`kind`), follows epoll instances and
-//! messages to further files (`contents`), and finds out which sockets are connected
-//! (`connect`).
+//! [`Dump`] is the interface. It asks the device, or uses what any kernel offers
+//! (`kernel`, `stock`). It lists the descriptors and describes their files (`table`), reads
+//! the state of each kind of file (`kind`), follows epoll instances and messages to further
+//! files (`contents`), and finds out which sockets are connected (`connect`).
 
 mod connect;
 mod contents;
@@ -21,6 +21,7 @@ mod socket;
 mod stock;
 mod stopped;
 mod table;
+mod types;
 
 pub use stopped::{Runs, running_thread};
 

@@ -7,12 +7,11 @@
 //! descriptor for is taken from one that has, and is held to the end of the dump: its
 //! identity means something only as long as it is open.
 
-use super::kernel::{Fetched, Listed, Target};
-use super::table::Source;
+use super::types::{Fetched, Listed, Source, Target};
 use super::{mounts, stopped};
 use crate::device::{Description, Item, Stat};
 use crate::sys;
-use crate::types::DeviceNumber;
+use crate::types::{DeviceNumber, PRIVATE_BITS};
 use epoll_targets::Descriptor;
 use epoll_targets::kcmp::{self, Resource, Slot};
 use epoll_targets::pidfd::PidFd;
@@ -37,10 +36,6 @@ const DELETED: &[u8] = b" (deleted)";
 /// A file without a path, by its link.
 const EPOLL: &[u8] = proc::EPOLL_LINK.as_bytes();
 
-/// The flags of an interest that are no events.
-const PRIVATE: u32 =
-    (libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP | libc::EPOLLONESHOT | libc::EPOLLET) as u32;
-
 /// What is known of the process so far.
 pub struct Stock {
     pid: i32,
@@ -62,7 +57,9 @@ pub struct Stock {
     mounts: HashSet<u64>,
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// Whether an error says that a descriptor is closed, or its process has ended. One that
+/// may not be inspected any more is an error of the dump.
+fn is_closed(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH))
 }
 
@@ -159,7 +156,7 @@ impl Stock {
                     Ok(Ordering::Less) => low = middle + 1,
                     Ok(Ordering::Greater) => high = middle,
                     // The process runs, and has closed it.
-                    Err(error) if is_gone(&error) => match kcmp::files(descriptor, descriptor) {
+                    Err(error) if is_closed(&error) => match kcmp::files(descriptor, descriptor) {
                         Ok(_) => return Err(error),
                         Err(_) => {
                             self.known.remove(middle);
@@ -199,7 +196,7 @@ impl Stock {
             return Ok(None);
         };
         match process.getfd(fd as i32) {
-            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) if is_closed(&error) => Ok(None),
             copy => self.description(identity, copy?.as_fd(), &format!("/proc/{}", self.pid), fd),
         }
     }
@@ -323,11 +320,11 @@ impl Stock {
         for resolved in &instance.targets {
             let file = self.target(wanted, resolved)?;
             let events = resolved.target.events.0;
-            let is_edge = events & libc::EPOLLET as u32 != 0 && events & !PRIVATE != 0;
+            let is_edge = events & libc::EPOLLET as u32 != 0 && events & !PRIVATE_BITS != 0;
             let (ready, guessed) = match resolved.on_ready_list {
                 Some(ready) => (ready, false),
                 // It will be reported if there is an event, and not otherwise.
-                None if !is_edge => (events & !PRIVATE != 0, false),
+                None if !is_edge => (events & !PRIVATE_BITS != 0, false),
                 None => {
                     let any = match any {
                         Some(any) => any,

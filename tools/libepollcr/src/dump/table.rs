@@ -3,6 +3,7 @@
 //! The descriptor table, and what is known of each open file.
 
 use super::kernel::Kernel;
+use super::types::Source;
 use super::{Dump, Error, Result, While, fdinfo};
 use crate::device::{ByIdentity, Description};
 use crate::image::{Descriptor, Image, Kind, OpenFile, Origin, check_alone};
@@ -11,19 +12,10 @@ use epoll_targets::pidfd::PidFd;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// How many files are described in one call.
 pub const AT_ONCE: usize = 256;
-
-/// A descriptor for a file that is inspected.
-#[derive(Debug)]
-pub enum Source {
-    /// A descriptor of the process.
-    Theirs(u32),
-    /// A descriptor of ours; no other process need have one.
-    Ours(OwnedFd),
-}
 
 /// Ends of a pipe.
 #[derive(Clone, Copy, Debug, Default)]
