@@ -8,21 +8,22 @@
 //!
 //! Structures that a later version of the schema may extend cannot be written as
 //! literals outside of this crate: they have a constructor, and their fields can be set.
-//! [`Kind`] and [`Peer`] can be matched exhaustively: another kind is another [`VERSION`],
-//! which is written only if an image has one of that kind.
+//! Another [`Kind`] or [`Peer`] is another [`VERSION`], which is written only if an image
+//! has one.
 
+mod bytes;
 mod check;
 mod codec;
 mod file;
 mod nesting;
+mod socket;
 
+pub use bytes::Bytes;
 pub use check::Invalid;
 pub(crate) use check::{FLAGS, check_alone};
 pub use codec::{Error, VERSION};
-pub use file::{
-    Buffers, Bytes, Extent, Item, Kind, Listener, Memory, Message, OpenFile, Peer, Pipe, Place,
-    Socket, SocketOption, Timer,
-};
+pub use file::{Extent, Item, Kind, Memory, OpenFile, Pipe, Place, Timer};
+pub use socket::{Buffers, Listener, Message, Peer, Socket, SocketOption};
 
 use minicbor::{Decode, Encode};
 

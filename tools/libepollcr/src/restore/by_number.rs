@@ -23,10 +23,6 @@ use rustix::io::{DupFlags, Errno, FdFlags, dup3, fcntl_dupfd_cloexec, fcntl_getf
 use std::io::{self, BufReader};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// The flags of an interest, which are no events.
-const PRIVATE: u32 =
-    (libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP | libc::EPOLLONESHOT | libc::EPOLLET) as u32;
-
 /// How many events are taken at once.
 const AT_ONCE: usize = 1024;
 
@@ -36,14 +32,9 @@ const SOON: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Whether a target is a oneshot that has fired.
-pub fn has_fired(item: &Item) -> bool {
-    item.events & !PRIVATE == 0
-}
-
 /// Whether a target must not be reported before its file changes.
 fn is_reported(item: &Item) -> bool {
-    !has_fired(item) && !item.ready && item.events & libc::EPOLLET as u32 != 0
+    !item.has_fired() && !item.ready && item.events & libc::EPOLLET as u32 != 0
 }
 
 /// Undoes what gave a file an event.
@@ -77,7 +68,7 @@ impl Maker<'_> {
         for &(instance, items) in &instances {
             let (reported, others): (Vec<&Item>, Vec<&Item>) = items
                 .iter()
-                .filter(|item| !has_fired(item))
+                .filter(|item| !item.has_fired())
                 .partition(|item| is_reported(item));
             for item in &reported {
                 self.add(instance, item, item.events)?;
@@ -101,7 +92,7 @@ impl Maker<'_> {
 
     /// Adds the oneshots that have fired.
     fn fired(&mut self, instance: usize, items: &[Item]) -> Result<(), Error> {
-        let fired: Vec<_> = items.iter().filter(|item| has_fired(item)).collect();
+        let fired: Vec<_> = items.iter().filter(|item| item.has_fired()).collect();
         let mut undo = Vec::new();
         for item in &fired {
             let file = item.file as usize;

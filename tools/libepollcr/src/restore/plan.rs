@@ -2,7 +2,7 @@
 
 //! Finds everything that cannot be restored before anything is changed.
 
-use super::{Error, by_number, make};
+use super::{Error, make};
 use crate::image::{Image, Item, Kind, OpenFile, Peer, Pipe, Timer};
 use crate::sys;
 use crate::types::{Owner, OwnerKind, PipeEnds};
@@ -49,86 +49,30 @@ impl fmt::Display for Problem {
 /// Returns all problems, in the order of the image. `given` says which files need not be
 /// made, `by_number` that targets are added with epoll_ctl(2).
 pub fn problems(image: &Image, given: &[bool], by_number: bool) -> Vec<Problem> {
-    let numbers = image.numbers();
-    let mut problems = Vec::new();
-    let mut general = |why: String| {
-        problems.push(Problem {
-            file: None,
-            numbers: Vec::new(),
-            link: String::new(),
-            why,
-        });
-    };
-    // What targets were added by, and is no descriptor of the image.
-    let mut lent: Vec<u32> = match by_number {
-        true => all_items(image, given).map(|(_, item)| item.tfd).collect(),
-        false => Vec::new(),
-    };
-    lent.sort_unstable();
-    lent.dedup();
-    lent.retain(|tfd| {
-        let found = image.descriptors.binary_search_by_key(tfd, |d| d.number);
-        found.is_err()
-    });
-    let last = image.descriptors.last().map(|last| last.number);
-    if let Some(last) = last.max(lent.last().copied()) {
-        let limit = getrlimit(Resource::Nofile).current;
-        if limit.is_some_and(|limit| u64::from(last) >= limit) {
-            general(format!(
-                "the limit of open files is too low for descriptor {last} (raise it with ulimit -n)"
-            ));
-        }
-    }
-    let taken: Vec<_> = image
-        .descriptors
-        .iter()
-        .map(|descriptor| descriptor.number)
-        .chain(lent)
-        .filter(|&number| sys::is_open(number as i32))
-        .map(|number| number.to_string())
-        .collect();
-    match &taken[..] {
-        [] => {}
-        [number] => general(format!("descriptor {number} is open in this process")),
-        [first, rest @ ..] => general(format!(
-            "{} descriptors are open in this process, the first is {first}",
-            rest.len() + 1
-        )),
-    }
-    let items = items(image, given);
-    if let Some(watches) = watches().filter(|&watches| items as u64 > watches) {
-        general(format!(
-            "there are {items} targets, and a user can have {watches} (raise \
-             /proc/sys/fs/epoll/max_user_watches)"
-        ));
-    }
+    let mut why = Vec::new();
+    why.extend(check_descriptors(image, given, by_number));
+    why.extend(check_count(image, given));
     if let Err(file) = image.innermost_first() {
-        general(format!("epoll instance f{file} is its own target"));
+        why.push(format!("epoll instance f{file} is its own target"));
     }
     if by_number {
-        for (instance, item) in all_items(image, given) {
-            if by_number::has_fired(item) && !can_fire(image, given, item.file as usize) {
-                general(format!(
-                    "the target for descriptor {} of epoll instance f{instance} is a oneshot that \
-                     has fired, and cannot be made to fire again (load the kernel module \
-                     epoll_cr)",
-                    item.tfd
-                ));
-            }
-        }
+        why.extend(cannot_fire(image, given).map(|(instance, item)| {
+            format!(
+                "the target for descriptor {} of epoll instance f{instance} is a oneshot that has \
+                 fired, and cannot be made to fire again (load the kernel module epoll_cr)",
+                item.tfd
+            )
+        }));
     }
-    let pipes = pipes(image);
-    let checks = Checks {
-        image,
-        given,
-        pipes: image
-            .pipes
-            .iter()
-            .zip(&pipes)
-            .map(|(pipe, files)| check_pipe(image, given, pipe, files))
-            .collect(),
-        ticks: sys::can_set_ticks(),
-    };
+    let general = why.into_iter().map(|why| Problem {
+        file: None,
+        numbers: Vec::new(),
+        link: String::new(),
+        why,
+    });
+    let mut problems: Vec<_> = general.collect();
+    let numbers = image.numbers();
+    let checks = Checks::new(image, given);
     for (index, file) in image.files.iter().enumerate() {
         if given[index] {
             continue;
@@ -143,6 +87,71 @@ pub fn problems(image: &Image, given: &[bool], by_number: bool) -> Vec<Problem> 
         }
     }
     problems
+}
+
+/// Returns why descriptors of the image, or those that targets were added by, cannot be
+/// opened.
+fn check_descriptors(image: &Image, given: &[bool], by_number: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    let lent = match by_number {
+        true => lent(image, given),
+        false => Vec::new(),
+    };
+    let last = image.descriptors.last().map(|last| last.number);
+    if let Some(last) = last.max(lent.last().copied()) {
+        let limit = getrlimit(Resource::Nofile).current;
+        if limit.is_some_and(|limit| u64::from(last) >= limit) {
+            found.push(format!(
+                "the limit of open files is too low for descriptor {last} (raise it with ulimit -n)"
+            ));
+        }
+    }
+    let numbers = image.descriptors.iter().map(|d| d.number).chain(lent);
+    let taken: Vec<_> = numbers
+        .filter(|&number| sys::is_open(number as i32))
+        .collect();
+    match &taken[..] {
+        [] => {}
+        [number] => found.push(format!("descriptor {number} is open in this process")),
+        [first, rest @ ..] => found.push(format!(
+            "{} descriptors are open in this process, the first is {first}",
+            rest.len() + 1
+        )),
+    }
+    found
+}
+
+/// Returns the descriptors that targets were added by, and that are none of the image,
+/// ascending.
+fn lent(image: &Image, given: &[bool]) -> Vec<u32> {
+    let mut lent: Vec<u32> = all_items(image, given).map(|(_, item)| item.tfd).collect();
+    lent.sort_unstable();
+    lent.dedup();
+    lent.retain(|tfd| {
+        let found = image.descriptors.binary_search_by_key(tfd, |d| d.number);
+        found.is_err()
+    });
+    lent
+}
+
+/// Returns why a user cannot have so many targets.
+fn check_count(image: &Image, given: &[bool]) -> Option<String> {
+    let items = items(image, given);
+    let watches = watches().filter(|&watches| items as u64 > watches)?;
+    Some(format!(
+        "there are {items} targets, and a user can have {watches} (raise \
+         /proc/sys/fs/epoll/max_user_watches)"
+    ))
+}
+
+/// Returns the targets that cannot be added with epoll_ctl(2) as they were: oneshots that
+/// have fired, and cannot be made to fire again.
+pub fn cannot_fire<'a>(
+    image: &'a Image,
+    given: &'a [bool],
+) -> impl Iterator<Item = (usize, &'a Item)> {
+    all_items(image, given)
+        .filter(move |(_, item)| item.has_fired() && !can_fire(image, given, item.file as usize))
 }
 
 /// Counts the targets to add.
@@ -286,6 +295,21 @@ struct Checks<'a> {
     /// Why each pipe cannot be restored.
     pipes: Vec<Option<String>>,
     ticks: bool,
+}
+
+impl<'a> Checks<'a> {
+    fn new(image: &'a Image, given: &'a [bool]) -> Self {
+        let files = pipes(image);
+        let pipes = image.pipes.iter().zip(&files);
+        Self {
+            image,
+            given,
+            pipes: pipes
+                .map(|(pipe, files)| check_pipe(image, given, pipe, files))
+                .collect(),
+            ticks: sys::can_set_ticks(),
+        }
+    }
 }
 
 impl Checks<'_> {
