@@ -48,6 +48,7 @@ const LOOKS: usize = 3;
 
 /// Which processes are traced, with the children that they get.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Scope {
     /// All processes.
     All,

@@ -18,8 +18,28 @@ use std::io;
 pub struct Connection {
     /// The inode of its peer; 0 if that was closed.
     pub peer: Option<u32>,
-    /// `RCV_SHUTDOWN` (1), `SEND_SHUTDOWN` (2).
-    pub shutdown: u8,
+    /// In which directions it was shut down.
+    pub shutdown: Shutdown,
+}
+
+/// Directions in which a socket was shut down, see shutdown(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// Nothing is received any more: `RCV_SHUTDOWN` of the kernel.
+    pub receive: bool,
+    /// Nothing is sent any more: `SEND_SHUTDOWN` of the kernel.
+    pub send: bool,
+}
+
+impl Shutdown {
+    /// From the bits of the kernel.
+    const fn of(bits: u8) -> Self {
+        Self {
+            receive: bits & 1 != 0,
+            send: bits & 2 != 0,
+        }
+    }
 }
 
 const HEAD: usize = 16;
@@ -123,7 +143,7 @@ fn entry(body: &[u8]) -> Option<(u32, Connection)> {
         let value = rest.get(4..len)?;
         match two(rest, 2)? {
             UNIX_DIAG_PEER => connection.peer = four(value, 0),
-            UNIX_DIAG_SHUTDOWN => connection.shutdown = *value.first()?,
+            UNIX_DIAG_SHUTDOWN => connection.shutdown = Shutdown::of(*value.first()?),
             _ => {}
         }
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
@@ -151,7 +171,8 @@ mod tests {
         let sockets = sockets().expect("CONFIG_UNIX_DIAG, or its module");
         assert_eq!(sockets[&inode(&a)].peer, Some(inode(&b)));
         assert_eq!(sockets[&inode(&b)].peer, Some(inode(&a)));
-        assert_eq!(sockets[&inode(&a)].shutdown, 2);
+        let shutdown = sockets[&inode(&a)].shutdown;
+        assert_eq!((shutdown.receive, shutdown.send), (false, true));
     }
 
     proptest! {

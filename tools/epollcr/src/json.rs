@@ -233,6 +233,9 @@ impl<'a> From<&'a image::OpenFile> for File<'a> {
     }
 }
 
+/// What is shown of a kind that the library knows and this program does not.
+const UNKNOWN: &str = "it is of a kind that this program does not know";
+
 impl<'a> From<&'a Kind> for About<'a> {
     fn from(kind: &'a Kind) -> Self {
         match kind {
@@ -261,6 +264,7 @@ impl<'a> From<&'a Kind> for About<'a> {
                     Peer::Closed => ("closed", None),
                     Peer::Elsewhere => ("elsewhere", None),
                     Peer::Nobody => ("nobody", None),
+                    _ => ("unknown", None),
                 };
                 let message = |message: &image::Message| Message {
                     bytes: message.data.0.len(),
@@ -292,6 +296,7 @@ impl<'a> From<&'a Kind> for About<'a> {
                 items: items.iter().map(Item::from).collect(),
             },
             Kind::Other { why } => Self::Other { why },
+            _ => Self::Other { why: UNKNOWN },
         }
     }
 }

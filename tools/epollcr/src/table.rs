@@ -209,6 +209,7 @@ fn contents(image: &Image, file: &OpenFile) -> String {
                 Peer::Closed => "peer closed".into(),
                 Peer::Elsewhere => "peer not in the image".into(),
                 Peer::Nobody => "not connected".into(),
+                _ => "unknown peer".into(),
             };
             let reset = match socket.reset {
                 Some(true) => ", reset",
@@ -235,6 +236,8 @@ fn contents(image: &Image, file: &OpenFile) -> String {
                 false => format!("{link}: {why}"),
             }
         }
+        // The column of kinds has its name.
+        _ => String::new(),
     };
     if let Some(locks) = file.locks.filter(|&locks| locks > 0) {
         text += &format!(", {}", count(locks as usize, "lock"));

@@ -34,8 +34,9 @@ impl Dumper<'_, '_> {
             match peer(*inode, connection, of, &self.sockets) {
                 Ok(peer) => {
                     socket.peer = peer;
-                    let shutdown = connection.map_or(0, |known| known.shutdown.into());
-                    socket.shutdown = Directions::from_bits_truncate(shutdown);
+                    let shut = connection.map(|known| known.shutdown).unwrap_or_default();
+                    socket.shutdown.set(Directions::RECEIVE, shut.receive);
+                    socket.shutdown.set(Directions::SEND, shut.send);
                     if peer == Peer::Nobody && !socket.queue.is_empty() {
                         let why = "it has messages of a socket that it is not connected to".into();
                         file.kind = Kind::Other { why };

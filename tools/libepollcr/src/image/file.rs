@@ -38,6 +38,7 @@ pub struct OpenFile {
 
 /// The kind of an open file, and its state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
 pub enum Kind {
     /// A file that can be opened by its path: a regular file, a directory, a device; any
     /// file that was opened with `O_PATH`.

@@ -229,6 +229,7 @@ pub struct Buffers {
 
 /// The socket that another one is connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
 pub enum Peer {
     /// An open file: an index of [`Image::files`](super::Image::files).
     #[n(0)]
