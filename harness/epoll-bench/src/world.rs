@@ -209,7 +209,12 @@ mod tests {
         let other = target().unwrap();
         dup2(&other, &mut instance.files[3]).unwrap();
         assert_eq!(
-            instance.ask(3).unwrap_err().to_string().split(", but").next(),
+            instance
+                .ask(3)
+                .unwrap_err()
+                .to_string()
+                .split(", but")
+                .next(),
             Some("the answer should be 'equal'")
         );
     }

@@ -6,8 +6,12 @@
 //! [`measure`](Table::measure) each row, then print the [`head`](Table::head) and
 //! each [`row`](Table::row). For a small one, [`print`](Table::print) does all that.
 //! The last column is neither padded nor measured. If lines are to
-//! [fit](Table::fit) a terminal, what does not is printed on lines of its own: nothing
+//! [fit](Table::fit) a terminal, cells that do not are printed on lines of their own: nothing
 //! is cut, so that two long names never look the same.
+//!
+//! Crates for tables keep all rows until they know the widths, and cut or wrap a cell
+//! within its column. Here, rows are printed while the search goes on, a wide cell pushes
+//! the others of its row aside, and a row is continued on the next line.
 
 use anstyle::Style;
 use std::io::{self, Write};
@@ -82,6 +86,7 @@ impl<T: Into<String>> From<T> for Cell {
 pub struct Table {
     columns: Vec<Column>,
     widths: Vec<usize>,
+    gap: usize,
     fit: Option<usize>,
 }
 
@@ -92,8 +97,16 @@ impl Table {
         Self {
             widths: columns.iter().map(|column| column.head.width()).collect(),
             columns,
+            gap: 1,
             fit: None,
         }
+    }
+
+    /// Puts so many blanks between columns, rather than one: heads of several words need
+    /// more.
+    #[must_use]
+    pub fn gap(self, gap: usize) -> Self {
+        Self { gap, ..self }
     }
 
     /// Breaks lines that have more than this many columns of a terminal.
@@ -150,7 +163,7 @@ impl Table {
                 at += width.saturating_sub(cell.width);
             }
             line.put(at, cell, out)?;
-            column_at += width + 1;
+            column_at += width + self.gap;
         }
         for note in notes {
             line.put(0, note, out)?;
@@ -289,6 +302,14 @@ mod tests {
         ];
         let expected = format!(" A B\n 1 {}\n23 y\n", "x".repeat(100));
         assert_eq!(printed(table, &rows), expected);
+    }
+
+    #[test]
+    fn columns_can_be_further_apart() {
+        let table = Table::new([Column::left("A A"), Column::right("B B"), Column::left("C")]);
+        let rows = [vec!["x".into(), "1".into(), "y".into()]];
+        let expected = "A A  B B  C\nx      1  y\n";
+        assert_eq!(printed(table.gap(2), &rows), expected);
     }
 
     #[test]

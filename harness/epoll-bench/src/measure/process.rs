@@ -43,7 +43,10 @@ impl Process {
         let output = this.0.stdout.take().context("the process has no output")?;
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
-        ensure!(line == "ready\n", "the process that has the instance failed");
+        ensure!(
+            line == "ready\n",
+            "the process that has the instance failed"
+        );
         Ok(this)
     }
 

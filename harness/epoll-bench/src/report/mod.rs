@@ -215,72 +215,80 @@ mod tests {
     /// Measurements that differ in targets and variant, and how long these took.
     type Row<'a> = (Suite, What, Layout, &'a [u32], &'a [(Variant, f64)]);
 
+    const QUERIES: &[(Variant, f64)] = &[
+        (Variant::C, 2000.0),
+        (Variant::Rust, 1500.0),
+        (Variant::KcmpFile, 1000.0),
+        (Variant::CtlMod, 900.0),
+    ];
+    const HANDLERS: &[(Variant, f64)] = &[(Variant::C, 900.0), (Variant::Rust, 950.0)];
+    const WAITS: &[(Variant, f64)] = &[
+        (Variant::Idle, 3e3),
+        (Variant::C, 3e7),
+        (Variant::Rust, 5e3),
+    ];
+    const WAYS: &[(Variant, f64)] = &[
+        (Variant::BpfIter, 800.0),
+        (Variant::Fdinfo, 4800.0),
+        (Variant::Kcmp, 2000.0),
+    ];
+    const CHECKPOINTS: &[(Variant, f64)] = &[
+        (Variant::EpollCr, 1500.0),
+        (Variant::EpollCrDescribe, 3500.0),
+        (Variant::Fdinfo, 4800.0),
+        (Variant::C, 2.4e6),
+        (Variant::Rust, 9000.0),
+    ];
+    const RESTORES: &[(Variant, f64)] = &[(Variant::EpollCr, 1300.0), (Variant::CtlAdd, 1200.0)];
+    const KERNELS: &[(Variant, f64)] = &[(Variant::Base, 1010.0), (Variant::Stock, 1000.0)];
+    const LISTERS: &[(Variant, f64)] = &[
+        (Variant::Lsepoll, 1e8),
+        (Variant::Lsfd, 2e8),
+        (Variant::Lsof, 1.5e8),
+        (Variant::LsepollKcmp, 2e11),
+    ];
+    const LOOPS: &[(Variant, f64)] = &[
+        (Variant::Idle, 1e3),
+        (Variant::Busy, 1.01e3),
+        (Variant::Lsepoll, 1.1e3),
+        (Variant::Lsfd, 1e3),
+    ];
+
     /// Measurements of everything that there are charts for.
     fn everything() -> Vec<Measurement> {
-        use Variant::*;
-        let queries = [
-            (C, 2000.0),
-            (Rust, 1500.0),
-            (KcmpFile, 1000.0),
-            (CtlMod, 900.0),
-        ];
-        let handlers = [(C, 900.0), (Rust, 950.0)];
-        let waits = [(Idle, 3e3), (C, 3e7), (Rust, 5e3)];
-        let ways = [(BpfIter, 800.0), (Fdinfo, 4800.0), (Kcmp, 2000.0)];
-        let checkpoints = [
-            (EpollCr, 1500.0),
-            (EpollCrDescribe, 3500.0),
-            (Fdinfo, 4800.0),
-            (C, 2.4e6),
-            (Rust, 9000.0),
-        ];
-        let restores = [(EpollCr, 1300.0), (CtlAdd, 1200.0)];
-        let kernels = [(Base, 1010.0), (Stock, 1000.0)];
-        let listers = [
-            (Lsepoll, 1e8),
-            (Lsfd, 2e8),
-            (Lsof, 1.5e8),
-            (LsepollKcmp, 2e11),
-        ];
-        let loops = [(Idle, 1e3), (Busy, 1.01e3), (Lsepoll, 1.1e3), (Lsfd, 1e3)];
-        let (distinct, one) = (Layout::Distinct, Layout::OneNumber);
+        use Layout::{Distinct, OneNumber};
         let large = &[1000, 100_000];
+        let million = &[1_000_000];
         let table: &[Row<'_>] = &[
-            (Suite::Query, What::Call, distinct, &[1, 1000], &queries),
-            (Suite::OneNumber, What::Call, one, &[10], &handlers),
+            (Suite::Query, What::Call, Distinct, &[1, 1000], QUERIES),
+            (Suite::OneNumber, What::Call, OneNumber, &[10], HANDLERS),
             (
                 Suite::Resolve,
                 What::ResolveInPlace,
-                distinct,
+                Distinct,
                 &[1000],
-                &handlers,
+                HANDLERS,
             ),
-            (Suite::Criu, What::Dump, distinct, &[5000], &handlers),
-            (Suite::Criu, What::CriuRestore, distinct, &[5000], &handlers),
-            (
-                Suite::Hold,
-                What::WaitMedian,
-                distinct,
-                &[1_000_000],
-                &waits,
-            ),
-            (Suite::Hold, What::WaitP99, distinct, &[1_000_000], &waits),
-            (Suite::Hold, What::WaitMax, distinct, &[1_000_000], &waits),
-            (Suite::Iterate, What::Target, distinct, large, &ways),
+            (Suite::Criu, What::Dump, Distinct, &[5000], HANDLERS),
+            (Suite::Criu, What::CriuRestore, Distinct, &[5000], HANDLERS),
+            (Suite::Hold, What::WaitMedian, Distinct, million, WAITS),
+            (Suite::Hold, What::WaitP99, Distinct, million, WAITS),
+            (Suite::Hold, What::WaitMax, Distinct, million, WAITS),
+            (Suite::Iterate, What::Target, Distinct, large, WAYS),
             (
                 Suite::Checkpoint,
                 What::Checkpoint,
-                distinct,
+                Distinct,
                 large,
-                &checkpoints,
+                CHECKPOINTS,
             ),
-            (Suite::Checkpoint, What::Restore, distinct, large, &restores),
-            (Suite::Stock, What::ListMoved, distinct, large, &listers),
-            (Suite::Stock, What::Iteration, distinct, &[5000], &loops),
-            (Suite::Ops, What::Add, distinct, &[1000], &kernels),
-            (Suite::Ops, What::Mod, distinct, &[1000], &kernels),
-            (Suite::Ops, What::Del, distinct, &[1000], &kernels),
-            (Suite::Ops, What::Wait, distinct, &[1000], &kernels),
+            (Suite::Checkpoint, What::Restore, Distinct, large, RESTORES),
+            (Suite::Stock, What::ListMoved, Distinct, large, LISTERS),
+            (Suite::Stock, What::Iteration, Distinct, &[5000], LOOPS),
+            (Suite::Ops, What::Add, Distinct, &[1000], KERNELS),
+            (Suite::Ops, What::Mod, Distinct, &[1000], KERNELS),
+            (Suite::Ops, What::Del, Distinct, &[1000], KERNELS),
+            (Suite::Ops, What::Wait, Distinct, &[1000], KERNELS),
         ];
         let mut all = Vec::new();
         for &(suite, what, layout, sizes, variants) in table {

@@ -156,7 +156,8 @@ pub fn marker(area: &Area<'_>, at: Pixel, look: &Look, hollow: bool) -> Result<(
     Ok(())
 }
 
-/// From the first quartile to the third.
+/// From the first quartile to the third. Not plotters' `ErrorBar`, which draws a marker of
+/// its own, and needs a chart where `kinds()` has only pixels.
 pub fn whisker(area: &Area<'_>, from: Pixel, to: Pixel, colour: RGBColor) -> Result<()> {
     let (x, style) = (from.0, colour.stroke_width(1));
     area.draw(&PathElement::new([from, to], style))?;
@@ -174,6 +175,8 @@ pub fn stroke(area: &Area<'_>, (x, y): Pixel, half: i32, colour: RGBColor) -> Re
     ))?)
 }
 
+/// A dashed line, of a chart or in its legend, which plotters' `DashedLineSeries` is not
+/// for.
 pub fn dashed(area: &Area<'_>, points: Vec<Pixel>, colour: RGBColor) -> Result<()> {
     let style = colour.stroke_width(2);
     Ok(area.draw(&DashedPathElement::new(points, 6, 4, style))?)
