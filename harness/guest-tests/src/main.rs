@@ -15,6 +15,7 @@ mod kcov;
 mod leak;
 mod model;
 mod module;
+mod outcome;
 mod process;
 mod race;
 mod resolvers;

@@ -2,15 +2,16 @@
 //! Random programs, and the state that they must lead to: the files that the descriptors
 //! of each process refer to, and the targets of the epoll instances.
 
+mod program;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::Result;
-use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use rustix::io::Errno;
 
 use crate::tap::note;
+pub use program::{Kind, Step, program, program_with_mail, runner};
 
 /// The first descriptor of the program; lower ones are the workers' own.
 pub const BASE: i32 = 100;
@@ -26,109 +27,6 @@ const MAX_MAIL: usize = 4;
 
 /// How many epoll instances there can be: the kernel limits how deep they are nested.
 const MAX_SETS: usize = 4;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Eventfd,
-    Pipe,
-    Socketpair,
-    Timerfd,
-    Signalfd,
-    Epoll,
-}
-
-/// A step of a program. The small numbers select from what exists when it is run.
-#[derive(Clone, Copy, Debug)]
-pub enum Step {
-    /// Makes a file, or two that are connected, at chosen descriptors.
-    Create {
-        process: u8,
-        kind: Kind,
-        at: [u8; 2],
-    },
-    Dup {
-        process: u8,
-        fd: u8,
-    },
-    Dup2 {
-        process: u8,
-        fd: u8,
-        to: u8,
-    },
-    Close {
-        process: u8,
-        fd: u8,
-    },
-    Fork {
-        process: u8,
-    },
-    /// Passes a descriptor over a unix socket.
-    Pass {
-        process: u8,
-        fd: u8,
-        to: u8,
-        at: u8,
-    },
-    /// Sends a descriptor over it, and leaves the message there.
-    Post {
-        process: u8,
-        fd: u8,
-    },
-    Exit {
-        process: u8,
-    },
-    Ctl {
-        process: u8,
-        efd: u8,
-        fd: u8,
-        op: u8,
-        events: u8,
-    },
-    /// Duplicates a descriptor to one of a few numbers, and adds it by that number.
-    AddAs {
-        process: u8,
-        efd: u8,
-        fd: u8,
-        to: u8,
-    },
-}
-
-/// Programs all of whose files have descriptors.
-pub fn program() -> impl Strategy<Value = Vec<Step>> {
-    program_with_mail().prop_map(|mut steps| {
-        steps.retain(|step| !matches!(step, Step::Post { .. }));
-        steps
-    })
-}
-
-pub fn program_with_mail() -> impl Strategy<Value = Vec<Step>> {
-    let kind = prop_oneof![
-        3 => Just(Kind::Eventfd),
-        1 => Just(Kind::Pipe),
-        1 => Just(Kind::Socketpair),
-        1 => Just(Kind::Timerfd),
-        1 => Just(Kind::Signalfd),
-        4 => Just(Kind::Epoll),
-    ];
-    let n = any::<u8>;
-    let step = prop_oneof![
-        8 => (n(), kind, any::<[u8; 2]>())
-            .prop_map(|(process, kind, at)| Step::Create { process, kind, at }),
-        3 => (n(), n()).prop_map(|(process, fd)| Step::Dup { process, fd }),
-        2 => (n(), n(), n()).prop_map(|(process, fd, to)| Step::Dup2 { process, fd, to }),
-        2 => (n(), n()).prop_map(|(process, fd)| Step::Close { process, fd }),
-        1 => n().prop_map(|process| Step::Fork { process }),
-        2 => (n(), n(), n(), n())
-            .prop_map(|(process, fd, to, at)| Step::Pass { process, fd, to, at }),
-        1 => (n(), n()).prop_map(|(process, fd)| Step::Post { process, fd }),
-        1 => n().prop_map(|process| Step::Exit { process }),
-        10 => (n(), n(), n(), n())
-            .prop_map(|(process, efd, fd, to)| Step::AddAs { process, efd, fd, to }),
-        14 => (n(), n(), n(), n(), n())
-            .prop_map(|(process, efd, fd, op, events)| Step::Ctl { process, efd, fd, op, events }),
-    ];
-    prop::collection::vec(step, 1..=48)
-}
 
 /// What one process does, with all choices made.
 #[derive(Clone, Copy, Debug)]
@@ -298,10 +196,7 @@ impl Model {
             Step::Post { process, fd } => {
                 let process = self.pick_process(process);
                 let fd = self.pick(process, fd)?;
-                // More would not fit, and the sender would wait.
-                if self.mail.len() < MAX_MAIL {
-                    self.send(process, fd);
-                }
+                self.post(process, fd);
             }
             Step::Exit { process } => {
                 let process = self.pick_process(process);
@@ -329,13 +224,7 @@ impl Model {
                 let process = self.pick_process(process);
                 let efd = self.pick_set(process, efd)?;
                 let fd = self.pick(process, fd)?;
-                // Mostly additions, so that there is something to query.
-                let op = match op % 8 {
-                    0..=5 => libc::EPOLL_CTL_ADD,
-                    6 => libc::EPOLL_CTL_MOD,
-                    _ => libc::EPOLL_CTL_DEL,
-                };
-                self.ctl(process, efd, op, fd, u32::from(events & 1));
+                self.ctl(process, efd, operation(op), fd, u32::from(events & 1));
             }
         }
         Some(())
@@ -389,6 +278,14 @@ impl Model {
         self.run(process, Op::Send { fd }, expect);
         self.mail.extend(file);
         file.is_some()
+    }
+
+    /// Sends a descriptor that nobody receives, unless the sender would wait: more would
+    /// not fit.
+    fn post(&mut self, process: usize, fd: i32) {
+        if self.mail.len() < MAX_MAIL {
+            self.send(process, fd);
+        }
     }
 
     /// Passes descriptor `fd` of a process to another one, which gets what was sent first
@@ -537,6 +434,15 @@ impl Model {
     }
 }
 
+/// Mostly additions, so that there is something to query.
+fn operation(n: u8) -> i32 {
+    match n % 8 {
+        0..=5 => libc::EPOLL_CTL_ADD,
+        6 => libc::EPOLL_CTL_MOD,
+        _ => libc::EPOLL_CTL_DEL,
+    }
+}
+
 /// One of these; rarely another number, also if there are none.
 fn choose(from: &[i32], n: u8) -> Option<i32> {
     match n {
@@ -548,16 +454,6 @@ fn choose(from: &[i32], n: u8) -> Option<i32> {
 
 fn number(n: u8) -> i32 {
     BASE + i32::from(n) % NUMBERS
-}
-
-/// Makes programs at random, always the same for a seed.
-pub fn runner(seed: u64) -> TestRunner {
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    let seed = seed.to_ne_bytes().repeat(4);
-    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
 }
 
 /// Shrinks a program that failed, prints the smallest one, and returns its error.

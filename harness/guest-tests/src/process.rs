@@ -17,6 +17,7 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
+use crate::outcome::skip;
 use crate::sys;
 
 /// A child that was forked; it is killed and reaped when this is dropped.
@@ -194,7 +195,7 @@ pub fn two_cpus() -> Result<[usize; 2]> {
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu));
     match (cpus.next(), cpus.next()) {
         (Some(first), Some(second)) => Ok([first, second]),
-        _ => crate::tap::skip("needs two CPUs"),
+        _ => skip("needs two CPUs"),
     }
 }
 

@@ -22,6 +22,8 @@ use rustix::net::{
 use rustix::process::Pid;
 use rustix::time::{TimerfdClockId, TimerfdFlags};
 
+// Not those of `epoll-targets`: these tests also check that the library has the kernel's
+// values, and make calls that its types rule out.
 pub const KCMP_FILE: i32 = 0;
 pub const KCMP_EPOLL_TFD: i32 = 7;
 /// One more than the last type.

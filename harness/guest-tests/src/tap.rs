@@ -5,7 +5,7 @@
 //! only.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -18,6 +18,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::Options;
+use crate::outcome::Skip;
+pub use crate::outcome::{note, skip};
 use crate::process;
 
 /// The exit status of a skipped case, as in the kernel's selftests.
@@ -58,29 +60,6 @@ impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Case").field("name", &self.name).finish()
     }
-}
-
-/// The error of a case that cannot run here.
-#[derive(Debug)]
-pub struct Skip(String);
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Skip {}
-
-/// Ends a case as skipped: `return skip("why")`, or `skip("why")?`.
-pub fn skip<T>(why: impl Into<String>) -> Result<T> {
-    Err(Skip(why.into()).into())
-}
-
-/// Prints a comment of a case.
-pub fn note(line: impl fmt::Display) {
-    // If this fails, nobody reads the output, and only the status counts.
-    let _ = writeln!(std::io::stdout(), "# {line}");
 }
 
 /// Runs one case in this process.

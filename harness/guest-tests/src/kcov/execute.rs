@@ -16,10 +16,23 @@ use crate::process;
 use crate::sys::{self, Slot};
 
 const PAGE: usize = 4096;
+
+/// The sizes of elements of the device's arrays, and where two of them have an identity.
+mod element {
+    pub const ITEM: usize = 32;
+    pub const ITEM_IDENTITY: usize = 24;
+    pub const FILE: usize = 16;
+    pub const FILE_IDENTITY: usize = 8;
+    pub const DESCRIPTION: usize = 136;
+    pub const ADD: u64 = 24;
+}
+
 /// The part of a mapping that can be written to.
 const ROOM: usize = 16 * PAGE;
 const NOBODY: u32 = 65534;
 
+/// The numbers of the device's calls. They, and the layouts below, are not those of
+/// `libepollcr`: its types would rule out most of what is tried here.
 const CALLS: [u64; 5] = [0xec40, 0xec41, 0xec42, 0xec43, 0xec44];
 const PINNED: &std::ffi::CStr = c"/sys/fs/bpf/fuzz";
 
@@ -299,8 +312,27 @@ impl Machine {
     }
 
     fn call(&mut self, call: &Call) -> rustix::io::Result<i32> {
+        match call.op {
+            Op::Add | Op::Modify | Op::Delete | Op::Wait => Self::call_epoll(call),
+            Op::Target | Op::Compare => self.call_kcmp(call),
+            Op::Snapshot | Op::Files | Op::Describe | Op::Fetch | Op::Restore | Op::Raw => {
+                self.call_device(call)
+            }
+            Op::Link | Op::Iterate | Op::Fetched | Op::LinkInfo => self.call_iterator(call),
+            Op::Duplicate
+            | Op::Close
+            | Op::Write
+            | Op::Read
+            | Op::Send
+            | Op::Receive
+            | Op::FdInfo => self.call_files(call),
+            Op::Drop => process::become_user(NOBODY).map(|()| 0),
+        }
+    }
+
+    /// Calls of epoll itself.
+    fn call_epoll(call: &Call) -> rustix::io::Result<i32> {
         let a = call.args;
-        let new = Bytes::default;
         match call.op {
             Op::Add | Op::Modify => {
                 let op = match call.op {
@@ -311,6 +343,14 @@ impl Machine {
             }
             Op::Delete => sys::epoll_del(a[0] as i32, a[1] as i32),
             Op::Wait => wait(a[0] as i32, a[1]),
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// Calls on descriptors, and reading fdinfo.
+    fn call_files(&self, call: &Call) -> rustix::io::Result<i32> {
+        let a = call.args;
+        match call.op {
             Op::Duplicate => match a[1] {
                 // What is this program's own stays.
                 number @ 100..200 => sys::dup2(a[0] as i32, number as i32),
@@ -339,6 +379,14 @@ impl Machine {
                     Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
                 }
             }
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// kcmp(2).
+    fn call_kcmp(&self, call: &Call) -> rustix::io::Result<i32> {
+        let a = call.args;
+        match call.op {
             Op::Target => {
                 let slot = Slot {
                     efd: a[3] as u32,
@@ -356,22 +404,31 @@ impl Machine {
                     kind => sys::kcmp(pid1, pid2, kind, a[3], a[4]),
                 }
             }
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// Calls of the device.
+    fn call_device(&mut self, call: &Call) -> rustix::io::Result<i32> {
+        let a = call.args;
+        let new = Bytes::default;
+        match call.op {
             Op::Snapshot => {
-                let items = self.arrays.place(a[4], size_of_array(a[5], 32));
+                let items = self.arrays.place(a[4], size_of_array(a[5], element::ITEM));
                 let bytes = new().half(a[0]).half(a[1]).half(a[2]).half(a[3]).u64(items);
                 let bytes = bytes.u64(a[5]).u64(0).u64(0).half(a[6]).half(a[7]);
                 let answer = self.device(0, 0, &bytes);
                 if answer.is_ok() && a[4] == 0 {
-                    self.learn(32, 24);
+                    self.learn(element::ITEM, element::ITEM_IDENTITY);
                 }
                 answer
             }
             Op::Files => {
-                let fds = self.arrays.place(a[4], size_of_array(a[5], 16));
+                let fds = self.arrays.place(a[4], size_of_array(a[5], element::FILE));
                 let bytes = new().half(a[0]).half(a[1]).half(a[2]).half(a[3]).u64(fds);
                 let answer = self.device(1, 0, &bytes.u64(a[5]).u64(0).u64(0));
                 if answer.is_ok() && a[4] == 0 {
-                    self.learn(16, 8);
+                    self.learn(element::FILE, element::FILE_IDENTITY);
                 }
                 answer
             }
@@ -382,7 +439,9 @@ impl Machine {
                 }
                 // The numbers are read while the files are written: apart.
                 let fds = self.args.put(0, &numbers.0);
-                let files = self.arrays.place(a[4], size_of_array(a[5], 136));
+                let files = self
+                    .arrays
+                    .place(a[4], size_of_array(a[5], element::DESCRIPTION));
                 let paths = match a[7] % 8 {
                     0 => 0,
                     _ => self.arrays.place(0, 0) + 4 * PAGE as u64,
@@ -403,7 +462,12 @@ impl Machine {
                     items = items.half(fd).half(tfd).half(a[5]).half(n & 1).u64(a[7]);
                 }
                 let items = self.arrays.put(0, &items.0);
-                let bytes = new().half(a[0]).half(a[1]).half(a[2]).half(24).u64(items);
+                let bytes = new()
+                    .half(a[0])
+                    .half(a[1])
+                    .half(a[2])
+                    .half(element::ADD)
+                    .u64(items);
                 self.device(4, 0, &bytes.u64(a[6]).u64(0))
             }
             Op::Raw => {
@@ -413,6 +477,15 @@ impl Machine {
                 let number = CALLS.get(a[0] as usize).copied().unwrap_or(0xec3f);
                 ioctl(DEVICE, number, arg)
             }
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// Calls for the BPF iterator.
+    fn call_iterator(&self, call: &Call) -> rustix::io::Result<i32> {
+        let a = call.args;
+        let new = Bytes::default;
+        match call.op {
             Op::Link => {
                 let path = self.arrays.put(0, PINNED.to_bytes_with_nul());
                 let get = new().u64(path).half(0).half(0);
@@ -432,7 +505,7 @@ impl Machine {
                 let get = new().half(LINK).half(a[0]).u64(info);
                 bpf(bpf::OBJ_GET_INFO_BY_FD, &self.args, &get)
             }
-            Op::Drop => process::become_user(NOBODY).map(|()| 0),
+            _ => Err(Errno::NOSYS),
         }
     }
 
