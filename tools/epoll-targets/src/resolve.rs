@@ -101,6 +101,7 @@ mod by_kcmp;
 #[cfg(feature = "bpf")]
 mod by_walk;
 mod kernel;
+mod named;
 mod report;
 mod still;
 mod tables;
@@ -239,7 +240,8 @@ impl<'a> Resolver<'a> {
 
     /// Resolves the epoll instances of these processes, and searches them for owners.
     /// The ids are those of the caller's PID namespace. A thread that has a
-    /// descriptor table of its own can be named like a process.
+    /// descriptor table of its own can be named like a process; any other thread stands
+    /// for its process.
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
@@ -319,6 +321,11 @@ impl<'a> Resolver<'a> {
     /// The message of an error does not include its cause, which is the
     /// [`source`](std::error::Error::source).
     pub fn resolve(mut self) -> io::Result<Report> {
+        if let Scope::These(pids) = &mut self.scope {
+            pids.iter_mut().for_each(|pid| *pid = named::table(*pid));
+            pids.sort_unstable();
+            pids.dedup();
+        }
         match self.method {
             Method::Walk => return self.by_walk(),
             Method::Bpf => {

@@ -41,7 +41,8 @@ pub struct Stopped {
 
 impl Stopped {
     /// Sends SIGSTOP to these processes, and waits for them to stop. Those that are
-    /// stopped already stay so afterwards.
+    /// stopped already stay so afterwards. A thread stands for its process, as a signal
+    /// stops all of its threads.
     ///
     /// # Errors
     ///
@@ -52,6 +53,10 @@ impl Stopped {
     pub fn new(pids: &[i32]) -> io::Result<Self> {
         let mut to_stop = Vec::new();
         for &pid in pids {
+            let pid = proc::tgid(pid).unwrap_or(pid);
+            if to_stop.contains(&pid) {
+                continue;
+            }
             if pid == rustix::process::getpid().as_raw_pid() {
                 let why = "a process cannot stop itself and go on";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
@@ -191,8 +196,12 @@ mod tests {
     #[test]
     fn what_cannot_be_stopped_is_an_error() {
         let own = std::process::id() as i32;
-        let error = Stopped::new(&[own]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        // The test is run by another thread than the first one.
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        for own in [own, thread] {
+            let error = Stopped::new(&[own]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
         assert!(proc::is_no_process(&Stopped::new(&[i32::MAX]).unwrap_err()));
     }
 }

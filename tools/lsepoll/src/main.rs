@@ -330,8 +330,13 @@ fn report_fallback(args: &Args, report: &Report) {
 fn report_skipped(pids: &[i32], report: &Report) -> bool {
     let mut failed = false;
     let mut others = BTreeSet::new();
+    // A thread stands for its process, unless it has a table of its own.
+    let is_named = |pid| {
+        let mut pids = pids.iter();
+        pids.any(|&named| named == pid || proc::tgid(named).is_ok_and(|first| first == pid))
+    };
     for skipped in &report.skipped {
-        if pids.contains(&skipped.pid) {
+        if is_named(skipped.pid) {
             failed |= !skipped.has_ended();
             eprintln!("lsepoll: {}", reason(skipped));
         } else if skipped.is_held() {

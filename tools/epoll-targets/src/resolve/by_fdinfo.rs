@@ -39,6 +39,10 @@ fn list(pid: i32) -> io::Result<Links> {
 /// these, unless they change all the time.
 fn tables(pid: i32) -> io::Result<Vec<(i32, Links)>> {
     let mut tables = vec![(pid, list(pid)?)];
+    // A thread is named for its own table.
+    if proc::tgid(pid).is_ok_and(|first| first != pid) {
+        return Ok(tables);
+    }
     let tasks = proc::tasks(pid).unwrap_or_default().into_iter();
     for tid in tasks.filter(|&tid| tid != pid) {
         let links = list(tid).unwrap_or_default();
