@@ -66,15 +66,20 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
                 !args.pids.is_empty(),
                 "say what to trace: -p PID, --all, or -- COMMAND"
             );
-            Scope::Processes(args.pids.clone())
+            let pids = args.pids.iter();
+            let processes = pids.map(|&pid| {
+                // Calls are traced by process: a thread stands for its own.
+                let process = proc::tgid(pid).ok().filter(|&process| runs(process));
+                process.with_context(|| format!("there is no process {pid}"))
+            });
+            Scope::Processes(processes.collect::<Result<_>>()?)
         }
         _ => Scope::ChildrenOf(rustix::process::getpid().as_raw_pid()),
     };
-    if let Scope::Processes(pids) = &scope {
-        for &pid in pids {
-            anyhow::ensure!(runs(pid), "there is no process {pid}");
-        }
-    }
+    let pids = match &scope {
+        Scope::Processes(pids) => pids.clone(),
+        _ => Vec::new(),
+    };
     let stop = stop_flag()?;
     let tracer = Tracer::start(&scope, args.remember).context("cannot trace")?;
     let child = match &args.command[..] {
@@ -95,7 +100,7 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         (None, None) => Box::new(epoll_cli::stdout()),
     };
     let mut resolver = Resolver::new();
-    for &pid in &args.pids {
+    for &pid in &pids {
         resolver.look_at(pid);
     }
     let mut session = Session {
@@ -106,7 +111,7 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         left: HashMap::new(),
         tally: Tally::new(),
         exists: Tally::new(),
-        pids: args.pids.clone(),
+        pids,
         child,
     };
     match session.work(&stop) {

@@ -13,6 +13,7 @@ use rustix::io::{FdFlags, dup, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use std::hint::black_box;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -260,6 +261,76 @@ fn nothing_is_said_of_what_is_not_left() {
     assert_eq!((status, lines.len()), (0, 1), "{lines:#?}");
     assert!(lines[0]["adds"].as_u64() >= Some(202), "{:#}", lines[0]);
     assert_eq!(lines[0]["lost"], 0);
+}
+
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_beside_a_thread() {
+    std::thread::spawn(|| sleep(60 * LONG));
+    // The trace begins when the thread is there.
+    let traced = || {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).unwrap();
+    };
+    traced();
+    let (set, file) = set_and_file();
+    let copy = dup(&file).unwrap();
+    add(&set, &file);
+    close(file);
+    sleep(LONG);
+    drop(copy);
+}
+
+#[test]
+fn a_thread_stands_for_its_process() {
+    let mut program = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "leaks_beside_a_thread", "--ignored"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = program.id() as i32;
+    // The first one, the one that runs the test, and the one that the test started.
+    let tid = loop {
+        match epoll_targets::proc::tasks(pid).unwrap()[..] {
+            [.., tid] if tid != pid => break tid,
+            _ => sleep(Duration::from_millis(10)),
+        }
+    };
+    let mut lsepoll = Command::new(LSEPOLL)
+        .args(["trace", "--json", "-p", &tid.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !has_programs(lsepoll.id()) && begin.elapsed() < Duration::from_secs(60) {
+        sleep(Duration::from_millis(10));
+    }
+    // Time to note what there was before.
+    sleep(Duration::from_secs(1));
+    // Its end is that of the program, and of the trace.
+    program.stdin.take().unwrap().write_all(b"\n").unwrap();
+    program.wait().unwrap();
+    let _ = lsepoll.wait();
+    let output = lsepoll.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    if errors.starts_with("lsepoll: cannot trace") {
+        say(errors.trim_end());
+        return;
+    }
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}{text}");
+    assert!(text.contains(r#""event":"left""#), "{text}");
+}
+
+/// Whether BPF programs of a process are attached, or it has ended.
+fn has_programs(pid: u32) -> bool {
+    let Ok(fds) = epoll_targets::proc::fds(pid as i32) else {
+        return true;
+    };
+    let link = |fd| epoll_targets::proc::link(pid as i32, fd).unwrap_or_default();
+    fds.is_empty() || fds.into_iter().any(|fd| link(fd) == "anon_inode:bpf_link")
 }
 
 /// A process whose parent has not waited for it.
