@@ -232,8 +232,9 @@ pub struct Args {
 
     /// Write counts for node_exporter to a file, in the OpenMetrics text format
     ///
-    /// The counts are sums by command name. The file is replaced atomically; with --watch,
-    /// after each listing. The exit status is 0 even if there are orphaned or stale targets.
+    /// The counts are sums by command name. A regular file is replaced atomically; with
+    /// --watch, after each listing. The text is appended to a device or a FIFO. The exit
+    /// status is 0 even if there are orphaned or stale targets.
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
 

@@ -8,6 +8,7 @@
 use crate::names::Commands;
 use crate::summary::{Counts, count};
 use epoll_targets::resolve::Report;
+use rustix::fs::PROC_SUPER_MAGIC;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -86,13 +87,53 @@ fn text(counts: &BTreeMap<String, Counts>, is_complete: bool, time: u64) -> Stri
     text
 }
 
-/// Replaces a file at once: who reads it sees the old or the new one.
+/// Replaces a regular file at once: who reads it sees the old or the new one. To a device
+/// or a FIFO, the text is written.
 pub fn write(path: &Path, report: &Report) -> io::Result<()> {
     let mut commands = Commands::default();
     let counts = count(report, |pid| commands.of(pid).to_owned());
     let time = SystemTime::now().duration_since(UNIX_EPOCH);
     let time = time.map_or(0, |time| time.as_secs());
-    replace(path, &text(&counts, report.is_complete(), time))
+    put(path, &text(&counts, report.is_complete(), time))
+}
+
+/// How many symbolic links are followed, as in the kernel.
+const LINKS: usize = 40;
+
+/// Where a path is looked up.
+fn directory(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Whether a path is in `/proc`, whose links are to what is open: standard output may be
+/// appended to a file.
+fn is_open_file(path: &Path) -> bool {
+    let filesystem = rustix::fs::statfs(directory(path));
+    filesystem.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC)
+}
+
+fn put(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = path.to_owned();
+    for _ in 0..LINKS {
+        let is_other = match fs::metadata(&file) {
+            Ok(metadata) => !metadata.is_file(),
+            // Such as that of another user in a directory like /tmp: see protected_symlinks
+            // in proc_sys_fs(5).
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => false,
+        };
+        if is_other || is_open_file(&file) {
+            let mut out = OpenOptions::new().append(true).open(&file)?;
+            return out.write_all(text.as_bytes());
+        }
+        match fs::read_link(&file) {
+            Ok(to) => file = directory(&file).join(to),
+            // It is no link, or is not there yet.
+            Err(_) => return replace(&file, text),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
@@ -149,5 +190,68 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         assert!(text.ends_with("\n# EOF\n"));
+    }
+
+    #[test]
+    fn only_regular_files_are_replaced() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
+
+        let directory = std::env::temp_dir().join(format!("lsepoll-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let path = |name| directory.join(name);
+
+        // A reader that has the old file goes on to see that.
+        let file = path("file");
+        put(&file, "old").unwrap();
+        let old = fs::metadata(&file).unwrap().ino();
+        let held = fs::File::open(&file).unwrap();
+        put(&file, "new").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_ne!(fs::metadata(&file).unwrap().ino(), old);
+        drop(held);
+
+        // Relative, to another link, to a file that is there or not yet.
+        symlink("file", path("link")).unwrap();
+        symlink(path("link"), path("second")).unwrap();
+        put(&path("second"), "by links").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "by links");
+        symlink("later", path("dangling")).unwrap();
+        put(&path("dangling"), "made").unwrap();
+        assert_eq!(fs::read_to_string(path("later")).unwrap(), "made");
+        for link in ["link", "second", "dangling"] {
+            assert!(path(link).is_symlink(), "{link}");
+        }
+        symlink("loop", path("loop")).unwrap();
+        let error = put(&path("loop"), "").unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::LOOP.raw_os_error())
+        );
+
+        let fifo = path("fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let reader = std::thread::spawn({
+            let fifo = fifo.clone();
+            move || fs::read_to_string(fifo).unwrap()
+        });
+        put(&fifo, "through").unwrap();
+        assert_eq!(reader.join().unwrap(), "through");
+        assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+
+        put(Path::new("/dev/null"), "x").unwrap();
+        assert!(
+            fs::metadata("/dev/null")
+                .unwrap()
+                .file_type()
+                .is_char_device()
+        );
+
+        // As /dev/stdout, appended to a file.
+        let log = OpenOptions::new().append(true).open(&file).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&log);
+        put(Path::new(&format!("/proc/self/fd/{fd}")), "; more").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "by links; more");
+        fs::remove_dir_all(&directory).unwrap();
     }
 }
