@@ -13,7 +13,9 @@ use epoll_targets::proc::{self, Stat, State};
 use epoll_targets::trace::{Closed, Event, Fate, Scope, TargetId, Tracer};
 use print::Printer;
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,22 +84,19 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
     };
     let stop = stop_flag()?;
     let tracer = Tracer::start(&scope, args.remember).context("cannot trace")?;
+    // Before the command runs, which would go on if this failed.
+    let out: Box<dyn Write + '_> = match (&args.output, &args.command[..]) {
+        (Some(path), _) => Box::new(io::BufWriter::new(Named::create(path)?)),
+        // Standard output is the command's.
+        (None, [_, ..]) => Box::new(io::stderr()),
+        (None, []) => Box::new(epoll_cli::stdout()),
+    };
     let child = match &args.command[..] {
         [] => None,
         [program, arguments @ ..] => {
             let child = Command::new(program).args(arguments).spawn();
             Some(child.with_context(|| format!("cannot run {program}"))?)
         }
-    };
-    let out: Box<dyn Write> = match (&args.output, &child) {
-        (Some(path), _) => {
-            let file = std::fs::File::create(path);
-            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-            Box::new(io::BufWriter::new(file))
-        }
-        // Standard output is the command's.
-        (None, Some(_)) => Box::new(io::stderr()),
-        (None, None) => Box::new(epoll_cli::stdout()),
     };
     let mut resolver = Resolver::new();
     for &pid in &pids {
@@ -123,6 +122,48 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!is_clean)))
 }
 
+/// A file that is named by the errors of writing to it.
+struct Named<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Named<'a> {
+    fn create(path: &'a Path) -> Result<Self> {
+        let file = File::create(path);
+        let file = file.with_context(|| cannot_write(path))?;
+        Ok(Self { path, file })
+    }
+
+    fn name<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        let named = |error: io::Error| {
+            let what = format!("{}: {error}", cannot_write(self.path));
+            io::Error::new(error.kind(), what)
+        };
+        result.map_err(|error| match error.kind() {
+            // The caller tries again.
+            io::ErrorKind::Interrupted => error,
+            _ => named(error),
+        })
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
+impl Write for Named<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes);
+        self.name(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.file.flush();
+        self.name(flushed)
+    }
+}
+
 /// Whether a process has a task that has not ended: its parent may not have waited yet.
 fn runs(pid: i32) -> bool {
     let tasks = proc::tasks(pid).unwrap_or_default();
@@ -132,10 +173,10 @@ fn runs(pid: i32) -> bool {
     })
 }
 
-struct Session {
+struct Session<'a> {
     tracer: Tracer,
     resolver: Resolver,
-    printer: Printer,
+    printer: Printer<'a>,
     waiting: VecDeque<(Instant, Closed)>,
     /// Where the targets that were left behind were closed.
     left: HashMap<TargetId, Place>,
@@ -145,7 +186,7 @@ struct Session {
     child: Option<Child>,
 }
 
-impl Session {
+impl Session<'_> {
     fn work(&mut self, stop: &AtomicBool) -> Result<()> {
         let mut is_over = false;
         while !is_over {

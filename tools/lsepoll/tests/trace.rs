@@ -333,6 +333,47 @@ fn has_programs(pid: u32) -> bool {
     fds.is_empty() || fds.into_iter().any(|fd| link(fd) == "anon_inode:bpf_link")
 }
 
+/// What lsepoll says if it cannot write to a file; `None` if it cannot trace here.
+fn errors_of_output(output: &str, command: &[&str]) -> Option<String> {
+    let lsepoll = Command::new(LSEPOLL)
+        .args(["trace", "-o", output, "--"])
+        .args(command)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(lsepoll.stderr).unwrap();
+    if errors.starts_with("lsepoll: cannot trace") {
+        say(errors.trim_end());
+        return None;
+    }
+    assert_eq!(lsepoll.status.code(), Some(2), "{errors}");
+    Some(errors)
+}
+
+#[test]
+fn nothing_runs_if_the_output_cannot_be_opened() {
+    let ran = std::env::temp_dir().join(format!("lsepoll-ran-{}", std::process::id()));
+    let output = "/nowhere/to/be/found";
+    let Some(errors) = errors_of_output(output, &["touch", ran.to_str().unwrap()]) else {
+        return;
+    };
+    assert!(
+        errors.starts_with(&format!("lsepoll: cannot write {output}: ")),
+        "{errors}"
+    );
+    assert!(!ran.exists());
+}
+
+#[test]
+fn an_error_of_writing_names_the_file() {
+    let Some(errors) = errors_of_output("/dev/full", &["true"]) else {
+        return;
+    };
+    assert!(
+        errors.starts_with("lsepoll: cannot write /dev/full: No space left"),
+        "{errors}"
+    );
+}
+
 /// A process whose parent has not waited for it.
 #[test]
 fn there_is_nothing_to_trace_of_what_has_ended() {

@@ -16,8 +16,8 @@ use std::os::fd::RawFd;
 /// How many holders are named.
 const HOLDERS: usize = 8;
 
-pub struct Printer {
-    out: Box<dyn Write>,
+pub struct Printer<'a> {
+    out: Box<dyn Write + 'a>,
     json: bool,
 }
 
@@ -151,8 +151,8 @@ fn sums(tally: &Tally) -> Vec<Sum<'_>> {
     sums
 }
 
-impl Printer {
-    pub fn new(out: Box<dyn Write>, json: bool) -> Self {
+impl<'a> Printer<'a> {
+    pub fn new(out: Box<dyn Write + 'a>, json: bool) -> Self {
         Self { out, json }
     }
 
