@@ -13,6 +13,7 @@ use framehop::{ExplicitModuleSectionInfo, Module, Unwinder as _};
 use object::elf::PF_X;
 use object::read::elf::ElfFile64;
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadCache, SegmentFlags};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
@@ -184,7 +185,8 @@ impl Resolver {
         Self {
             processes: HashMap::new(),
             code: HashMap::new(),
-            symbolizer: Symbolizer::new(),
+            // See demangled().
+            symbolizer: Symbolizer::builder().enable_demangling(false).build(),
             clock: 0,
         }
     }
@@ -371,7 +373,7 @@ fn named(symbol: &Sym<'_>, module: &str, frames: &mut Vec<Frame>) {
             let path = code.to_path();
             Some(printable(&format!("{}:{}", path.display(), code.line?)))
         });
-        let (function, module) = (printable(name), printable(module));
+        let (function, module) = (printable(&demangled(name)), printable(module));
         Frame {
             function,
             line,
@@ -381,6 +383,19 @@ fn named(symbol: &Sym<'_>, module: &str, frames: &mut Vec<Frame>) {
     let inlined = symbol.inlined.iter().rev();
     frames.extend(inlined.map(|inlined| frame(&inlined.name, inlined.code_info.as_ref())));
     frames.push(frame(&symbol.name, symbol.code_info.as_deref()));
+}
+
+/// The name of a function as its source has it, if it is mangled, which its prefix tells.
+/// Without that, `i` would be the code of a type in C++, and is a name in C.
+fn demangled(name: &str) -> Cow<'_, str> {
+    const PREFIXES: [&str; 3] = ["_Z", "__Z", "_R"];
+    if !PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        return name.into();
+    }
+    let rust = rustc_demangle::try_demangle(name);
+    let rust = rust.map(|name| format!("{name:#}"));
+    let cpp = || cpp_demangle::Symbol::new(name).ok()?.demangle().ok();
+    rust.ok().or_else(cpp).map_or(name.into(), Cow::Owned)
 }
 
 /// A path by which the code can be read: that of the process, beside which debug
@@ -426,6 +441,28 @@ impl<'a> MapsLine<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_mangled_names_are_demangled() {
+        for name in ["i", "b", "f", "epoll_ctl", "_Run", "_Zone", "St", "PKc"] {
+            assert_eq!(demangled(name), name);
+        }
+        for (name, expected) in [
+            ("_Z3addi", "add(int)"),
+            ("_ZN6server3addEv", "server::add"),
+            (
+                "_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE",
+                "core::fmt::Write::write_fmt",
+            ),
+            ("_RNvCs1234_7mycrate3foo", "mycrate::foo"),
+        ] {
+            assert!(
+                demangled(name).starts_with(expected),
+                "{name}: {}",
+                demangled(name)
+            );
+        }
+    }
 
     #[test]
     fn lines_of_maps() {
