@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// The link of an epoll instance's descriptor.
@@ -123,8 +124,18 @@ pub fn link(pid: i32, fd: RawFd) -> io::Result<OsString> {
 pub fn epoll_fds(pid: i32) -> io::Result<Vec<RawFd>> {
     let mut fds = fds(pid)?;
     // One that is closed meanwhile is no instance any more.
-    fds.retain(|&fd| link(pid, fd).is_ok_and(|link| link == EPOLL_LINK));
+    let is_epoll = |fd| link(pid, fd).is_ok_and(|link| link == EPOLL_LINK);
+    fds.retain(|&fd| is_epoll(fd) && !is_path_only(pid, fd));
     Ok(fds)
+}
+
+/// Whether a descriptor was opened with `O_PATH`: it has the link of what its path leads
+/// to, and another open file description, by which nothing but the path can be used.
+pub(crate) fn is_path_only(pid: i32, fd: RawFd) -> bool {
+    // The permissions of the link are the modes of the file: neither to read nor to
+    // write. The flags in fdinfo say it, too, but an instance's takes its mutex.
+    let link = fs::symlink_metadata(format!("/proc/{pid}/fd/{fd}"));
+    link.is_ok_and(|link| link.permissions().mode() & 0o600 == 0)
 }
 
 /// The command name of a process, at most 15 bytes; what is not UTF-8 is replaced.
@@ -335,6 +346,23 @@ mod tests {
         ] {
             assert_eq!(linked_inode(OsStr::new(other)), None);
         }
+    }
+
+    #[test]
+    fn a_path_is_no_instance() {
+        use rustix::event::epoll::{self, CreateFlags};
+        use rustix::fs::{Mode, OFlags};
+        use std::os::fd::AsRawFd as _;
+
+        let pid = std::process::id() as i32;
+        let instance = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let efd = instance.as_raw_fd();
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let path = rustix::fs::open(format!("/proc/self/fd/{efd}"), flags, Mode::empty());
+        let path = path.unwrap();
+        assert_eq!(link(pid, path.as_raw_fd()).unwrap(), EPOLL_LINK);
+        let found = epoll_fds(pid).unwrap();
+        assert!(found.contains(&efd) && !found.contains(&path.as_raw_fd()));
     }
 
     #[test]

@@ -106,7 +106,9 @@ pub(super) fn resolve(resolver: &Resolver<'_>) -> io::Result<Report> {
     let mut reader = Reader::start()?;
     let mut instances = Vec::new();
     for (&pid, links) in &processes {
-        let epoll = links.iter().filter(|(_, link)| *link == proc::EPOLL_LINK);
+        let epoll = links
+            .iter()
+            .filter(|&(&fd, link)| link == proc::EPOLL_LINK && !proc::is_path_only(pid, fd));
         for (&efd, _) in epoll {
             let content = match reader.read(&format!("/proc/{pid}/fdinfo/{efd}")) {
                 Ok(content) => content,

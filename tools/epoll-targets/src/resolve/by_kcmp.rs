@@ -163,8 +163,10 @@ impl<'a> ByKcmp<'a> {
         let mut descriptors = Vec::new();
         for table in self.tables.iter() {
             let links = table.open.links.iter();
-            let instances = links.filter(|(_, link)| *link == proc::EPOLL_LINK);
             let pid = table.pid();
+            let task = self.kernel.task(pid);
+            let instances = links
+                .filter(|&(&fd, link)| link == proc::EPOLL_LINK && !proc::is_path_only(task, fd));
             descriptors.extend(instances.map(|(&fd, _)| Descriptor { pid, fd }));
         }
         let mut instances = order::sort(descriptors, &|a, b| self.kernel.files(a, b))?;
