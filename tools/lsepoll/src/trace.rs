@@ -9,8 +9,9 @@ use crate::args::TraceArgs;
 use anyhow::{Context, Result};
 use code::{Resolver, Trace};
 use epoll_cli::is_broken_pipe;
+use epoll_targets::Descriptor;
 use epoll_targets::proc::{self, Stat, State};
-use epoll_targets::trace::{Closed, Event, Fate, Scope, TargetId, Tracer};
+use epoll_targets::trace::{Closed, Event, Exists, Fate, Holder, Scope, TargetId, Tracer};
 use print::Printer;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -32,6 +33,13 @@ const REMEMBERED: usize = 4096;
 
 /// How many closings wait for their verdict. Beyond that, the first are judged early.
 const WAITING: usize = 4096;
+
+/// How long what was found waits to be shown, as long as there are closings to judge. To
+/// find the places in the code can take longer than others keep what they left behind.
+const SHOWN: Duration = Duration::from_secs(1);
+
+/// A closing that is judged later than this is late: what was left behind may be gone.
+const LATE: Duration = Duration::from_millis(500);
 
 /// Where something was called.
 type Place = String;
@@ -107,6 +115,8 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         resolver,
         printer: Printer::new(out, args.json),
         waiting: VecDeque::new(),
+        found: VecDeque::new(),
+        late: 0,
         left: HashMap::new(),
         tally: Tally::new(),
         exists: Tally::new(),
@@ -173,11 +183,25 @@ fn runs(pid: i32) -> bool {
     })
 }
 
+/// What is to be shown.
+enum Finding {
+    Left {
+        closed: Box<Closed>,
+        instance: Vec<Descriptor>,
+        holders: Vec<Holder>,
+    },
+    Exists(Box<Exists>),
+}
+
 struct Session<'a> {
     tracer: Tracer,
     resolver: Resolver,
     printer: Printer<'a>,
     waiting: VecDeque<(Instant, Closed)>,
+    /// What was found, to be shown.
+    found: VecDeque<(Instant, Finding)>,
+    /// How many closings were judged late, and nothing was left behind by then.
+    late: u64,
     /// Where the targets that were left behind were closed.
     left: HashMap<TargetId, Place>,
     tally: Tally,
@@ -200,8 +224,12 @@ impl Session<'_> {
             self.step()?;
         }
         self.judge(true)?;
+        while let Some((_, finding)) = self.found.pop_front() {
+            self.show(finding)?;
+        }
         let counts = self.tracer.counts().context("cannot trace")?;
-        self.printer.summary(&self.tally, &self.exists, counts)
+        let (tally, exists) = (&self.tally, &self.exists);
+        self.printer.summary(tally, exists, counts, self.late)
     }
 
     /// Whether all processes that were named have ended.
@@ -216,31 +244,33 @@ impl Session<'_> {
     }
 
     fn step(&mut self) -> Result<()> {
-        let events = self.tracer.poll(TICK).context("cannot trace")?;
+        let is_due = |(since, _): &(Instant, Finding)| since.elapsed() >= SHOWN;
+        let shows = self.found.front().is_some_and(is_due)
+            || !self.found.is_empty() && self.waiting.is_empty();
+        let timeout = if shows { Duration::ZERO } else { TICK };
+        let events = self.tracer.poll(timeout).context("cannot trace")?;
+        let now = Instant::now();
         for event in events {
             match event {
                 Event::Process(pid) => self.resolver.look_at(pid),
                 Event::Closed(closed) => {
                     // The process may have ended when it is shown.
                     self.resolver.look_at_once(closed.closed.pid);
-                    self.waiting.push_back((Instant::now(), *closed));
+                    self.waiting.push_back((now, *closed));
                 }
                 Event::Exists(exists) => {
-                    let call = self.resolver.resolve(exists.call.pid, &exists.call.stack);
-                    let added = exists.added.as_ref();
-                    let added = added.map(|a| self.resolver.resolve(a.pid, &a.stack));
-                    let first = added
-                        .as_ref()
-                        .map_or_else(|| "an unknown place".into(), place);
-                    *self.exists.entry((first, place(&call))).or_default() += 1;
-                    let closed = self.left.get(&exists.target);
-                    self.printer
-                        .exists(&exists, &call, added.as_ref(), closed)?;
+                    self.resolver.look_at_once(exists.call.pid);
+                    self.found.push_back((now, Finding::Exists(exists)));
                 }
                 _ => {}
             }
         }
-        self.judge(false)
+        self.judge(false)?;
+        if !shows {
+            return Ok(());
+        }
+        let next = self.found.pop_front();
+        next.map_or(Ok(()), |(_, finding)| self.show(finding))
     }
 
     /// Finds out what became of the closings that have waited long enough.
@@ -252,32 +282,73 @@ impl Session<'_> {
             .take_while(|closed| is_due(closed))
             .count();
         let due = due.max(self.waiting.len().saturating_sub(WAITING));
-        let due: Vec<Closed> = self
-            .waiting
-            .drain(..due)
-            .map(|(_, closed)| closed)
-            .collect();
+        let (times, due): (Vec<Instant>, Vec<Closed>) = self.waiting.drain(..due).unzip();
         if due.is_empty() {
             return Ok(());
         }
+        let are_late = times.iter().map(|time| time.elapsed() > LATE);
+        let are_late: Vec<bool> = are_late.collect();
         let fates = self.tracer.settle(&due).context("cannot trace")?;
-        for (closed, fate) in due.iter().zip(&fates) {
-            let Fate::Left { instance, holders } = fate else {
-                continue;
-            };
-            let added = self.resolver.resolve(closed.added.pid, &closed.added.stack);
-            let by = self
-                .resolver
-                .resolve(closed.closed.pid, &closed.closed.stack);
-            let places = (place(&added), print::closed_at(closed, &by));
-            if self.left.len() < REMEMBERED {
-                self.left.insert(closed.target, places.1.clone());
+        let now = Instant::now();
+        for ((closed, fate), is_late) in due.into_iter().zip(fates).zip(are_late) {
+            match fate {
+                Fate::Left { instance, holders } => {
+                    let closed = Box::new(closed);
+                    let left = Finding::Left {
+                        closed,
+                        instance,
+                        holders,
+                    };
+                    self.found.push_back((now, left));
+                }
+                Fate::Removed => self.late += u64::from(is_late),
+                _ => {}
             }
-            let count = self.tally.entry(places).or_default();
-            *count += 1;
-            self.printer
-                .left(closed, &added, &by, instance, holders, *count)?;
         }
         Ok(())
+    }
+
+    /// Finds the places of calls, and prints them.
+    fn show(&mut self, finding: Finding) -> Result<()> {
+        match finding {
+            Finding::Left {
+                closed,
+                instance,
+                holders,
+            } => self.show_left(&closed, &instance, &holders),
+            Finding::Exists(exists) => self.show_exists(&exists),
+        }
+    }
+
+    fn show_left(
+        &mut self,
+        closed: &Closed,
+        instance: &[Descriptor],
+        holders: &[Holder],
+    ) -> Result<()> {
+        let added = self.resolver.resolve(closed.added.pid, &closed.added.stack);
+        let by = self
+            .resolver
+            .resolve(closed.closed.pid, &closed.closed.stack);
+        let places = (place(&added), print::closed_at(closed, &by));
+        if self.left.len() < REMEMBERED {
+            self.left.insert(closed.target, places.1.clone());
+        }
+        let count = self.tally.entry(places).or_default();
+        *count += 1;
+        self.printer
+            .left(closed, &added, &by, instance, holders, *count)
+    }
+
+    fn show_exists(&mut self, exists: &Exists) -> Result<()> {
+        let call = self.resolver.resolve(exists.call.pid, &exists.call.stack);
+        let added = exists.added.as_ref();
+        let added = added.map(|a| self.resolver.resolve(a.pid, &a.stack));
+        let first = added
+            .as_ref()
+            .map_or_else(|| "an unknown place".into(), place);
+        *self.exists.entry((first, place(&call))).or_default() += 1;
+        let closed = self.left.get(&exists.target);
+        self.printer.exists(exists, &call, added.as_ref(), closed)
     }
 }

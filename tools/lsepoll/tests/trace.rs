@@ -101,6 +101,26 @@ fn leaks_many() {
     drop(copies);
 }
 
+/// How many leave something behind shortly after another, in a program that ends soon.
+const QUICK: usize = 4;
+
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_and_ends() {
+    let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let copies = (0..QUICK).map(|_| {
+        let file = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        add(&set, &file);
+        let copy = dup(&file).unwrap();
+        sleep(Duration::from_millis(60));
+        close(file);
+        copy
+    });
+    let _copies: Vec<OwnedFd> = copies.collect();
+    // Longer than a verdict takes; the places are looked up afterwards.
+    sleep(Duration::from_millis(800));
+}
+
 #[test]
 #[ignore = "a program to be traced"]
 fn adds_twice() {
@@ -237,6 +257,19 @@ fn many_are_kept_at_once() {
             .all(|holder| holder.as_str().unwrap().starts_with("fd "))
     );
     assert_eq!(lines.last().unwrap()["left"][0]["count"], MANY);
+}
+
+#[test]
+fn each_is_judged_before_the_places_are_looked_up() {
+    let Some((status, lines)) = trace("leaks_and_ends") else {
+        return;
+    };
+    let left = lines.iter().filter(|line| line["event"] == "left").count();
+    let summary = lines.last().unwrap();
+    // A machine can be slow; then it says so.
+    let late = summary["late"].as_u64().unwrap() as usize;
+    assert!(status == 1 && left > 0 && left <= QUICK, "{lines:#?}");
+    assert!(left + late >= QUICK, "{lines:#?}");
 }
 
 #[test]

@@ -125,6 +125,7 @@ enum Json<'a> {
         lost: u64,
         raced: u64,
         cut: u64,
+        late: u64,
     },
 }
 
@@ -282,7 +283,13 @@ impl<'a> Printer<'a> {
         Ok(self.out.flush()?)
     }
 
-    pub fn summary(&mut self, left: &Tally, exists: &Tally, counts: Counts) -> Result<()> {
+    pub fn summary(
+        &mut self,
+        left: &Tally,
+        exists: &Tally,
+        counts: Counts,
+        late: u64,
+    ) -> Result<()> {
         if self.json {
             return self.json(&Json::Summary {
                 left: sums(left),
@@ -293,6 +300,7 @@ impl<'a> Printer<'a> {
                 lost: counts.lost,
                 raced: counts.raced,
                 cut: counts.cut,
+                late,
             });
         }
         let out = &mut self.out;
@@ -324,6 +332,10 @@ impl<'a> Printer<'a> {
             (
                 counts.cut,
                 "searches ended early, as there was too much to see",
+            ),
+            (
+                late,
+                "closings were judged late: what they left behind may have been gone by then",
             ),
         ];
         for (count, what) in missed.iter().filter(|(count, _)| *count > 0) {
