@@ -353,6 +353,31 @@ fn a_process_that_has_ended_is_not_silently_nothing() {
     }
 }
 
+#[test]
+fn a_process_that_ends_meanwhile_is_not_silently_nothing() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        for delay in 0..20 {
+            let (set, target_file) = (new_set(), file());
+            add(&set, &target_file, 1);
+            let mut command = Command::new("sleep");
+            let mut child = command.arg("60").stdin(set).spawn().unwrap();
+            // It has the last descriptor of the instance.
+            drop(command);
+            let pid = child.id() as i32;
+            let end = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(delay * 10));
+                child.kill().unwrap();
+                child.wait().unwrap();
+            });
+            let report = resolve(method, &[pid]);
+            end.join().unwrap();
+            let said = report.instances.len() + report.skipped.len();
+            assert!(said > 0, "{method:?}, {delay}");
+        }
+    }
+}
+
 /// Ends the other thread, however the test ends.
 struct End<'a>(&'a AtomicBool);
 

@@ -26,6 +26,7 @@ use super::{
     still, task, visible,
 };
 use crate::fdinfo::Target;
+use crate::proc;
 use crate::reader::Reader;
 use agree::{Candidate, agree};
 use holders::Finder;
@@ -33,6 +34,7 @@ use items::Items;
 use lists::Lists;
 use places::{Holders, Moment, Places};
 use programs::{File, Programs, Walk};
+use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::RawFd;
@@ -125,6 +127,7 @@ impl<'a> ByWalk<'a> {
             }
         }
         self.find_orphans(&places, &mut views)?;
+        self.find_ended(&places);
         Ok(self.report(places, views))
     }
 
@@ -141,18 +144,36 @@ impl<'a> ByWalk<'a> {
         Ok(Moment { newest, switches })
     }
 
-    /// Finds the processes that were asked for and have no table.
-    fn find_skipped(&mut self, places: &Places) {
+    /// The processes and threads that were asked for and have no table.
+    fn without_table(&self, places: &Places) -> Vec<i32> {
         let Scope::These(pids) = &self.scope else {
-            return;
+            return Vec::new();
         };
         let tasks = places.tables.iter().flat_map(|table| &table.tasks);
         let tasks: HashSet<i32> = tasks.flat_map(|task| [task.pid, task.tid]).collect();
-        for &pid in pids.iter().filter(|pid| !tasks.contains(pid)) {
+        let without = pids.iter().filter(|pid| !tasks.contains(pid));
+        without.copied().collect()
+    }
+
+    /// Finds the processes that cannot be inspected.
+    fn find_skipped(&mut self, places: &Places) {
+        for pid in self.without_table(places) {
             let is_foreign = visible::proc().is_some();
             let elsewhere = || is_foreign.then(visible::elsewhere);
             if let Some(error) = visible::why_nothing(pid).or_else(elsewhere) {
                 task::skip(&mut self.skipped, pid, error);
+            }
+        }
+    }
+
+    /// Finds the processes that were there at first and have ended since, or gave up their
+    /// descriptors already.
+    fn find_ended(&mut self, places: &Places) {
+        for pid in self.without_table(places) {
+            // A kernel thread never has any.
+            let is_known = self.skipped.iter().any(|skipped| skipped.pid == pid);
+            if !is_known && !proc::is_kernel_thread(pid).unwrap_or(false) {
+                task::skip(&mut self.skipped, pid, Errno::SRCH.into());
             }
         }
     }
