@@ -24,6 +24,7 @@ use epoll_cli::text::printable;
 use epoll_targets::proc;
 use epoll_targets::resolve::{Early, HAS_BPF, Method, Progress, Report, Resolver, Skipped};
 use epoll_targets::stop::Stopped;
+use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -357,10 +358,10 @@ fn report_skipped(pids: &[i32], report: &Report) -> bool {
         eprintln!("lsepoll: {why}; a target without an owner is shown as unknown");
     }
     if !others.is_empty() {
-        let advice = if rustix::process::geteuid().is_root() {
-            "a security module or a user namespace forbids it"
-        } else {
-            "run as root to include them"
+        let advice = match why_refused() {
+            Refused::Anyway => "a security module or a user namespace forbids it",
+            Refused::Root => "root needs CAP_SYS_PTRACE to include them, and does not have it here",
+            Refused::User => "run as root to include them",
         };
         eprintln!(
             "lsepoll: {} processes were skipped for lack of ptrace access, and may own targets \
@@ -371,6 +372,26 @@ fn report_skipped(pids: &[i32], report: &Report) -> bool {
     failed
 }
 
+/// Who lacks ptrace(2) access to a process.
+enum Refused {
+    /// One that has the capability for it.
+    Anyway,
+    /// Root, without the capability, as in a container.
+    Root,
+    User,
+}
+
+fn why_refused() -> Refused {
+    let sets = rustix::thread::capabilities(None);
+    if sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE)) {
+        Refused::Anyway
+    } else if rustix::process::geteuid().is_root() {
+        Refused::Root
+    } else {
+        Refused::User
+    }
+}
+
 /// Why a process or an instance was skipped.
 fn reason(skipped: &Skipped) -> String {
     let Skipped {
@@ -379,12 +400,14 @@ fn reason(skipped: &Skipped) -> String {
     let name = proc::command(*pid).map(|name| format!(" ({})", printable(&name)));
     let name = name.unwrap_or_default();
     let why = match (error.kind(), efd) {
-        (io::ErrorKind::PermissionDenied, _) if rustix::process::geteuid().is_root() => {
-            "no ptrace access; a security module or a user namespace forbids it".into()
+        (io::ErrorKind::PermissionDenied, _) => match why_refused() {
+            Refused::Anyway => "no ptrace access; a security module or a user namespace forbids it",
+            Refused::Root => {
+                "no ptrace access; root needs CAP_SYS_PTRACE, and does not have it here"
+            }
+            Refused::User => "no ptrace access; run as its user or as root",
         }
-        (io::ErrorKind::PermissionDenied, _) => {
-            "no ptrace access; run as its user or as root".into()
-        }
+        .into(),
         (io::ErrorKind::NotFound, Some(_)) => "it was closed meanwhile".into(),
         (io::ErrorKind::NotFound, None) => "no such process".into(),
         _ if proc::is_no_process(error) => "the process ended meanwhile".into(),
