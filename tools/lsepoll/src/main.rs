@@ -364,12 +364,20 @@ fn report_skipped(pids: &[i32], report: &Report) -> bool {
             Refused::User => "run as root to include them",
         };
         eprintln!(
-            "lsepoll: {} processes were skipped for lack of ptrace access, and may own targets \
-             that are shown as unknown; {advice}",
-            others.len()
+            "lsepoll: {} skipped for lack of ptrace access, and may own targets that are shown as \
+             unknown; {advice}",
+            were(others.len())
         );
     }
     failed
+}
+
+/// Of how many processes something is said.
+fn were(count: usize) -> String {
+    match count {
+        1 => "1 process was".into(),
+        count => format!("{count} processes were"),
+    }
 }
 
 /// Who lacks ptrace(2) access to a process.
@@ -416,5 +424,14 @@ fn reason(skipped: &Skipped) -> String {
     match efd {
         Some(efd) => format!("cannot inspect epoll instance {efd} of process {pid}{name}: {why}"),
         None => format!("cannot inspect process {pid}{name}: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(super::were(1), "1 process was");
+        assert_eq!(super::were(2), "2 processes were");
     }
 }
