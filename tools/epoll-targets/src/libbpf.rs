@@ -55,8 +55,7 @@ pub(crate) fn failed(
 
 /// Checks what the kernel needs, where libbpf's error would not tell.
 pub(crate) fn check() -> io::Result<()> {
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        let why = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
+    if let Some(why) = no_type_information(Path::new("/sys")) {
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
     let lockdown = read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
@@ -65,6 +64,17 @@ pub(crate) fn check() -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok(())
+}
+
+/// Why the kernel's type information is not in a sysfs; `None` if it is.
+fn no_type_information(sys: &Path) -> Option<&'static str> {
+    if !sys.join("kernel").exists() {
+        return Some("/sys, where the kernel's type information is, is not mounted");
+    }
+    let is_there = sys.join("kernel/btf/vmlinux").exists();
+    let why = "there is no /sys/kernel/btf/vmlinux: the kernel has no type information \
+               (CONFIG_DEBUG_INFO_BTF)";
+    (!is_there).then_some(why)
 }
 
 /// Runs what would print errors on standard error, besides returning them.
@@ -154,4 +164,21 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: libbpf has just opened it for the caller, who owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_sysfs_is_not_taken_for_a_kernel_without_types() {
+        let sys = std::env::temp_dir().join(format!("epoll-targets-sys-{}", std::process::id()));
+        let why = || no_type_information(&sys).unwrap_or_default();
+        assert!(why().ends_with("is not mounted"));
+        std::fs::create_dir_all(sys.join("kernel/btf")).unwrap();
+        assert!(why().contains("CONFIG_DEBUG_INFO_BTF"));
+        File::create(sys.join("kernel/btf/vmlinux")).unwrap();
+        assert_eq!(why(), "");
+        std::fs::remove_dir_all(&sys).unwrap();
+    }
 }

@@ -20,7 +20,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 ///
 /// # Errors
 ///
-/// Those of reading `/proc`.
+/// Those of reading `/proc`; `Unsupported` if no procfs is mounted there.
 ///
 /// ```
 /// use epoll_targets::proc;
@@ -29,7 +29,13 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn pids() -> io::Result<Vec<i32>> {
-    numbers(Path::new("/proc"))
+    let pids = numbers(Path::new("/proc"))?;
+    // A procfs has at least one, unless its PID namespace has ended.
+    if pids.is_empty() {
+        let why = "/proc shows no processes: no procfs is mounted there";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
+    Ok(pids)
 }
 
 /// The descriptors of a process, or of a thread, ascending.

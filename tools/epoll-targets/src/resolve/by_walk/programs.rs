@@ -192,7 +192,11 @@ impl Sample {
     fn order(&self) -> io::Result<Vec<(RawFd, u64)>> {
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         let path = format!("/proc/self/task/{own}/fdinfo/{}", self.instance.as_raw_fd());
-        let targets = fdinfo::Targets::new(io::BufReader::new(fs::File::open(path)?));
+        let file = fs::File::open(&path);
+        // The message of the error alone would not tell that it is `/proc` that is missing.
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot read {path}: {error}"));
+        let targets = fdinfo::Targets::new(io::BufReader::new(file.map_err(named)?));
         targets
             .map(|target| target.map(|t| (t.tfd, t.data)))
             .collect()

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Without a procfs.
+
+mod common;
+
+use common::{LSEPOLL, say, text};
+use std::process::Command;
+
+#[test]
+fn it_is_said_that_proc_is_missing() {
+    let unshared = |arguments: &str| {
+        let script = format!(r#"umount -l /proc || exit 77; "$0" {arguments}; exit $?"#);
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", &script, LSEPOLL]);
+        command.output().unwrap()
+    };
+    for arguments in ["init", "--resolver fdinfo", "--resolver kcmp"] {
+        let output = unshared(arguments);
+        if matches!(output.status.code(), Some(77 | 1)) {
+            return say("/proc cannot be unmounted here");
+        }
+        let (status, table, errors) = text(output);
+        assert_eq!((status, table.as_str()), (2, ""), "{arguments}: {errors}");
+        assert!(
+            errors.contains("no procfs is mounted there"),
+            "{arguments}: {errors}"
+        );
+    }
+}
