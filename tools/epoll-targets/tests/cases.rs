@@ -536,6 +536,32 @@ fn an_instance_that_is_closed_is_no_failure() {
     }
 }
 
+#[test]
+fn an_instance_that_moves_is_not_taken_for_closed() {
+    let (_alone, methods) = methods();
+    for method in methods {
+        let end = AtomicBool::new(false);
+        let (mut set, file) = (new_set(), file());
+        add(&set, &file, 1);
+        std::thread::scope(|scope| {
+            let _at_the_end = End(&end);
+            scope.spawn(|| {
+                for number in (600..900).cycle() {
+                    if end.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    set = rustix::io::fcntl_dupfd_cloexec(&set, number).unwrap();
+                }
+            });
+            for _ in 0..20 {
+                let report = resolve(method, &[pid()]);
+                let is_silent = report.instances.is_empty() && !report.skipped.is_empty();
+                assert!(!(is_silent && report.is_complete()), "{method:?}");
+            }
+        });
+    }
+}
+
 /// Memory whose page does not come until this is dropped: see userfaultfd(2).
 struct Page {
     faults: Option<OwnedFd>,

@@ -156,7 +156,14 @@ impl Skipped {
     /// closed: that is no failure.
     pub fn has_ended(&self) -> bool {
         let closed = self.error.kind() == io::ErrorKind::NotFound && self.efd.is_some();
-        closed || self.error.raw_os_error() == Some(libc::ESRCH)
+        closed || self.may_have_moved() || self.error.raw_os_error() == Some(libc::ESRCH)
+    }
+
+    /// Whether the instance that was closed may be there by another descriptor.
+    fn may_have_moved(&self) -> bool {
+        self.error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<Moved>())
     }
 
     /// Whether the mutex of the instance is held, so that whoever asked about its
@@ -170,6 +177,15 @@ impl Skipped {
         self.efd.is_some() && self.error.kind() == io::ErrorKind::PermissionDenied
     }
 }
+
+/// A descriptor of an instance was closed, and the process has one that it did not have:
+/// of the same instance, or of another.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its descriptor was closed, and the process has opened or duplicated another one: to be \
+     certain, stop the process"
+)]
+pub(super) struct Moved;
 
 /// How many calls of kcmp(2) were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -220,7 +236,10 @@ impl Report {
     /// Whether all that was asked for could be inspected.
     pub fn is_complete(&self) -> bool {
         self.partial.is_none()
-            && self.skipped.iter().all(Skipped::has_ended)
+            && self
+                .skipped
+                .iter()
+                .all(|s| s.has_ended() && !s.may_have_moved())
             && self.instances.iter().all(|i| i.unconfirmed.is_none())
     }
 }
