@@ -57,10 +57,15 @@ pub(crate) fn is_held(error: &io::Error) -> bool {
 /// A process that reads files for this one.
 #[derive(Debug)]
 struct Helper {
-    pid: libc::pid_t,
     requests: File,
     answers: File,
+    /// The last one, for the pipes to be closed when it is waited for.
+    process: Process,
 }
+
+/// A child that ends when it is dropped.
+#[derive(Debug)]
+struct Process(libc::pid_t);
 
 impl Helper {
     fn start() -> io::Result<Self> {
@@ -78,9 +83,9 @@ impl Helper {
             -1 => Err(io::Error::last_os_error()),
             0 => serve(request.as_raw_fd(), answer.as_raw_fd(), &mut buffer),
             pid => Ok(Self {
-                pid,
                 requests: requests.into(),
                 answers: answers.into(),
+                process: Process(pid),
             }),
         }
     }
@@ -96,7 +101,7 @@ impl Helper {
             }
             // A long list takes long, but then it runs. A server of a file system that it
             // waits for may let it sleep otherwise.
-            let stat = Stat::of(self.pid);
+            let stat = Stat::of(self.process.0);
             let sleeps = [State::Uninterruptible, State::Sleeping];
             if !stat.is_ok_and(|stat| sleeps.contains(&stat.state)) {
                 asleep = None;
@@ -138,17 +143,25 @@ impl Helper {
     }
 }
 
-impl Drop for Helper {
+impl Drop for Process {
     fn drop(&mut self) {
-        // One that cannot end yet is left to init.
-        let stat = Stat::of(self.pid);
-        let waits = stat.is_ok_and(|stat| stat.state == State::Uninterruptible);
-        let flags = if waits { libc::WNOHANG } else { 0 };
         // SAFETY: This is our child, which nobody else waits for, so that the id means
         // it and no other process.
-        unsafe {
-            libc::kill(self.pid, libc::SIGKILL);
-            libc::waitpid(self.pid, std::ptr::null_mut(), flags);
+        let killed = unsafe { libc::kill(self.0, libc::SIGKILL) } == 0;
+        let begin = Instant::now();
+        loop {
+            // One that cannot end yet is left to init.
+            let stat = Stat::of(self.0);
+            let waits = stat.is_ok_and(|stat| stat.state == State::Uninterruptible);
+            // One that may not be killed, as a filter of system calls forbids it, ends by
+            // itself: nobody asks any more.
+            let flags = if waits || !killed { libc::WNOHANG } else { 0 };
+            // SAFETY: As above.
+            let waited = unsafe { libc::waitpid(self.0, std::ptr::null_mut(), flags) };
+            if waited != 0 || killed || begin.elapsed() > PATIENCE {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -315,7 +328,7 @@ impl Reader {
     /// The process that reads.
     #[cfg(any(test, feature = "bpf"))]
     pub(crate) fn pid(&self) -> Option<i32> {
-        self.0.as_ref().map(|helper| helper.pid)
+        self.0.as_ref().map(|helper| helper.process.0)
     }
 }
 
