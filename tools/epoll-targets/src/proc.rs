@@ -13,6 +13,10 @@ use std::path::Path;
 /// The link of an epoll instance's descriptor.
 pub const EPOLL_LINK: &str = "anon_inode:[eventpoll]";
 
+/// A flag in [`Stat::flags`]: it ends, and gives up what it has.
+#[cfg(feature = "bpf")]
+const PF_EXITING: u32 = 0x0000_0004;
+
 /// A flag in [`Stat::flags`]: a kernel thread.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
@@ -266,6 +270,12 @@ impl Stat {
             threads: field(20)?.parse().ok()?,
             starttime: field(22)?.parse().ok()?,
         })
+    }
+
+    /// Whether it is about to end.
+    #[cfg(feature = "bpf")]
+    pub(crate) fn is_exiting(&self) -> bool {
+        self.flags & PF_EXITING != 0
     }
 
     /// Whether it is a kernel thread, which has no descriptors.

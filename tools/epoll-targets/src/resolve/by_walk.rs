@@ -26,7 +26,7 @@ use super::{
     still, task, visible,
 };
 use crate::fdinfo::Target;
-use crate::proc;
+use crate::proc::Stat;
 use crate::reader::Reader;
 use agree::{Candidate, agree};
 use holders::Finder;
@@ -170,11 +170,18 @@ impl<'a> ByWalk<'a> {
     /// descriptors already.
     fn find_ended(&mut self, places: &Places) {
         for pid in self.without_table(places) {
-            // A kernel thread never has any.
-            let is_known = self.skipped.iter().any(|skipped| skipped.pid == pid);
-            if !is_known && !proc::is_kernel_thread(pid).unwrap_or(false) {
-                task::skip(&mut self.skipped, pid, Errno::SRCH.into());
+            if self.skipped.iter().any(|skipped| skipped.pid == pid) {
+                continue;
             }
+            let error = match Stat::of(pid) {
+                // It never has any.
+                Ok(stat) if stat.is_kernel_thread() => continue,
+                Ok(stat) if !stat.is_exiting() && visible::why_nothing(pid).is_none() => {
+                    io::Error::other("the BPF programs do not see its descriptors")
+                }
+                _ => Errno::SRCH.into(),
+            };
+            task::skip(&mut self.skipped, pid, error);
         }
     }
 
