@@ -319,13 +319,13 @@ mod tests {
     #[test]
     fn contents() -> Result {
         let mut instance = TestInstance::new(&[(3, 0), (4, 0)])?;
-        assert!(instance.set_event(4, 0, 0x8000_0001, u64::MAX - 1));
+        assert!(instance.set_event(4, 0, 0x8000_0019, u64::MAX - 1));
         assert!(instance.set_ready(4, 0));
         let items = all(&instance, &IdentityKey::random(), 2)?;
 
         assert_eq!(items[0].flags, 0);
         assert_eq!(items[1].flags, uapi::EPOLL_CR_ITEM_READY);
-        assert_eq!(items[1].events, 0x8000_0001);
+        assert_eq!(items[1].events, 0x8000_0019);
         assert_eq!(items[1].data, u64::MAX - 1);
 
         Ok(())

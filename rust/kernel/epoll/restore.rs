@@ -310,6 +310,10 @@ impl Epitem {
 #[macros::kunit_tests(rust_epoll_restore)]
 mod tests {
     use super::*;
+    use crate::{
+        epoll::kunit::TestInstance,
+        sync::aref::ARef, //
+    };
     use bindings::{
         EPOLLERR,
         EPOLLET,
@@ -330,6 +334,68 @@ mod tests {
         for fd in [-1, i32::MIN, i32::MAX] {
             assert!(!is_possible_fd(fd));
         }
+    }
+
+    fn target(instance: &TestInstance) -> Result<ARef<RemoteFile>> {
+        let guard = instance.eventpoll().lock_killable()?;
+
+        guard.items().next().and_then(Epitem::pin).ok_or(ENOENT)
+    }
+
+    fn has(instance: &TestInstance, fds: &[i32]) -> Result<bool> {
+        let guard = instance.eventpoll().lock_killable()?;
+
+        Ok(guard.items().map(Epitem::fd).eq(fds.iter().copied()))
+    }
+
+    /// What is added, and stays or is removed again, is that of this restore.
+    #[test]
+    fn commit_and_undo() -> Result {
+        let instance = TestInstance::new(&[(3, 0), (5, 0)])?;
+        let file = target(&instance)?;
+        let state = |fd| EpitemState {
+            fd,
+            events: ALWAYS | EPOLLIN,
+            data: 0,
+            ready: false,
+        };
+
+        let mut restore = Restore::new(instance.epoll_file(), 2)?;
+        restore.add(&file, &state(4))?;
+        restore.add(&file, &state(6))?;
+        assert!(restore.add(&file, &state(5)) == Err(EEXIST));
+        assert!(has(&instance, &[3, 4, 5, 6])?);
+        drop(restore);
+        assert!(has(&instance, &[3, 5])?);
+
+        let mut restore = Restore::new(instance.epoll_file(), 1)?;
+        restore.add(&file, &state(4))?;
+        restore.commit();
+        assert!(has(&instance, &[3, 4, 5])?);
+
+        Ok(())
+    }
+
+    /// An instance of a test is one that another instance can watch.
+    #[test]
+    fn nested_instance() -> Result {
+        let outer = TestInstance::new(&[])?;
+        let inner = TestInstance::new(&[(3, 0)])?;
+        let state = EpitemState {
+            fd: 7,
+            events: ALWAYS | EPOLLIN,
+            data: 0,
+            ready: false,
+        };
+
+        let mut restore = Restore::new(outer.epoll_file(), 1)?;
+        restore.add(inner.epoll_file(), &state)?;
+        restore.commit();
+        let mut restore = Restore::new(inner.epoll_file(), 1)?;
+        assert!(restore.add(outer.epoll_file(), &state) == Err(ELOOP));
+        assert!(restore.add(inner.epoll_file(), &state) == Err(EINVAL));
+
+        Ok(())
     }
 
     #[test]

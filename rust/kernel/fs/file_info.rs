@@ -376,3 +376,54 @@ impl RemoteFile {
         }
     }
 }
+
+#[macros::kunit_tests(rust_fs_file_info)]
+mod tests {
+    use super::*;
+    use crate::epoll::{
+        kunit::TestInstance,
+        Epitem, //
+    };
+
+    /// Whatever a module may ask a file for, it can ask those of tests for.
+    #[test]
+    fn files_are_complete() -> Result {
+        let instance = TestInstance::new(&[(3, 0)])?;
+        let guard = instance.eventpoll().lock_killable()?;
+        let file = guard.items().next().and_then(Epitem::pin).ok_or(ENOENT)?;
+        drop(guard);
+        let mut buf = [0; 64];
+
+        for (file, name) in [
+            (&*file, c"anon_inode:[test]"),
+            (&**instance.epoll_file(), c"anon_inode:[eventpoll]"),
+        ] {
+            assert!(file.owner().is_none());
+            assert!(file.has_credentials_of(file));
+            assert!(file.opened_by().uid == 0);
+            assert!(file.mode() == file.stat()?.mode);
+            assert!(file.path(&mut buf)?.path == Some(name.to_bytes()));
+            assert!(file.position() == 0);
+            assert!(file.flags() & bindings::O_RDWR != 0);
+            assert!(file.can_poll());
+        }
+
+        Ok(())
+    }
+
+    /// The files of a test may even be given to programs.
+    #[test]
+    fn files_of_tests_in_a_descriptor_table() -> Result {
+        let instance = TestInstance::new(&[(3, 0)])?;
+        let fd = instance.epoll_file().receive_fd(bindings::O_CLOEXEC)?;
+        let file = RemoteFile::fget(fd as u32)?;
+
+        // SAFETY: We have just opened this descriptor.
+        unsafe { bindings::close_fd(fd as u32) };
+        assert!(file.identity() == instance.epoll_file().identity());
+        // The instance, and what it watches, go in any order.
+        drop(instance);
+
+        Ok(())
+    }
+}
