@@ -58,7 +58,9 @@ __bpf_kfunc int bpf_iter_epoll_new(struct bpf_iter_epoll *it,
  * bpf_iter_epoll_next - get the next epitem
  * @it: the iterator
  *
- * This waits for the mutex of the instance until the current task is killed.
+ * This waits for the mutex of the instance until the current task is killed. In
+ * a kernel thread, as which the callbacks of a struct bpf_wq run, it does not
+ * wait.
  *
  * Return: a copy of the epitem, valid until the next call for @it, with the
  * address of the watched file, which is pinned as long. NULL at the end, and on
@@ -75,7 +77,8 @@ bpf_iter_epoll_next(struct bpf_iter_epoll *it)
  * @it__iter: the iterator
  *
  * Return: 0 if there was no error, the return value of bpf_iter_epoll_new(), or
- * -EINTR if the current task has been killed before the end.
+ * -EINTR if the current task has been killed before the end, or -EAGAIN if it is
+ * a kernel thread and the mutex was taken.
  */
 __bpf_kfunc int bpf_iter_epoll_status(struct bpf_iter_epoll *it__iter)
 {
@@ -104,7 +107,8 @@ BTF_KFUNCS_END(epoll_iter_kfunc_ids)
  * The kfuncs wait for the mutex of an instance. In a program that runs with that
  * mutex held, as those for our own target or for tracing epoll do, they would
  * wait for themselves. So they are restricted to programs that are known to run
- * without any lock.
+ * without any lock. That includes callbacks that such a program starts, which may
+ * run in a kernel thread.
  *
  * The filter is called for kfuncs of this module only, so it ignores the id.
  */

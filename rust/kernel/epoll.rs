@@ -21,9 +21,10 @@
 //! program needs it for each `epoll_wait(2)`. It can also hold it indefinitely, by having
 //! `epoll_wait(2)` fault on memory that a userspace server provides. Reading epitems therefore
 //! either waits for the mutex killably or does not wait at all, and should hold it for a bounded
-//! number of epitems only, as [`Eventpoll::walk`] does. While it waits, it must not hold anything
-//! that others wait for, such as the `exec_update_lock` of a task. Adding and removing epitems waits
-//! killably, too.
+//! number of epitems only, as [`Eventpoll::walk`] does. A kernel thread cannot be killed, and never
+//! waits: it may well be running for a program, as the workqueues of BPF do. While it waits, it must
+//! not hold anything that others wait for, such as the `exec_update_lock` of a task. Adding and
+//! removing epitems waits killably, too.
 //!
 //! While it is held, do not take the mutex of another instance, nor call anything that does: epoll
 //! itself nests these mutexes in the order in which the instances are nested. Dropping the last
@@ -63,6 +64,7 @@ use crate::{
             Relaxed, //
         }, //
     },
+    task::Task,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -99,7 +101,8 @@ pub use self::walk::{
 pub enum Wait {
     /// Do not wait. Fail with [`EAGAIN`] if the mutex is taken.
     Never,
-    /// Wait, and fail with [`EINTR`] if the current task is killed.
+    /// Wait, and fail with [`EINTR`] if the current task is killed. A kernel thread cannot be killed,
+    /// so it does not wait.
     Killable,
 }
 
@@ -139,11 +142,18 @@ impl Eventpoll {
 
     /// Locks the mutex of the instance.
     ///
-    /// Fails with [`EINTR`] if the current task is killed while it waits.
+    /// Fails with [`EINTR`] if the current task is killed while it waits, and with [`EAGAIN`] if it
+    /// is a kernel thread and the mutex is taken: nothing could end the wait if the program that has
+    /// the mutex does not.
     ///
     /// Context: may sleep. See the [module documentation](self#locking) for the locking rules.
     #[inline]
     pub fn lock_killable(&self) -> Result<Guard<'_>> {
+        // SAFETY: The current task is valid. What kind of task it is does not change.
+        if unsafe { (*Task::current_raw()).flags } & bindings::PF_KTHREAD != 0 {
+            return self.try_lock().ok_or(EAGAIN);
+        }
+
         // SAFETY: By the type invariants, the mutex is initialized.
         to_result(unsafe { bindings::mutex_lock_killable(&raw mut (*self.0.get()).mtx) })?;
 

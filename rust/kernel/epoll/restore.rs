@@ -124,7 +124,7 @@ impl<'a> Restore<'a> {
     /// - [`EINVAL`] if `file` is not an epoll file,
     /// - [`ENOSPC`] if the user who created the instance would exceed the limit on watches,
     /// - [`EOVERFLOW`] if the instance has been restored too often, and
-    /// - [`EINTR`] if the current task is killed while it waits for the mutex.
+    /// - as [`Eventpoll::lock_killable`] does.
     ///
     /// Context: may sleep, and takes the mutex of the instance, as all operations on the result do.
     #[doc(alias = "eventpoll_may_watch")]

@@ -111,11 +111,12 @@ impl Visit {
     /// Visits the first epitem after `after` whose file can be pinned.
     ///
     /// Returns `None` if there is none; nothing is held then. Fails with [`EINTR`] if the current
-    /// task is killed.
+    /// task is killed, and as [`Eventpoll::lock_killable`] does.
     ///
     /// Context: may sleep. See the [module documentation](super#locking) for the locking rules.
     ///
     /// [`EINTR`]: crate::error::code::EINTR
+    /// [`Eventpoll::lock_killable`]: super::Eventpoll::lock_killable
     #[inline]
     pub fn first(file: ARef<EpollFile>, after: Cursor) -> Result<Option<Self>> {
         Self::find(Locked::new(file, after)?, after, WALK_BATCH)
