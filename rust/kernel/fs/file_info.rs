@@ -279,19 +279,26 @@ impl RemoteFile {
     pub fn path<'a>(&self, buf: &'a mut [u8]) -> Result<FilePath<'a>> {
         let is_under_root = self.is_under_root();
 
-        // SAFETY: The file is valid as above, and so are its path and its dentry. The operations of
-        // a dentry do not change.
-        let (path, dentry, has_dname) = unsafe {
+        // Files that have a name instead of a path are in file systems that make up names. Some of
+        // these files can be mounted, as namespaces can. One that was opened where it is mounted has
+        // a path like any other file, which the caller may or may not be able to reach. The condition
+        // is that of `d_path`, apart from files of failfs, which cannot be opened.
+        //
+        // SAFETY: The file is valid as above, and so are its path, with the mount, and its dentry.
+        // The operations of a dentry and the root of a mount do not change.
+        let (path, dentry, is_name) = unsafe {
             let path = &raw const (*self.as_ptr()).__bindgen_anon_1.f_path;
             let dentry = (*path).dentry;
             let d_op = (*dentry).d_op;
+            let parent = atomic_load(&raw mut (*dentry).d_parent, Relaxed);
+            let is_mounted = ptr::eq(parent, dentry) && ptr::eq((*(*path).mnt).mnt_root, dentry);
 
-            (path, dentry, !d_op.is_null() && (*d_op).d_dname.is_some())
+            (
+                path,
+                dentry,
+                !d_op.is_null() && (*d_op).d_dname.is_some() && !is_mounted,
+            )
         };
-
-        // Files that have a name instead of a path are in file systems that make up names. Some of
-        // these files can be mounted, as namespaces can, and then have a path, too.
-        let is_name = has_dname && !is_under_root;
         // SAFETY: `dentry` is valid.
         let unlinked = || !is_name && unsafe { bindings::d_unlinked(dentry) } != 0;
 
