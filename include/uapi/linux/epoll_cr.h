@@ -416,14 +416,16 @@ struct epoll_cr_add {
  * paths, ENOMEM and EINTR. In this case, the targets added so far are removed
  * again; a program that waits for the instance may notice that they existed for
  * a moment. If the caller is killed, and another program holds the instance,
- * those that are left stay. Changes that other programs make to the instance meanwhile are kept,
- * except those to targets that are removed again.
+ * those that are left stay. Changes that other programs make to the instance
+ * meanwhile are kept, except those to targets that are removed again.
  *
  * Return: 0, or
  *
  * E2BIG: also: the unknown rest of an element is not zero.
  * EBADF: @efd or @fd is not open, or was opened with O_PATH.
  * EOPNOTSUPP: @efd does not refer to an epoll instance.
+ * EMFILE: @tfd is not below the hard limit of the caller on open descriptors
+ *	(RLIMIT_NOFILE), who has no CAP_SYS_RESOURCE.
  * EINVAL: an unknown flag of a target is set; @tfd is negative, or not below
  *	/proc/sys/fs/nr_open; no target can have @events: they lack EPOLLERR or
  *	EPOLLHUP without being those of a target that has fired, or contain

@@ -25,6 +25,7 @@ use crate::{
         atomic_load,
         Relaxed, //
     },
+    task::Task,
     types::NotThreadSafe, //
 };
 use core::num::NonZeroU32;
@@ -61,7 +62,36 @@ pub const fn are_valid_events(events: u32) -> bool {
 /// Returns whether a task can have a descriptor of this number.
 ///
 /// Each number is one more epitem that a file can have, and each of these is visited when the file
-/// becomes ready, so more of them must not be possible than by `epoll_ctl(2)`.
+/// becomes ready, so more of them must not be possible than there. The limit is the hard one, which
+/// the task may raise its limit to. With `CAP_SYS_RESOURCE`, it may raise that, too.
+///
+/// Fails with [`EINVAL`] if no task can have such a descriptor, and with [`EMFILE`] if this one
+/// cannot.
+fn check_fd(fd: i32) -> Result {
+    if !is_possible_fd(fd) {
+        return Err(EINVAL);
+    }
+
+    // SAFETY: The current task has a `signal` as long as it runs. Limits are always written as whole
+    // words.
+    let limit = unsafe {
+        let signal = (*Task::current_raw()).signal;
+        let limit = &raw mut (*signal).rlim[bindings::RLIMIT_NOFILE as usize].rlim_max;
+
+        atomic_load(limit.cast::<usize>(), Relaxed)
+    };
+    if fd as usize >= limit {
+        // SAFETY: `capable` can be called for any capability.
+        let is_capable = unsafe { bindings::capable(bindings::CAP_SYS_RESOURCE as i32) };
+        if !is_capable {
+            return Err(EMFILE);
+        }
+    }
+
+    Ok(())
+}
+
+/// Returns whether a task can have a descriptor of this number.
 #[doc(alias = "sysctl_nr_open")]
 fn is_possible_fd(fd: i32) -> bool {
     // SAFETY: The variable is valid, and always written as a whole.
@@ -161,14 +191,14 @@ impl<'a> Restore<'a> {
     /// Fails with
     ///
     /// - [`EINVAL`] if no epitem can be in this state, or its descriptor is one that no task can have,
-    ///   and
+    /// - [`EMFILE`] if its descriptor is one that the current task cannot have, and
     /// - [`EPERM`] if `target` cannot be polled, or the epitem would block suspend and the current
     ///   task may not do that.
     pub fn check(&self, target: &RemoteFile, state: &EpitemState) -> Result {
         let is_exclusive = state.events & bindings::EPOLLEXCLUSIVE != 0;
 
-        if !is_possible_fd(state.fd)
-            || !are_valid_events(state.events)
+        check_fd(state.fd)?;
+        if !are_valid_events(state.events)
             || target.identity() == self.file.identity()
             || (is_exclusive && Eventpoll::from_file(target).is_ok())
         {
