@@ -4,12 +4,12 @@
 //!
 //! An epoll instance watches open files, each under the descriptor that it had when it was added.
 //! `kcmp(pid1, pid2, KCMP_EPOLL_TFD, fd, &slot)` compares such a watched file with one that a
-//! process has open. See `Documentation/kcmp_epoll.2` for the interface.
+//! process has open. See `kcmp(2)` for the interface.
 //!
 //! The handler is a port of `kcmp_epoll_target()` in `kernel/kcmp.c` and of the functions of
-//! `fs/eventpoll.c` that it calls, which are found here by the same names. See
-//! `Documentation/port.rst` for a comparison. The results are the same. The handler drops the mutex
-//! of the instance every few epitems, where C holds it until it has counted them.
+//! `fs/eventpoll.c` that it calls, which are found here by the same names. The results are the same.
+//! The handler drops the mutex of the instance every few epitems, where C holds it until it has
+//! counted them.
 
 use core::ops::ControlFlow;
 use kernel::{
@@ -100,7 +100,7 @@ fn ep_count_tfd<R>(
 /// needed: the identity borrows from the epitem and cannot leave `found`.
 ///
 /// Fails with [`EINVAL`] if `file` is not an epoll file, with [`ENOENT`] if there is no such
-/// epitem, and as [`Eventpoll::lock`] does.
+/// epitem or its file is being closed, and as [`Eventpoll::lock`] does.
 fn get_epoll_tfile_raw_ptr<R>(
     file: &RemoteFile,
     wait: Wait,
@@ -110,7 +110,14 @@ fn get_epoll_tfile_raw_ptr<R>(
 ) -> Result<R> {
     let ep = Eventpoll::from_file(file)?;
 
-    ep_find_tfd(ep, wait, tfd, toff, |epi| found(epi.file()))
+    ep_find_tfd(ep, wait, tfd, toff, |epi| {
+        // As in C, where no reference can be taken any more.
+        if epi.is_closing() {
+            return Err(ENOENT);
+        }
+
+        Ok(found(epi.file()))
+    })?
 }
 
 /// Compares a file with the one watched by an epoll instance.
@@ -263,7 +270,10 @@ mod tests {
         let mut instance = TestInstance::new(&[(3, 0), (3, 1), (3, 2)])?;
         assert!(instance.release_file(1));
 
-        // The epitem counts until it is removed, but its file cannot be used any more.
+        // The epitem counts until it is removed, but its file is not the answer any more.
+        assert!(gets(&instance, 3, 0, 0) == Ok(true));
+        assert!(gets(&instance, 3, 1, 1) == Err(ENOENT));
+        assert!(gets(&instance, 3, 2, 2) == Ok(true));
         assert!(finds(&instance, 3, 1, 1));
         assert!(finds(&instance, 3, 2, 2));
         let guard = instance.eventpoll().lock_killable()?;
@@ -307,7 +317,7 @@ mod tests {
         instance.insert(8, 2)?;
         assert!(instance.release_file(1));
         assert!(gets(&instance, 8, 0, 0) == Ok(true));
-        assert!(gets(&instance, 8, 1, 1) == Ok(true));
+        assert!(gets(&instance, 8, 1, 1) == Err(ENOENT));
         assert!(gets(&instance, 8, 2, 2) == Ok(true));
         assert!(gets(&instance, 8, 3, 3) == Ok(true));
 

@@ -348,6 +348,25 @@ impl Epitem {
         Some(unsafe { ARef::from_raw(file.cast()) })
     }
 
+    /// Returns whether the last reference to the watched file is gone, so that [`Epitem::pin`] fails
+    /// and the epitem is about to be removed.
+    #[doc(alias = "file_ref_read")]
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        let file = self.key().file;
+
+        // The count excludes the first reference and is negative if there is none.
+        //
+        // SAFETY: As in `file`, the file is not freed as long as `self` is borrowed. The count is
+        // accessed atomically.
+        unsafe {
+            atomic_load(
+                (&raw mut (*file).f_ref.refcnt.counter).cast::<isize>(),
+                Relaxed,
+            ) < 0
+        }
+    }
+
     /// Returns the requested events and flags, as last added or modified.
     ///
     /// `EPOLLERR` and `EPOLLHUP` are always included, except that only flags are left of an

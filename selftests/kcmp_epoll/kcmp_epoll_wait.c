@@ -226,6 +226,51 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
+/*
+ * A target whose file has lost its last reference, but which is still there, is
+ * none any more: there is no file to compare with. Its removal waits for the
+ * set, behind the caller.
+ */
+TEST_F(kcmp_epoll, target_is_closed_meanwhile)
+{
+	int gone = eventfd(0, EFD_CLOEXEC), sock;
+	pid_t me = getpid(), caller, closer;
+	struct held_set held;
+
+	ASSERT_GE(gone, 0);
+	ASSERT_EQ(0, add_as(self->efd, gone, NO_FD, EPOLLIN, 0));
+	if (!hold_by(_metadata, self->efd, self->fd, &held))
+		SKIP(return, CANNOT_HOLD);
+
+	caller = fork_bound();
+	ASSERT_GE(caller, 0);
+	if (!caller) {
+		int ret;
+
+		close(gone);
+		ret = kcmp_tfd(me, self->fd, me, self->efd, NO_FD, 0);
+		_exit(ret < 0 ? -ret : ret + EQUAL);
+	}
+	ASSERT_TRUE(wait_asleep_in(caller, __NR_kcmp));
+
+	closer = fork_synced(&sock);
+	ASSERT_GE(closer, 0);
+	if (!closer) {
+		if (!sync_wait(sock))
+			_exit(1);
+		close(gone);
+		_exit(0);
+	}
+	close(gone);
+	ASSERT_TRUE(sync_post(sock));
+	ASSERT_TRUE(wait_asleep_in(closer, __NR_close));
+
+	EXPECT_EQ(1, release_set(&held));
+	EXPECT_EQ(ENOENT, wait_exit(caller));
+	EXPECT_EQ(0, wait_exit(closer));
+	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, NO_FD, 0));
+}
+
 /* A call is finished by the handler that began it. */
 TEST_F(kcmp_epoll, handler_changes_while_waiting)
 {
