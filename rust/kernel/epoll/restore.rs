@@ -59,7 +59,8 @@ pub const fn are_valid_events(events: u32) -> bool {
     events & ALWAYS == ALWAYS
 }
 
-/// Returns whether a task can have a descriptor of this number.
+/// Checks whether the current task could have a descriptor of this number, and so add an epitem of
+/// it by `epoll_ctl(2)`.
 ///
 /// Each number is one more epitem that a file can have, and each of these is visited when the file
 /// becomes ready, so more of them must not be possible than there. The limit is the hard one, which
@@ -290,7 +291,7 @@ impl<'a> Restore<'a> {
     ///
     /// Returns the position to continue from, or `None` at the end of the interest list. Fails with
     /// [`EINTR`] if the current task is killed while it waits for the mutex.
-    #[doc(alias = "ep_remove")]
+    #[doc(alias = "eventpoll_remove")]
     fn undo_batch(&self, mut cursor: Cursor) -> Result<Option<Cursor>> {
         let guard = self.ep.lock_killable()?;
 
@@ -314,7 +315,7 @@ impl<'a> Restore<'a> {
             // to it for as long as this runs. `epi` is one of its epitems, and `guard` holds its
             // mutex. No reference to the epitem or to anything else in the tree is used afterwards:
             // `epi` is a raw pointer and `cursor` a value.
-            unsafe { bindings::ep_remove(self.ep.0.get(), epi) };
+            unsafe { bindings::eventpoll_remove(self.ep.0.get(), epi) };
         }
 
         Ok(Some(cursor))
