@@ -4,8 +4,7 @@
 //!
 //! It returns the targets of an epoll instance and the descriptors of a process, with comparable
 //! identities of their files, opens descriptors for files that have none, and adds targets in a
-//! given state. See `Documentation/epoll_cr.rst` and `include/uapi/linux/epoll_cr.h` for the
-//! interface.
+//! given state. See `include/uapi/linux/epoll_cr.h` for the interface.
 //!
 //! - All calls work in batches, so the memory that a call needs does not depend on the number of
 //!   targets or descriptors.

@@ -6,8 +6,8 @@
 //!   on each epitem.
 //! - [`items`] is for loops in other programs.
 //!
-//! See `Documentation/bpf_iter_epoll.rst` for the interface. The declarations that BPF has to find
-//! in the BTF of this module are in `epoll_iter_bpf.c`.
+//! The declarations that BPF has to find in the BTF of this module, and what programs may rely on,
+//! are in `epoll_iter_bpf.c`.
 
 use kernel::{
     epoll::EpollFile,

@@ -9,8 +9,7 @@
  * DOC: /dev/epoll_cr
  *
  * Provides programs that checkpoint and restore processes with information
- * about descriptors and epoll instances that no other interface offers. See
- * Documentation/epoll_cr.rst for how the calls are used together.
+ * about descriptors and epoll instances that no other interface offers.
  *
  * The argument of each ioctl is a pointer to a struct that begins with its size
  * as known to the caller. If the kernel knows a shorter struct, the rest has to
