@@ -17,8 +17,8 @@
 //! [`Unknown`](Owner::Unknown): kcmp(2), which is asked for the *n*th target of a
 //! number, could answer for another one that has taken its place.
 //!
-//! [`Owner::Orphaned`] means that the target was still there after 32 lists of all
-//! descriptors in a row had no new one of its file.
+//! [`Owner::Orphaned`] means that the target was still there after there was proof that
+//! nobody had its file: see below.
 //!
 //! # With kcmp(2)
 //!
@@ -80,8 +80,11 @@
 //! and whether it is on one.
 //!
 //! If processes run all the time, kcmp(2) cannot tell, and [`Owner::Unknown`] is the
-//! answer; stop the processes, or use BPF. That looks 32 times at the descriptors of
-//! those that ran.
+//! answer; stop the processes, or use BPF. That sees how many references a file has: if it
+//! has one, and that is the one of a message, of an io_uring or of a mapping, no descriptor
+//! has it. If it has more, or it is not seen what has it, BPF cannot tell either, though it
+//! looks 32 times at the descriptors of those that ran: a file can be moved as fast as
+//! descriptors are looked at, and always be where they do not look.
 //!
 //! [`Resolver::find_holders`] tells what holds the file of such a target instead. BPF programs
 //! look at the messages that wait at unix sockets, at what is registered with io_urings, and at

@@ -428,6 +428,62 @@ fn what_moves_is_not_orphaned() {
     }
 }
 
+/// Has files, and gives them to another process, or gets them first, for ever.
+fn hand_over(socket: &OwnedFd, mut files: Vec<OwnedFd>, count: usize) -> ! {
+    loop {
+        // Each is open here until it is there.
+        while let Some(file) = files.pop() {
+            send(socket, &file);
+            rustix::io::read(socket, &mut [0]).unwrap();
+        }
+        while files.len() < count {
+            files.push(receive(socket));
+            rustix::io::write(socket, b"x").unwrap();
+        }
+    }
+}
+
+/// Two processes give files to each other all the time.
+#[test]
+fn what_is_handed_over_is_not_orphaned() {
+    const FILES: usize = 20;
+    let (_alone, methods) = methods();
+    for method in methods {
+        let set = new_set();
+        let files: Vec<OwnedFd> = (0..FILES).map(|_| file()).collect();
+        for file in &files {
+            add(&set, file, 1);
+        }
+        // Both have both, so that none sees that the other one has ended.
+        let sockets = pair();
+        let with = |socket: &OwnedFd, files: Vec<OwnedFd>| {
+            // SAFETY: As in `headless()`; the child runs nothing but this.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: It takes integers.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                hand_over(socket, files, FILES);
+            }
+            Child(pid)
+        };
+        // The first one begins, as it has them. Here they are closed then.
+        let first = with(&sockets.0, files);
+        let second = with(&sockets.1, Vec::with_capacity(FILES));
+        let begin = Instant::now();
+        let mut looks = 0;
+        while looks < 3 || begin.elapsed() < Duration::from_secs(2) && looks < 40 {
+            looks += 1;
+            let report = resolve(method, &[pid()]);
+            let set = common::found(&report, &set);
+            assert_eq!(set.targets.len(), FILES, "{method:?}");
+            for target in &set.targets {
+                assert!(!target.is_orphaned(), "{method:?}: {target:?}");
+            }
+        }
+        drop((first, second));
+    }
+}
+
 /// What stays is right, or unknown, while other targets come and go at full speed.
 #[test]
 fn instances_that_change() {

@@ -6,6 +6,11 @@
  * As in walk.bpf.c, nothing here relies on what it finds. The iterators hold the socket,
  * the io_uring and the mapping; what these hold can be released meanwhile, so that each
  * load can see something else.
+ *
+ * If a file has a single reference, and that is the one of its holder, no descriptor has the
+ * file at that moment, whatever processes do. The holder has to be there before the
+ * references are counted and after. To receive a message, and to send another one with the
+ * same file that is like it in its place, takes longer than `instant`.
  */
 #include "kernel.h"
 
@@ -69,19 +74,62 @@ static __always_inline void write_holder(struct control *ctl)
 	out[2] = ctl->holder[2];
 }
 
+/* Whether the holder, which is no mapping, still has the nth file of the array. */
+static __always_inline bool still_holds(const struct control *ctl, __u32 n, const struct file *file)
+{
+	const void *holder = (void *)ctl->array_of;
+	const struct sk_buff *message = (void *)ctl->message;
+	const struct unix_skb_parms *parms;
+	const struct io_ring_ctx *ring;
+	const struct io_rsrc_node *node;
+	__u64 found = 0;
+
+	if (bpf_probe_read_kernel(&found, sizeof(found),
+				  (void *)ctl->array + n * sizeof(found)))
+		return false;
+	if (ctl->holder[0] >> 32 == KIND_RING) {
+		if (!bpf_core_field_exists(struct io_rsrc_node, file_ptr) ||
+		    !bpf_core_field_exists(struct io_ring_ctx, file_table.data.nodes))
+			return false;
+		ring = holder;
+		node = (void *)found;
+		return (__u64)BPF_CORE_READ(ring, file_table.data.nodes) == ctl->array &&
+		       (BPF_CORE_READ(node, file_ptr) & ~3UL) == (__u64)file;
+	}
+	parms = (void *)message + bpf_core_field_offset(struct sk_buff, cb);
+	return found == (__u64)file && BPF_CORE_READ(parms, fp) == holder &&
+	       BPF_CORE_READ(message, prev, next) == message;
+}
+
+/* Whether nothing else than the holder has the nth file of the array. */
+static __always_inline bool is_alone(struct control *ctl, __u32 n, const struct file *file)
+{
+	__u64 begin = bpf_ktime_get_ns();
+	bool alone;
+
+	if (!is_last(file) || !still_holds(ctl, n, file))
+		return false;
+	/* The loads are in this order. */
+	__sync_fetch_and_add(&ctl->barrier, 1);
+	alone = is_last(file);
+	__sync_fetch_and_add(&ctl->barrier, 1);
+	return alone && still_holds(ctl, n, file) && bpf_ktime_get_ns() - begin < ctl->instant;
+}
+
 /* Says that a file is held, if it is watched. The caller knows that there is room. */
-static __always_inline void write_held(struct control *ctl, struct file *file)
+static __always_inline __u64 *write_held(struct control *ctl, struct file *file)
 {
 	struct hlist_head *watchers = NULL;
 	__u64 *out;
 
 	if (!file || bpf_core_read(&watchers, sizeof(watchers), &file->f_ep) || !watchers)
-		return;
+		return NULL;
 	out = room(ctl, 2);
 	if (!out)
-		return;
+		return NULL;
 	out[0] = HEAD(TAG_HELD, 0);
 	out[1] = (__u64)file;
+	return out;
 }
 
 /* One pointer of the block. Returns 1 to stop. */
@@ -90,6 +138,7 @@ static long look_at_one(__u64 n, void *unused)
 	struct control *ctl = get_control();
 	struct io_rsrc_node *node;
 	__u64 file;
+	__u64 *out;
 
 	if (!ctl || ctl->next + n >= ctl->count)
 		return 1;
@@ -100,7 +149,9 @@ static long look_at_one(__u64 n, void *unused)
 		/* The lowest bits are flags. */
 		file = BPF_CORE_READ(node, file_ptr) & ~3UL;
 	}
-	write_held(ctl, (void *)file);
+	out = write_held(ctl, (void *)file);
+	if (out && is_alone(ctl, ctl->next + n, (void *)file))
+		out[0] = HEAD(TAG_HELD, 1);
 	return 0;
 }
 
@@ -156,6 +207,7 @@ static long look_at_message(__u64 i, void *unused)
 			ctl->holder[1] = ctl->holder[1] >> 32 << 32 |
 					 pid_nr(BPF_CORE_READ(parms, pid));
 			write_holder(ctl);
+			ctl->array_of = (__u64)fps;
 			ctl->array = (__u64)fps + bpf_core_field_offset(struct scm_fp_list, fp);
 			ctl->count = count < MAX_FILES ? count : MAX_FILES;
 			bpf_loop(MAX_FILES / BLOCK + 1, look_at_block, NULL, 0);
@@ -221,6 +273,7 @@ static __always_inline int look_in_ring(struct control *ctl, struct file *file)
 	if (!nodes || !count)
 		return 0;
 	write_holder(ctl);
+	ctl->array_of = (__u64)ring;
 	ctl->array = (__u64)nodes;
 	ctl->count = count < MAX_REGISTERED ? count : MAX_REGISTERED;
 	bpf_loop(MAX_REGISTERED / BLOCK, look_at_block, NULL, 0);
@@ -276,6 +329,7 @@ int list_mappings(struct bpf_iter__task_vma *ctx)
 	struct task_struct *task = ctx->task;
 	struct vm_area_struct *vma = ctx->vma;
 	struct file *file;
+	__u64 *out;
 
 	if (!ctl || !task || !vma)
 		return 0;
@@ -288,6 +342,9 @@ int list_mappings(struct bpf_iter__task_vma *ctx)
 	ctl->holder[1] = (__u64)(__u32)vpid(task) << 32;
 	ctl->holder[2] = BPF_CORE_READ(vma, vm_start);
 	write_holder(ctl);
-	write_held(ctl, file);
+	out = write_held(ctl, file);
+	/* As the iterator has the lock of the memory map, the mapping stays. */
+	if (out && is_last(file))
+		out[0] = HEAD(TAG_HELD, 1);
 	return 0;
 }

@@ -213,6 +213,7 @@ struct sock_common {
 
 struct sk_buff {
 	struct sk_buff *next;
+	struct sk_buff *prev;
 	char cb[48];
 };
 

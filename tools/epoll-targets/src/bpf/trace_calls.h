@@ -176,16 +176,6 @@ int BPF_PROG(exit_epoll_ctl, const struct pt_regs *regs, long ret)
 	return 0;
 }
 
-/* Whether a file will be released once the caller drops its reference. */
-static __always_inline bool is_last(const struct file *file)
-{
-	const struct file___ref *by_ref = (const void *)file;
-
-	if (bpf_core_field_exists(by_ref->f_ref))
-		return BPF_CORE_READ(by_ref, f_ref.refcnt.counter) == 0;
-	return BPF_CORE_READ(file, f_count.counter) == 1;
-}
-
 static __always_inline void left(struct config *cfg, struct key *key,
 				 struct record *record, const struct pt_regs *regs)
 {

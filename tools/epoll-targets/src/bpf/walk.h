@@ -37,7 +37,7 @@ enum tag {
 	TAG_END,		/* whether the walk went astray */
 	TAG_THREAD,		/* is running; table; task; SWITCHES */
 	TAG_HOLDER,		/* kind << 32 | FD; PID << 32 | sender; address */
-	TAG_HELD,		/* file */
+	TAG_HELD,		/* whether by nothing else; file */
 };
 
 #define HEAD(tag, rest)	((__u64)(tag) << 56 | (rest))
@@ -57,6 +57,8 @@ struct control {
 	__u32 left;
 	/* in: whether to list only the chosen tables */
 	__u32 only;
+	/* in: for how many ns what is there before and after was there all the time */
+	__u64 instant;
 
 	/* out: words that are filled */
 	__u32 filled;
@@ -93,6 +95,8 @@ struct control {
 	__u64 queue;
 	__u64 next_message;
 	__u64 message;
+	/* What the array that follows is part of: an io_uring, or the files of the message. */
+	__u64 array_of;
 	/* An array of pointers, how many it has, and how many were looked at. */
 	__u64 array;
 	__u32 count;

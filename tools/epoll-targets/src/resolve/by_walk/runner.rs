@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 /// The words of `struct control` that only the programs use.
-const STATE: usize = 146;
+const STATE: usize = 147;
 
 /// How many words a chunk of the output has: `CHUNK_WORDS`.
 const CHUNK: usize = 1 << 11;
@@ -25,6 +25,7 @@ pub(super) struct Control {
     pub(super) kinds: u32,
     pub(super) left: u32,
     pub(super) only: u32,
+    pub(super) instant: u64,
     filled: u32,
     pub(super) exiting: u32,
     pub(super) learned: u64,
