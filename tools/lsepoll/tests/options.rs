@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the options show of one process with a target in each state.
+
+mod common;
+
+use common::{Fixture, LSEPOLL, line, of_this, pid, run, run_only, start};
+use rustix::event::epoll::{self, CreateFlags};
+use rustix::io::fcntl_dupfd_cloexec;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A target in each state.
+struct Odd {
+    of: Fixture,
+    good: i32,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Odd {
+    fn new() -> Option<Self> {
+        let alone = start()?;
+        let mut of = Fixture::new();
+        let good = of.good();
+        of.moved();
+        of.stale();
+        of.orphan();
+        Some(Self {
+            of,
+            good,
+            _alone: alone,
+        })
+    }
+}
+
+/// The name of this process, until it is dropped.
+struct Named(Vec<u8>);
+
+impl Named {
+    fn new(name: &str) -> Self {
+        let before = fs::read(Self::path()).unwrap();
+        fs::write(Self::path(), name).unwrap();
+        Self(before)
+    }
+
+    fn path() -> String {
+        format!("/proc/{}/comm", pid())
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::path(), &self.0);
+    }
+}
+
+/// A process that has an instance as its descriptor 0, and nobody else has it.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn new() -> Self {
+        let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(Stdio::from(set));
+        let null = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let sleeper = Self(null.spawn().unwrap());
+        // Before that it has what we have.
+        while fs::read(format!("/proc/{}/comm", sleeper.pid())).unwrap() != b"sleep\n" {
+            std::thread::yield_now();
+        }
+        sleeper
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn summary() {
+    let Some(odd) = Odd::new() else { return };
+    let (status, table, errors) = run(&["--summary", "-p", &pid()]);
+    assert_eq!((status, errors.as_str()), (1, ""));
+    let lines: Vec<Vec<&str>> = table
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let heads = [
+        "PID",
+        "INSTANCES",
+        "TARGETS",
+        "MOVED",
+        "ORPHANED",
+        "STALE",
+        "STUCK",
+        "COMMAND",
+    ];
+    assert_eq!(lines[0], heads, "{table}");
+    // What is stale here has moved, too.
+    assert_eq!(
+        lines[1][..7],
+        [pid().as_str(), "1", "4", "2", "1", "1", "2"],
+        "{table}"
+    );
+    assert_eq!(lines.len(), 2, "{table}");
+
+    let (_, text, _) = run(&["--summary", "--json", "-p", &pid()]);
+    let report = parse(&text);
+    let of_this = &report["processes"][0];
+    assert_eq!(report["version"], 1);
+    assert_eq!(
+        (&of_this["instances"], &of_this["targets"]),
+        (&1.into(), &4.into())
+    );
+    let states = json!({"moved": 2, "orphaned": 1, "stale": 1, "stuck": 2});
+    assert_eq!(of_this["states"], states);
+    for filter in ["--orphaned", "--stale", "--stuck"] {
+        assert_eq!(run(&["--summary", filter, "-p", &pid()]).1, table);
+    }
+
+    drop(odd);
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    fixture.good();
+    let (status, table, _) = run(&["--summary", "--stuck", "-p", &pid()]);
+    assert_eq!((status, table.as_str()), (0, ""));
+}
+
+#[test]
+fn sort() {
+    let Some(mut odd) = Odd::new() else { return };
+    // More files, so that the kernel's order, by their addresses, is hardly that of numbers.
+    for _ in 0..8 {
+        odd.of.good();
+    }
+    let sleeper = Sleeper::new();
+    let both = format!("{},{}", pid(), sleeper.pid());
+    let sets = |key: &str| {
+        let report = parse(&run(&["--json", "--sort", key, "-p", &both]).1);
+        report["sets"].as_array().unwrap().clone()
+    };
+    let keys = |sets: &[Value], [a, b]: [&str; 2]| {
+        let key = |set: &Value| (set[a].as_i64().unwrap(), set[b].as_i64().unwrap());
+        sets.iter().map(key).collect::<Vec<_>>()
+    };
+    let (by_pid, by_efd) = (sets("pid"), sets("efd"));
+    // The other one is at 0.
+    assert_eq!((by_pid.len(), by_efd.len()), (2, 2));
+    assert!(keys(&by_pid, ["pid", "efd"]).is_sorted(), "{by_pid:#?}");
+    assert!(keys(&by_efd, ["efd", "pid"]).is_sorted(), "{by_efd:#?}");
+    let by_tfd = sets("tfd");
+    let most = by_tfd
+        .iter()
+        .max_by_key(|set| set["targets"].as_array().unwrap().len());
+    let targets = most.unwrap()["targets"].as_array().unwrap();
+    assert_eq!(targets.len(), 12);
+    assert!(keys(targets, ["tfd", "toff"]).is_sorted(), "{targets:#?}");
+}
+
+/// By number, in a list, and by command name.
+#[test]
+fn processes() {
+    let Some(odd) = Odd::new() else { return };
+    let sleeper = Sleeper::new();
+    let pids = |args: &[&str]| {
+        let (status, text, errors) = run(&[&["--json"], args].concat());
+        assert_eq!(status, 1, "{errors}");
+        let report = parse(&text);
+        let sets = report["sets"].as_array().unwrap().iter();
+        sets.map(|set| set["pid"].to_string())
+            .collect::<BTreeSet<_>>()
+    };
+    let (own, its) = (pid(), sleeper.pid());
+    let both = BTreeSet::from([own.clone(), its.clone()]);
+    // The kernel keeps 15 bytes of a name.
+    let name = format!("lsepoll-{own}-has-a-long-name");
+    let _named = Named::new(&name);
+    for name in [&name[..], &name[..15]] {
+        assert_eq!(pids(&[name]), BTreeSet::from([own.clone()]));
+        assert_eq!(pids(&[name, &its]), both);
+    }
+    assert_eq!(pids(&["-p", &format!("{own},{its}")]), both);
+    assert_eq!(pids(&["-p", &own, &its]), both);
+    assert_eq!(pids(&["-p", &own, "-p", &its]), both);
+
+    let name = format!("no-{}", pid());
+    let (status, table, errors) = run(&[&name]);
+    assert_eq!((status, table.as_str()), (2, ""));
+    assert_eq!(errors, format!("lsepoll: no process is called {name}\n"));
+    let max = i32::MAX.to_string();
+    for args in [&[&max[..]][..], &["-p", &max]] {
+        let (status, table, errors) = run(args);
+        assert_eq!((status, table.as_str()), (2, ""));
+        assert!(errors.ends_with(": no such process\n"), "{errors}");
+        let (status, text, _) = run(&[args, &["--json"]].concat());
+        let report = parse(&text);
+        assert_eq!((status, &report["complete"]), (2, &false.into()));
+        let reason = report["skipped"][0]["reason"].as_str().unwrap();
+        assert!(reason.ends_with(": no such process"), "{reason}");
+    }
+    drop(odd);
+}
+
+/// What is odd counts, shown or not.
+#[test]
+fn the_status_of_what_is_not_shown() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    fixture.stale();
+    let hidden = of_this(&["--orphaned"]);
+    assert_eq!(hidden, (1, String::new(), String::new()));
+    let report = parse(&of_this(&["--orphaned", "--json"]).1);
+    assert_eq!(report["sets"], json!([]));
+}
+
+/// Ends the other thread, however the test ends.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Instances that are closed during the look are no failure.
+#[test]
+fn the_status_of_what_is_closed_meanwhile() {
+    let Some(_alone) = start() else { return };
+    let end = AtomicBool::new(false);
+    let mut statuses = BTreeSet::new();
+    std::thread::scope(|scope| {
+        let _at_the_end = End(&end);
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                let mut fixture = Fixture::new();
+                fixture.good();
+                // In that order: otherwise the target could be seen without its descriptor.
+                let Fixture { set, keep } = fixture;
+                drop((set, keep));
+            }
+        });
+        for args in [
+            &["--json"][..],
+            &["--wide"],
+            &["--json", "--resolver", "kcmp"],
+        ] {
+            for _ in 0..5 {
+                statuses.insert(run_only(&[&["-p", &pid()], args].concat()).0);
+            }
+        }
+    });
+    assert_eq!(statuses, BTreeSet::from([0]));
+}
+
+#[test]
+fn watch() {
+    let Some(mut odd) = Odd::new() else { return };
+    let mut command = Command::new("timeout");
+    // However this ends.
+    command.args([
+        "60",
+        LSEPOLL,
+        "--watch",
+        "1",
+        "--owners",
+        "given",
+        "-p",
+        &pid(),
+    ]);
+    if let Ok(resolver) = std::env::var("EPOLL_RESOLVER") {
+        command.args(["--resolver", &resolver]);
+    }
+    let null = command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut watch = null.spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    // The next line of a target.
+    let mut expect = |what: &str, tfd: i32| loop {
+        let line = lines.next().expect("it ended").unwrap();
+        let mut marks = ["new", "gone", "now"].into_iter();
+        let mark = marks
+            .find(|mark| line.starts_with(mark))
+            .unwrap_or_default();
+        // Behind the process, its name and the instance.
+        let mut cells = line[mark.len()..].split_whitespace();
+        if cells.nth(3) == Some(&tfd.to_string()) {
+            assert_eq!(mark, what, "{line}");
+            break;
+        }
+    };
+    expect("", odd.good);
+    let appeared = odd.of.good();
+    expect("new", appeared);
+    epoll::delete(&odd.of.set, odd.of.keep.last().unwrap()).unwrap();
+    expect("gone", appeared);
+    // The descriptor of the first is closed, and another one has its file.
+    let file = odd.of.keep.swap_remove(0);
+    let copy = fcntl_dupfd_cloexec(&file, 700).unwrap();
+    drop(file);
+    expect("now", odd.good);
+    drop(copy);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+/// Of many owners, some are named, and how many there are is told.
+#[test]
+fn owners_that_are_not_named() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let moved = fixture.moved();
+    let file = fixture.keep.last().unwrap();
+    let copies: Vec<OwnedFd> = (0..9)
+        .map(|_| fcntl_dupfd_cloexec(file, 0).unwrap())
+        .collect();
+    let report = parse(&of_this(&["--json"]).1);
+    let target = &report["sets"][0]["targets"][0];
+    assert_eq!(target["tfd"], moved);
+    assert_eq!(target["owners"].as_array().unwrap().len(), 8);
+    // kcmp(2) is not asked about all.
+    let is_kcmp = report["statistics"]["resolver"] == "kcmp";
+    let total = &target["owners_total"];
+    assert!(*total == 10 || is_kcmp && total.is_null(), "{target}");
+    let table = of_this(&[]).1;
+    let more = if total.is_null() { "+7" } else { "+9" };
+    assert_eq!(line(&table, moved)[7], more, "{table}");
+    drop(copies);
+}
