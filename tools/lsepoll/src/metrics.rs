@@ -7,6 +7,7 @@
 
 use crate::names::Commands;
 use crate::summary::{Counts, count};
+use epoll_cli::text::is_hidden;
 use epoll_targets::resolve::Report;
 use rustix::fs::PROC_SUPER_MAGIC;
 use std::collections::BTreeMap;
@@ -17,7 +18,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A value of a label.
+/// A value of a label, as it stands in the file. What would control a terminal is escaped
+/// first, as elsewhere, since people read the file, too.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -25,12 +27,14 @@ fn escaped(text: &str) -> String {
             '\\' => escaped.push_str("\\\\"),
             '"' => escaped.push_str("\\\""),
             '\n' => escaped.push_str("\\n"),
+            c if is_hidden(c) => escaped += &format!("\\{}", c.escape_unicode()),
             c => escaped.push(c),
         }
     }
     escaped
 }
 
+/// By the escaped names of commands: no two samples may have the same labels.
 fn text(counts: &BTreeMap<String, Counts>, is_complete: bool, time: u64) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, samples: &[(String, u64)]| {
@@ -43,7 +47,7 @@ fn text(counts: &BTreeMap<String, Counts>, is_complete: bool, time: u64) -> Stri
     let by_command = |value: fn(&Counts) -> u64| {
         let samples = counts.iter();
         let samples = samples.map(|(command, counts)| {
-            let labels = format!("{{command=\"{}\"}}", escaped(command));
+            let labels = format!("{{command=\"{command}\"}}");
             (labels, value(counts))
         });
         samples.collect::<Vec<_>>()
@@ -63,7 +67,7 @@ fn text(counts: &BTreeMap<String, Counts>, is_complete: bool, time: u64) -> Stri
         let mut states =
             BTreeMap::from([("moved", 0), ("orphaned", 0), ("stale", 0), ("stuck", 0)]);
         states.extend(&counts.states);
-        let labels = move |state| format!("{{command=\"{}\",state=\"{state}\"}}", escaped(command));
+        let labels = move |state| format!("{{command=\"{command}\",state=\"{state}\"}}");
         states
             .into_iter()
             .map(move |(state, count)| (labels(state), count))
@@ -91,7 +95,7 @@ fn text(counts: &BTreeMap<String, Counts>, is_complete: bool, time: u64) -> Stri
 /// or a FIFO, the text is written.
 pub fn write(path: &Path, report: &Report) -> io::Result<()> {
     let mut commands = Commands::default();
-    let counts = count(report, |pid| commands.of(pid).to_owned());
+    let counts = count(report, |pid| escaped(commands.of(pid)));
     let time = SystemTime::now().duration_since(UNIX_EPOCH);
     let time = time.map_or(0, |time| time.as_secs());
     put(path, &text(&counts, report.is_complete(), time))
@@ -176,9 +180,9 @@ mod tests {
             targets: 5,
             states: BTreeMap::from([("orphaned", 3)]),
         };
-        let counts = BTreeMap::from([("a\"b\\\n".to_owned(), counts)]);
+        let counts = BTreeMap::from([(escaped("a\"b\\\n\x1b"), counts)]);
         let text = text(&counts, true, 7);
-        let label = "command=\"a\\\"b\\\\\\n\"";
+        let label = r#"command="a\"b\\\n\\u{1b}""#;
         for line in [
             format!("lsepoll_instances{{{label}}} 2"),
             format!("lsepoll_targets{{{label}}} 5"),

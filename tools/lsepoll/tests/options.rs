@@ -8,10 +8,12 @@ use common::{Fixture, LSEPOLL, line, of_this, pid, run, run_only, start};
 use rustix::event::epoll::{self, CreateFlags};
 use rustix::io::fcntl_dupfd_cloexec;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -267,6 +269,158 @@ fn the_status_of_what_is_closed_meanwhile() {
         }
     });
     assert_eq!(statuses, BTreeSet::from([0]));
+}
+
+/// A family of OpenMetrics samples: values by labels.
+type Samples = BTreeMap<BTreeMap<String, String>, f64>;
+
+/// Parses a text of gauges by the rules of OpenMetrics; panics if it breaks one.
+fn metrics(text: &str) -> BTreeMap<String, Samples> {
+    let lines = text
+        .strip_suffix("# EOF\n")
+        .expect("ends with # EOF")
+        .lines();
+    let mut families: BTreeMap<String, Samples> = BTreeMap::new();
+    let mut current = String::new();
+    for line in lines {
+        if let Some(rest) = line.strip_prefix("# ") {
+            let (kind, rest) = rest.split_once(' ').unwrap();
+            let (name, what) = rest.split_once(' ').unwrap();
+            match kind {
+                "HELP" => {
+                    current = name.to_owned();
+                    // The samples of a family stand together.
+                    assert_eq!(families.insert(current.clone(), Samples::new()), None);
+                    assert!(!what.contains('\\'));
+                }
+                "TYPE" => {
+                    assert_eq!((name, what), (&current[..], "gauge"));
+                    assert!(families[name].is_empty(), "{line}");
+                }
+                _ => panic!("{line}"),
+            }
+            continue;
+        }
+        let end = line.find(['{', ' ']).unwrap();
+        let (name, mut rest) = line.split_at(end);
+        assert_eq!(name, current);
+        let mut labels = BTreeMap::new();
+        if let Some(after) = rest.strip_prefix('{') {
+            rest = after;
+            loop {
+                let (label, after) = rest.split_once("=\"").unwrap();
+                let (mut value, mut chars) = (String::new(), after.chars());
+                loop {
+                    match chars.next().unwrap() {
+                        '"' => break,
+                        '\\' => value.push(match chars.next().unwrap() {
+                            'n' => '\n',
+                            c @ ('\\' | '"') => c,
+                            c => panic!("\\{c} in {line}"),
+                        }),
+                        c => value.push(c),
+                    }
+                }
+                assert_eq!(labels.insert(label.to_owned(), value), None);
+                rest = chars.as_str();
+                match rest.strip_prefix(',') {
+                    Some(after) => rest = after,
+                    None => break,
+                }
+            }
+            rest = rest.strip_prefix('}').unwrap();
+        }
+        let value = rest.strip_prefix(' ').unwrap().parse().unwrap();
+        let samples = families.get_mut(name).unwrap();
+        assert_eq!(samples.insert(labels, value), None, "twice: {line}");
+    }
+    families
+}
+
+/// A directory of its own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("lsepoll-options-{}", pid()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn metrics_file() {
+    let Some(odd) = Odd::new() else { return };
+    let folder = Folder::new();
+    let path = folder.0.join("lsepoll.prom");
+    fs::write(&path, "old").unwrap();
+    let mut old = File::open(&path).unwrap();
+    // What ends a line or a value, and what a terminal obeys.
+    let name = "a\n\"\\b\u{202e}\x1b[c";
+    let _named = Named::new(name);
+    let arguments = ["--metrics", path.to_str().unwrap(), "-p", &pid()];
+    // What is odd is in the file: a timer has done its work.
+    assert_eq!(run(&arguments), (0, String::new(), String::new()));
+
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(!text.contains(['\u{202e}', '\x1b']), "{text:?}");
+    let families = metrics(&text);
+    let names: Vec<&str> = families.keys().map(String::as_str).collect();
+    let expected = [
+        "lsepoll_complete",
+        "lsepoll_instances",
+        "lsepoll_last_run_timestamp_seconds",
+        "lsepoll_odd_targets",
+        "lsepoll_targets",
+    ];
+    assert_eq!(names, expected);
+    let shown = "a\n\"\\b\\u{202e}\\u{1b}[c";
+    let command = BTreeMap::from([("command".to_owned(), shown.to_owned())]);
+    assert_eq!(
+        families["lsepoll_instances"],
+        [(command.clone(), 1.0)].into()
+    );
+    assert_eq!(families["lsepoll_targets"], [(command.clone(), 4.0)].into());
+    let states = [
+        ("moved", 2.0),
+        ("orphaned", 1.0),
+        ("stale", 1.0),
+        ("stuck", 2.0),
+    ];
+    let states = states.map(|(state, count)| {
+        let mut labels = command.clone();
+        labels.insert("state".to_owned(), state.to_owned());
+        (labels, count)
+    });
+    assert_eq!(families["lsepoll_odd_targets"], states.into());
+
+    // Who has opened the old one still reads that; nothing else is left.
+    let mut before = String::new();
+    old.read_to_string(&mut before).unwrap();
+    assert_eq!(before, "old");
+    let now = fs::metadata(&path).unwrap();
+    assert_ne!(now.ino(), old.metadata().unwrap().ino());
+    assert_eq!(now.permissions().mode() & 0o777, 0o644);
+    let left = |folder: &Folder| fs::read_dir(&folder.0).unwrap().count();
+    assert_eq!(left(&folder), 1);
+
+    // What cannot be replaced is an error, and nothing is left of it.
+    fs::create_dir(folder.0.join("directory")).unwrap();
+    for name in ["directory", "none/file"] {
+        let path = folder.0.join(name);
+        let (status, table, errors) = run(&["--metrics", path.to_str().unwrap(), "-p", &pid()]);
+        assert_eq!((status, table.as_str()), (2, ""));
+        let expected = format!("lsepoll: cannot write {}: ", path.display());
+        assert!(errors.starts_with(&expected), "{errors}");
+        assert_eq!((errors.lines().count(), left(&folder)), (1, 2));
+    }
+    drop(odd);
 }
 
 #[test]
