@@ -212,7 +212,8 @@ pub struct Args {
     /// Show for which events each target is ready
     ///
     /// lsepoll calls poll(2) on the file of each target, if polling that kind of file has
-    /// no side effects. If an event loop spins, one of the ready targets is the cause. This
+    /// no side effects. For other targets, yes or no says whether they are on the ready list
+    /// of the instance. If an event loop spins, one of the ready targets is the cause. This
     /// needs permission to attach to the processes, which root has.
     #[arg(long)]
     pub ready: bool,

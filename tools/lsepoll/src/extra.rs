@@ -30,6 +30,15 @@ fn place(instance: &Instance, resolved: &Resolved) -> Option<Place> {
     Some((pid, efd, target.tfd, target.data, target.inode?.ino))
 }
 
+/// Whether a target is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// For these events; none if it is not.
+    For(Events),
+    /// Its file cannot be asked. Whether it is on the ready list, if that was seen.
+    Listed(Option<bool>),
+}
+
 pub struct Extra<'a> {
     pub args: &'a Args,
     pub report: &'a Report,
@@ -98,8 +107,14 @@ impl<'a> Extra<'a> {
         self.commands.of(pid)
     }
 
+    /// Whether a target is ready.
+    pub fn ready(&mut self, instance: &Instance, resolved: &Resolved) -> Ready {
+        let listed = Ready::Listed(resolved.on_ready_list);
+        self.events(instance, resolved).map_or(listed, Ready::For)
+    }
+
     /// The events for which a target is ready; `None` if it cannot be asked.
-    pub fn ready(&mut self, instance: &Instance, resolved: &Resolved) -> Option<Events> {
+    fn events(&mut self, instance: &Instance, resolved: &Resolved) -> Option<Events> {
         let Instance { pid, efd, .. } = *instance;
         let owner = match &resolved.owner {
             Owner::Tfd(owner) => *owner,

@@ -2,7 +2,7 @@
 
 //! For programs. The manual page documents it: lsepoll.1, OUTPUT FOR PROGRAMS.
 
-use crate::extra::Extra;
+use crate::extra::{Extra, Ready};
 use crate::names;
 use epoll_targets::resolve::{Descriptor, Owner, Resolved, TfdState};
 use epoll_targets::{fdinfo, resolve};
@@ -61,6 +61,8 @@ struct Target<'a> {
     /// Only if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     ready: Option<Option<Events>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_ready_list: Option<Option<bool>>,
     /// What else than descriptors holds the file of an orphaned target.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     holders: Vec<String>,
@@ -169,6 +171,7 @@ impl<'a> From<&'a Resolved> for Target<'a> {
             number,
             number_file,
             ready: None,
+            on_ready_list: None,
             holders: Vec::new(),
         }
     }
@@ -179,9 +182,11 @@ fn instance<'a>(instance: &'a resolve::Instance, extra: &mut Extra<'_>) -> Insta
     let command = extra.command(instance.pid).to_owned();
     let shown = instance.targets.iter().filter(|target| args.shows(target));
     let targets = shown.map(|resolved| Target {
-        ready: args
-            .ready
-            .then(|| extra.ready(instance, resolved).map(Events::from)),
+        ready: args.ready.then(|| match extra.ready(instance, resolved) {
+            Ready::For(events) => Some(events.into()),
+            Ready::Listed(_) => None,
+        }),
+        on_ready_list: args.ready.then_some(resolved.on_ready_list),
         holders: extra.holders(instance, resolved),
         ..resolved.into()
     });

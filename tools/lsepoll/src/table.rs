@@ -3,7 +3,7 @@
 //! For people.
 
 use crate::args::Args;
-use crate::extra::Extra;
+use crate::extra::{Extra, Ready};
 use crate::names;
 use anstyle::{AnsiColor, Style};
 use epoll_cli::events;
@@ -92,10 +92,7 @@ impl Shape {
             return vec!["-".into(); self.columns().count() - 1];
         };
         let target = resolved.target;
-        let ready = |extra: &mut Extra<'_>| {
-            let events = extra.ready(instance, resolved);
-            events.map_or_else(|| "?".into(), ready)
-        };
+        let ready = |extra: &mut Extra<'_>| ready(extra.ready(instance, resolved));
         let cells = [
             Some(target.tfd.to_string().into()),
             self.toff.then(|| target.toff.to_string().into()),
@@ -122,12 +119,15 @@ fn width(args: &Args) -> Option<usize> {
     wanted.or_else(size).filter(|&columns| columns > 0)
 }
 
-/// The events for which a target is ready.
-fn ready(events: Events) -> Cell {
-    match events {
-        Events(0) => "-".into(),
-        events => Cell::from(events.to_string()).style(AnsiColor::Green.on_default()),
-    }
+fn ready(ready: Ready) -> Cell {
+    let text = match ready {
+        Ready::For(Events(0)) => return "-".into(),
+        Ready::For(events) => events.to_string(),
+        Ready::Listed(Some(true)) => "yes".into(),
+        Ready::Listed(Some(false)) => return "no".into(),
+        Ready::Listed(None) => return "?".into(),
+    };
+    Cell::from(text).style(AnsiColor::Green.on_default())
 }
 
 fn state(resolved: &Resolved) -> Cell {

@@ -4,14 +4,15 @@
 
 mod common;
 
-use common::{Fixture, LSEPOLL, line, of_this, pid, run, run_only, start};
+use common::{Fixture, LSEPOLL, line, of_this, pid, run, run_only, send, sockets, start};
 use rustix::event::epoll::{self, CreateFlags};
 use rustix::io::fcntl_dupfd_cloexec;
+use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -471,6 +472,54 @@ fn watch() {
     drop(copy);
     watch.kill().unwrap();
     watch.wait().unwrap();
+}
+
+#[test]
+fn ready() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    let mut pipe = |data: u64| {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let reader = fcntl_dupfd_cloexec(&reader, 700).unwrap();
+        fixture.add(&reader, data);
+        fixture.keep.push(writer);
+        reader
+    };
+    let [open, quiet, orphan, quiet_orphan] = [1, 2, 3, 4].map(&mut pipe);
+    for writer in fixture.keep.iter().step_by(2) {
+        rustix::io::write(writer, b"x").unwrap();
+    }
+    let (sender, receiver) = sockets();
+    let numbers = [&open, &quiet, &orphan, &quiet_orphan].map(AsRawFd::as_raw_fd);
+    send(&sender, &[orphan, quiet_orphan]);
+
+    let (_, table, _) = of_this(&["--ready"]);
+    let report = parse(&of_this(&["--ready", "--json"]).1);
+    // Only that one sees ready lists.
+    let is_walk = report["statistics"]["resolver"] == "walk";
+    // Nobody can be asked about an orphan, but its instance knows whether to look at it.
+    let listed = if is_walk { ["yes", "no"] } else { ["?", "?"] };
+    let shown = ["IN", "-", listed[0], listed[1]];
+    for (number, shown) in numbers.into_iter().zip(shown) {
+        let mut cells = line(&table, number).into_iter().skip(5);
+        // The owner: a descriptor, or none.
+        let _ = cells.find(|cell| cell.parse::<i32>().is_ok() || ["none", "?"].contains(cell));
+        assert_eq!(cells.next(), Some(shown), "{table}");
+    }
+    let targets = report["sets"][0]["targets"].as_array().unwrap();
+    let target = |tfd| targets.iter().find(|target| target["tfd"] == tfd).unwrap();
+    let ready = numbers.map(|number| &target(number)["ready"]);
+    assert_eq!(ready[0]["names"], json!(["IN"]));
+    assert_eq!(ready[1]["names"], json!([]));
+    assert!(ready[2].is_null() && ready[3].is_null());
+    let on_list = numbers.map(|number| target(number)["on_ready_list"].as_bool());
+    let expected = [true, false, true, false].map(|is| is_walk.then_some(is));
+    assert_eq!(on_list, expected);
+    // It is not asked for.
+    let report = parse(&of_this(&["--json"]).1);
+    let target = report["sets"][0]["targets"][0].as_object().unwrap();
+    assert!(!target.contains_key("on_ready_list") && !target.contains_key("ready"));
+    drop((open, quiet, receiver));
 }
 
 /// Of many owners, some are named, and how many there are is told.
