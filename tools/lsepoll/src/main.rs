@@ -316,14 +316,15 @@ fn report_method(report: &Report) {
 
 /// Says that another method was used than the best, and why.
 fn report_fallback(args: &Args, report: &Report) {
-    if let Some(error) = &report.no_kcmp {
-        eprintln!(
-            "lsepoll: kcmp(2) cannot be used, so that owners are guessed: {}",
-            epoll_cli::chain(error)
-        );
-    }
-    if let Some(error) = report.no_bpf.as_ref().filter(|_| HAS_BPF && !args.verbose) {
-        eprintln!("lsepoll: BPF cannot be used: {}", epoll_cli::chain(error));
+    let no_bpf = report.no_bpf.as_ref().filter(|_| HAS_BPF && !args.verbose);
+    let no_bpf = no_bpf.map(|error| format!("BPF cannot be used: {}", epoll_cli::chain(error)));
+    let no_kcmp = report.no_kcmp.as_ref().map(|error| {
+        let (why, partial) = (epoll_cli::chain(error), report.partial.as_deref());
+        format!("{}: {why}", partial.unwrap_or_default())
+    });
+    let why: Vec<String> = no_kcmp.into_iter().chain(no_bpf).collect();
+    if !why.is_empty() {
+        eprintln!("lsepoll: {}", why.join("; "));
     }
 }
 
@@ -354,7 +355,8 @@ fn report_skipped(pids: &[i32], report: &Report) -> bool {
             );
         }
     }
-    if let Some(why) = &report.partial {
+    // Otherwise, it was said with the reason.
+    if let Some(why) = report.partial.as_ref().filter(|_| report.no_kcmp.is_none()) {
         eprintln!("lsepoll: {why}; a target without an owner is shown as unknown");
     }
     if !others.is_empty() {
