@@ -11,8 +11,9 @@ use serde_json::Value;
 use std::fs::{self, Permissions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn nothing_odd() {
@@ -351,7 +352,7 @@ fn the_resolver() {
     }
 }
 
-/// It lets them go on, also if it is killed.
+/// It lets them go on.
 #[test]
 fn stop() {
     let Some(_alone) = start() else { return };
@@ -372,6 +373,50 @@ fn stop() {
         errors.starts_with("lsepoll: cannot stop the processes"),
         "{errors}"
     );
+}
+
+/// It lets them go on, also if it is killed.
+#[test]
+fn stop_and_kill() {
+    let Some(_alone) = start() else { return };
+    let mut fixture = Fixture::new();
+    // So many that it takes kcmp(2) some time.
+    for _ in 0..400 {
+        fixture.moved();
+    }
+    let set = fcntl_dupfd_cloexec(&fixture.set, 0).unwrap();
+    let mut child = Command::new("sleep").arg("600").stdin(set).spawn().unwrap();
+    let pid = child.id().to_string();
+    let is_stopped = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.contains(") T ")
+    };
+    let begin = Instant::now();
+    let was_killed = loop {
+        let mut command = Command::new(LSEPOLL);
+        command.args(["--stop", "--resolver", "kcmp", "-p", &pid]);
+        let null = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut lsepoll = null.spawn().unwrap();
+        while !is_stopped() && lsepoll.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        lsepoll.kill().unwrap();
+        // Otherwise it had ended before.
+        if lsepoll.wait().unwrap().signal() == Some(libc::SIGKILL) {
+            break true;
+        }
+        if begin.elapsed() > Duration::from_secs(30) {
+            break false;
+        }
+    };
+    let begin = Instant::now();
+    while is_stopped() && begin.elapsed() < Duration::from_secs(30) {
+        std::thread::yield_now();
+    }
+    let goes_on = !is_stopped();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(was_killed && goes_on, "{was_killed} {goes_on}");
 }
 
 /// In a namespace of pids, where those that the kernel has are others.
