@@ -319,11 +319,21 @@ impl<'a> Resolver<'a> {
     ///   built in or the module is not loaded, `PermissionDenied`, or an error of
     ///   loading or running the programs
     ///
-    /// An error of one process or instance is in [`Report::skipped`] instead.
+    /// An error of one process or instance is in [`Report::skipped`] instead. If `/proc` is
+    /// missing, or that of another PID namespace, the report is empty, and
+    /// [`Report::partial`] says why.
     ///
     /// The message of an error does not include its cause, which is the
     /// [`source`](std::error::Error::source).
     pub fn resolve(mut self) -> io::Result<Report> {
+        let partial = visible::foreign();
+        if partial.is_some() {
+            // Whatever is read there would be said of other processes.
+            return Ok(Report {
+                partial,
+                ..Report::default()
+            });
+        }
         if let Scope::These(pids) = &mut self.scope {
             pids.iter_mut().for_each(|pid| *pid = named::table(*pid));
             pids.sort_unstable();

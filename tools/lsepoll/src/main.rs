@@ -91,7 +91,7 @@ fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
         report_method(&report);
     }
     report_fallback(args, &report);
-    let failed = report_skipped(&pids, &report);
+    let failed = report_skipped(&pids, &report) || is_blind(&report);
     let targets = || report.instances.iter().flat_map(|i| &i.targets);
     let orphaned = targets().filter(|target| target.is_orphaned()).count();
     let stale = targets().filter(|target| target.is_stale()).count();
@@ -328,6 +328,11 @@ fn report_fallback(args: &Args, report: &Report) {
     }
 }
 
+/// Whether nothing at all could be seen.
+fn is_blind(report: &Report) -> bool {
+    report.partial.is_some() && report.tables == 0
+}
+
 /// Reports what could not be inspected; returns whether -p named any of it.
 fn report_skipped(pids: &[i32], report: &Report) -> bool {
     let mut failed = false;
@@ -357,7 +362,11 @@ fn report_skipped(pids: &[i32], report: &Report) -> bool {
     }
     // Otherwise, it was said with the reason.
     if let Some(why) = report.partial.as_ref().filter(|_| report.no_kcmp.is_none()) {
-        eprintln!("lsepoll: {why}; a target without an owner is shown as unknown");
+        let rest = match is_blind(report) {
+            true => "",
+            false => "; a target without an owner is shown as unknown",
+        };
+        eprintln!("lsepoll: {why}{rest}");
     }
     if !others.is_empty() {
         let advice = match why_refused() {

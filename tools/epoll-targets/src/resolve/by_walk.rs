@@ -158,9 +158,7 @@ impl<'a> ByWalk<'a> {
     /// Finds the processes that cannot be inspected.
     fn find_skipped(&mut self, places: &Places) {
         for pid in self.without_table(places) {
-            let is_foreign = visible::proc().is_some();
-            let elsewhere = || is_foreign.then(visible::elsewhere);
-            if let Some(error) = visible::why_nothing(pid).or_else(elsewhere) {
+            if let Some(error) = visible::why_nothing(pid) {
                 task::skip(&mut self.skipped, pid, error);
             }
         }

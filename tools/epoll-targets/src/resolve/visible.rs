@@ -18,17 +18,23 @@ pub(super) fn namespace() -> Option<String> {
     })
 }
 
-/// Why `/proc` may not show all processes; `None` if it does.
-pub(super) fn proc() -> Option<String> {
+/// Why what `/proc` shows is not about processes of these ids, or nothing; `None` if it is.
+pub(super) fn foreign() -> Option<String> {
     let own = fs::read_link("/proc/self").ok();
     let own = own.and_then(|own| own.to_str()?.parse::<u32>().ok());
-    match own {
-        None => return Some("no /proc that shows this process is mounted".into()),
-        Some(pid) if pid != std::process::id() => {
-            return Some("/proc is that of another PID namespace; mount this one's".into());
+    let why = match own {
+        Some(pid) if pid == std::process::id() => return None,
+        None if fs::exists("/proc/version").unwrap_or(false) => {
+            "/proc is that of another PID namespace, where this process is not; mount this one's"
         }
-        Some(_) => {}
-    }
+        None => "no /proc is mounted; mount it",
+        Some(_) => "/proc is that of another PID namespace; mount this one's",
+    };
+    Some(why.into())
+}
+
+/// Why `/proc` may not show all processes; `None` if it does.
+pub(super) fn proc() -> Option<String> {
     if let Some(why) = namespace() {
         return Some(why);
     }
@@ -76,22 +82,6 @@ pub(super) fn why_nothing(pid: i32) -> Option<io::Error> {
 #[derive(Debug, thiserror::Error)]
 #[error("it has ended, and its parent has not waited for it")]
 struct Ended;
-
-/// A process is in `/proc`, and cannot be named to the kernel.
-#[derive(Debug, thiserror::Error)]
-#[error("it is not in this PID namespace, as /proc shows another one")]
-struct Elsewhere;
-
-/// The error that says so.
-pub(super) fn elsewhere() -> io::Error {
-    io::Error::other(Elsewhere)
-}
-
-/// Whether the kernel knows no such process, but `/proc` does, if that can be of another
-/// PID namespace.
-pub(super) fn is_elsewhere(pid: i32, error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ESRCH) && why_nothing(pid).is_none()
-}
 
 /// Whether an error says that a process has no descriptors any more.
 pub(super) fn is_ended(error: &io::Error) -> bool {

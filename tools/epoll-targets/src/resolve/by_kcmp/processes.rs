@@ -70,9 +70,6 @@ impl ByKcmp<'_> {
             match self.load_one(pid) {
                 Ok(()) => {}
                 Err(error) if quiet && has_ended(pid, &error) => {}
-                Err(error) if self.partial.is_some() && visible::is_elsewhere(pid, &error) => {
-                    task::skip(&mut self.skipped, pid, visible::elsewhere());
-                }
                 Err(error) => task::skip(&mut self.skipped, pid, error),
             }
         }
