@@ -8,7 +8,7 @@ use common::{Fixture, LSEPOLL, pid, run, say, send, sockets, start};
 use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 use serde_json::Value;
 use std::collections::HashSet;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -212,4 +212,167 @@ fn many_orphans_in_one_queue() {
     };
     assert_eq!(count(&found, known), 3 * MANY);
     assert_eq!(count(&found, "perhaps a message that waits at fd "), 1);
+}
+
+/// The holders of the only orphan, each of which is in this process.
+fn holders_here() -> Option<Vec<String>> {
+    let found = holders(1)?;
+    let (_, holders) = found.into_iter().next().unwrap();
+    let end = format!(" of process {} (", pid());
+    assert!(
+        holders.iter().all(|holder| holder.contains(&end)),
+        "{holders:?}"
+    );
+    Some(holders)
+}
+
+/// A new io_uring, or why there is none.
+fn ring() -> Result<OwnedFd, String> {
+    // A `struct io_uring_params`.
+    let mut parameters = [0u32; 30];
+    // SAFETY: It reads and writes the parameters, and opens a descriptor, which is ours.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_io_uring_setup, 2, parameters.as_mut_ptr());
+        if fd >= 0 {
+            return Ok(OwnedFd::from_raw_fd(fd as RawFd));
+        }
+    }
+    let error = std::io::Error::last_os_error();
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    let disabled = disabled.unwrap_or_else(|_| "missing".into());
+    let disabled = disabled.trim();
+    Err(format!(
+        "io_uring: {error} (kernel.io_uring_disabled is {disabled})"
+    ))
+}
+
+#[test]
+fn a_registered_file() {
+    const IORING_REGISTER_FILES: u32 = 2;
+    let Some(_alone) = start() else { return };
+    let ring = match ring() {
+        Ok(ring) => ring,
+        Err(why) => return say(&why),
+    };
+    let fixture = Fixture::new();
+    let file = Fixture::file();
+    fixture.add(&file, 0x55);
+    // The first one is nothing.
+    let files = [-1, file.as_raw_fd()];
+    // SAFETY: There are as many descriptors as it is told.
+    let result = unsafe {
+        let (fd, files) = (ring.as_raw_fd(), files.as_ptr());
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            fd,
+            IORING_REGISTER_FILES,
+            files,
+            2,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    drop(file);
+    let Some(holders) = holders_here() else {
+        return;
+    };
+    let expected = format!(
+        "a registered file of the io_uring fd {} of ",
+        ring.as_raw_fd()
+    );
+    // Before Linux 6.13, only /proc shows it.
+    assert!(holders[0].contains(&expected), "{holders:?}");
+    assert_eq!(holders.len(), 1, "{holders:?}");
+}
+
+/// A software event that counts nothing, with its ring buffer.
+fn perf_event() -> std::io::Result<OwnedFd> {
+    // A `struct perf_event_attr`: type and size, then the event.
+    let mut attributes = [0u64; 16];
+    attributes[0] = 1 | ((size_of_val(&attributes) as u64) << 32);
+    attributes[1] = 9;
+    // SAFETY: It reads the attributes, and opens a descriptor, which is ours.
+    unsafe {
+        let attributes = attributes.as_mut_ptr();
+        let fd = libc::syscall(libc::SYS_perf_event_open, attributes, 0, -1, -1, 8);
+        match fd {
+            0.. => Ok(OwnedFd::from_raw_fd(fd as RawFd)),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+fn page() -> usize {
+    // SAFETY: It takes an integer.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+}
+
+/// A packet socket, with a ring of one frame.
+fn packet_socket() -> std::io::Result<OwnedFd> {
+    // A `struct tpacket_req`: a block of one page, and one frame in it.
+    let ring = [page() as u32, 1, page() as u32, 1];
+    // SAFETY: It opens a descriptor, which is ours, and reads so many bytes of the ring.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let socket = OwnedFd::from_raw_fd(fd);
+        let (ring, size) = (ring.as_ptr().cast(), size_of_val(&ring) as u32);
+        let (level, option) = (libc::SOL_PACKET, libc::PACKET_RX_RING);
+        match libc::setsockopt(fd, level, option, ring, size) {
+            0 => Ok(socket),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+/// What keeps a mapping of a file whose descriptor was closed.
+#[test]
+fn a_mapping() {
+    let Some(_alone) = start() else { return };
+    let kinds = [
+        (
+            "a perf event",
+            perf_event().map_err(|error| error.to_string()),
+            2,
+        ),
+        (
+            "a packet socket",
+            packet_socket().map_err(|error| error.to_string()),
+            1,
+        ),
+        ("an io_uring", ring(), 1),
+    ];
+    for (kind, file, pages) in kinds {
+        let file = match file {
+            Ok(file) => file,
+            Err(why) => {
+                say(&format!("there is no {kind}: {why}"));
+                continue;
+            }
+        };
+        let fixture = Fixture::new();
+        fixture.add(&file, 0x55);
+        let size = pages * page();
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: The mapping is new, and nobody uses it.
+        let address = unsafe {
+            let (null, fd) = (std::ptr::null_mut(), file.as_raw_fd());
+            libc::mmap(null, size, rights, libc::MAP_SHARED, fd, 0)
+        };
+        assert_ne!(
+            address,
+            libc::MAP_FAILED,
+            "{kind}: {}",
+            std::io::Error::last_os_error()
+        );
+        drop(file);
+        let holders = holders_here();
+        // SAFETY: As above.
+        assert_eq!(unsafe { libc::munmap(address, size) }, 0);
+        let Some(holders) = holders else { return };
+        let expected = format!("a mapping at {:#x} of process {} (", address.addr(), pid());
+        assert!(holders[0].starts_with(&expected), "{kind}: {holders:?}");
+        assert_eq!(holders.len(), 1, "{kind}: {holders:?}");
+    }
 }
