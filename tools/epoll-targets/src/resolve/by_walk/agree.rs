@@ -57,6 +57,11 @@ impl Candidate {
 ///
 /// Those of one tfd are in one order everywhere. A target that both walks saw was there
 /// in between: if there are as many as fdinfo shows, they are these.
+///
+/// Events are not compared. They do not tell targets apart: EPOLL_CTL_MOD changes them, as
+/// servers do that wait to write only at times, and with `EPOLLONESHOT` so does each event
+/// that is reported. A target would seem to be another one whenever that happened. What is
+/// shown is what fdinfo says.
 pub(super) fn agree(
     before: &Walk,
     after: &Walk,
