@@ -310,7 +310,7 @@ fn the_resolver() {
         run_only(&[&args, more].concat())
     };
     let kcmp = args("kcmp", &[]);
-    if kcmp.2.contains("were skipped for lack of ptrace access") {
+    if kcmp.2.contains("skipped for lack of ptrace access") {
         // BPF sees those as well, and can say that a target is orphaned.
         return say("kcmp(2) may not compare all processes");
     }
