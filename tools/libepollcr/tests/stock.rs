@@ -375,7 +375,7 @@ fn a_pidfd_of_the_process_itself() {
     assert_eq!(why(&image, 601), Some(&said[..]));
     assert_eq!(
         why(&image, 603),
-        Some("its watches (1, see inotify(7)) cannot be recreated")
+        Some("epollcr does not recreate its watches (1, see inotify(7))")
     );
     child.kill().unwrap();
     child.wait().unwrap();

@@ -74,7 +74,7 @@ impl Dumper<'_, '_> {
                 b"anon_inode:inotify" => {
                     let watches = fdinfo::watches(&self.fdinfo(source)?);
                     other(&format!(
-                        "its watches ({watches}, see inotify(7)) cannot be recreated"
+                        "epollcr does not recreate its watches ({watches}, see inotify(7))"
                     ))
                 }
                 _ if name == b"anon_inode:[pidfd]" || name.starts_with(b"pidfd:") => {
