@@ -5,7 +5,7 @@
 //! be closed, or refer to another file. Each case dumps and restores a program that then
 //! reports what became of its epoll instances, once with each handler. The table says
 //! what CRIU itself cannot do, and what it still cannot do with the series. With the
-//! series and `/dev/epoll_cr`, it makes no query, and nothing changes.
+//! series and `/dev/epoll_cr`, it makes no query about targets, and nothing changes.
 
 use std::collections::BTreeMap;
 use std::fmt;
