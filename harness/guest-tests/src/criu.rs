@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::process::{Signal, kill_process};
 
 use crate::handler::Handler;
-use crate::module::Module;
+use crate::module::EPOLL_CR;
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
 
@@ -77,8 +77,6 @@ enum Action {
     Dump,
     Restore,
 }
-
-const DEVICE: Module = Module("epoll_cr");
 
 use Action::{Dump, Restore};
 use Expect::{Refuses, Restores};
@@ -245,7 +243,7 @@ fn feature() -> Result<()> {
     };
     for _ in 0..2 {
         ensure!(!check()?, "it finds a device that is not there");
-        let _device = device()?;
+        let _device = EPOLL_CR.while_loaded()?;
         ensure!(check()?, "it does not find the device");
     }
     Ok(())
@@ -315,27 +313,6 @@ fn named(name: &str) -> Result<&'static Scenario> {
         .with_context(|| format!("there is no scenario '{name}'"))
 }
 
-/// A guard: the module is loaded while it exists.
-struct Loaded;
-
-fn device() -> Result<Loaded> {
-    let output = Command::new("modprobe").arg(DEVICE.0).output();
-    let output = output.context("cannot run modprobe")?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        return skip(format!("no module {}: {}", DEVICE.0, error.trim()));
-    }
-    Ok(Loaded)
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        if let Err(error) = DEVICE.unload() {
-            note(format!("{error:#}"));
-        }
-    }
-}
-
 /// What a program found, and how often.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Report(BTreeMap<String, u32>);
@@ -396,7 +373,7 @@ impl Scenario {
             Build::Device => &EXACT,
         };
         if let Build::Device = build {
-            let _device = device()?;
+            let _device = EPOLL_CR.while_loaded()?;
             let outcome = self.dump_and_restore(&program, "device")?;
             note(format!("device: {outcome}"));
             return self.judge(expected, &outcome);
@@ -447,12 +424,12 @@ impl Scenario {
     /// Dumps the program with the device, and restores it without.
     fn dump_with_device(&self, by: &Path, restorer: &Path) -> Result<Outcome> {
         let (mut subject, _held) = self.start()?;
-        let loaded = device()?;
+        let loaded = EPOLL_CR.while_loaded()?;
         if let Answer::Refused(message) = subject.dump(by, &["-v4"])? {
             return Ok(Outcome::Refused(Dump, message));
         }
         drop(loaded);
-        ensure!(!DEVICE.is_loaded(), "the module is still loaded");
+        ensure!(!EPOLL_CR.is_loaded(), "the module is still loaded");
         restore(restorer, &mut subject, "no device")
     }
 

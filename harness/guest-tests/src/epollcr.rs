@@ -12,9 +12,7 @@ mod rights;
 mod sets;
 mod tool;
 
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
@@ -23,10 +21,9 @@ use libepollcr::dump::Dump;
 use libepollcr::image::Image;
 use libepollcr::restore::{Restore, Restored};
 
+use crate::module::EPOLL_CR;
 use crate::sys;
-use crate::tap::{Case, skip};
-
-const MODULE: &str = "epoll_cr";
+use crate::tap::Case;
 
 pub fn cases() -> Vec<Case> {
     [
@@ -74,15 +71,8 @@ fn device() -> Result<Device> {
     if let Ok(device) = Device::open() {
         return Ok(device);
     }
-    let output = Command::new("modprobe").arg(MODULE).output();
-    let output = output.context("cannot run modprobe")?;
-    match Device::open() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let error = String::from_utf8_lossy(&output.stderr);
-            skip(format!("no module {MODULE}: {}", error.trim()))
-        }
-        device => device.context("cannot open the device"),
-    }
+    EPOLL_CR.need()?;
+    Device::open().context("cannot open the device")
 }
 
 /// Dumps this process without its standard streams; the image was written and read.

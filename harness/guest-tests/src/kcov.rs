@@ -23,7 +23,7 @@ use rustix::process::{WaitOptions, waitpid};
 
 use crate::fault;
 use crate::handler;
-use crate::module::Module;
+use crate::module::{EPOLL_CR, Module};
 use crate::process;
 use crate::sys;
 use crate::tap::note;
@@ -31,7 +31,7 @@ use area::Area;
 use execute::Machine;
 use program::Program;
 
-const MODULES: [Module; 3] = [handler::MODULE, Module("epoll_iter"), Module("epoll_cr")];
+const MODULES: [Module; 3] = [handler::MODULE, Module("epoll_iter"), EPOLL_CR];
 /// Processes that try programs.
 const WORKERS: u64 = 2;
 /// A program that takes longer has failed.

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 use rustix::system::delete_module;
 
+use crate::tap::{note, skip};
+
 /// How long to wait for the last caller to leave a module.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -17,31 +19,65 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug)]
 pub struct Module(pub &'static str);
 
+/// The one that has the device for checkpoint and restore.
+pub const EPOLL_CR: Module = Module("epoll_cr");
+
+/// A guard: the module is loaded while this exists.
+#[derive(Debug)]
+#[must_use = "the module is loaded while this exists"]
+pub struct Loaded(Module);
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unload() {
+            note(format!("{error:#}"));
+        }
+    }
+}
+
 impl Module {
     pub fn is_loaded(self) -> bool {
         Path::new("/sys/module").join(self.0).exists()
     }
 
     pub fn load(self) -> Result<()> {
-        if !self.is_loaded() {
-            let output = Command::new("modprobe")
-                .arg(self.0)
-                .output()
-                .context("cannot run modprobe")?;
-            let error = String::from_utf8_lossy(&output.stderr);
-            ensure!(
-                output.status.success(),
-                "cannot load {}: {}",
-                self.0,
-                error.trim()
-            );
-            ensure!(
-                self.is_loaded(),
-                "modprobe loaded {}, but it is not in /sys/module",
-                self.0
-            );
+        match self.modprobe()? {
+            None => Ok(()),
+            Some(why) => bail!("cannot load {}: {why}", self.0),
         }
-        Ok(())
+    }
+
+    /// Loads it. Skips if it cannot be loaded here.
+    pub fn need(self) -> Result<()> {
+        match self.modprobe()? {
+            None => Ok(()),
+            Some(why) => skip(format!("no module {}: {why}", self.0)),
+        }
+    }
+
+    /// Loads it until the returned guard is dropped. Skips if it cannot be loaded here.
+    pub fn while_loaded(self) -> Result<Loaded> {
+        self.need()?;
+        Ok(Loaded(self))
+    }
+
+    /// Loads it, unless it is loaded. Returns what modprobe says if it does not.
+    fn modprobe(self) -> Result<Option<String>> {
+        if self.is_loaded() {
+            return Ok(None);
+        }
+        let output = Command::new("modprobe").arg(self.0).output();
+        let output = output.context("cannot run modprobe")?;
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Ok(Some(error.trim().to_owned()));
+        }
+        ensure!(
+            self.is_loaded(),
+            "modprobe loaded {}, but it is not in /sys/module",
+            self.0
+        );
+        Ok(None)
     }
 
     pub fn unload(self) -> Result<()> {

@@ -29,6 +29,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{both, is_stock, module};
 use crate::criu::{Report, SCENARIOS, Scenario};
+use crate::module::EPOLL_CR;
 use crate::process::{Child, fork, pause_forever, shared, wait_until};
 use crate::sys;
 use crate::tap::{Case, note};
@@ -300,14 +301,9 @@ fn dry_run() -> Result<()> {
     // Nor without the module.
     drop(child);
     if !is_stock() {
-        let modprobe = |args: &[&str]| -> Result<()> {
-            let status = Command::new("modprobe").args(args).status()?;
-            ensure!(status.success(), "modprobe {args:?}: {status}");
-            Ok(())
-        };
-        modprobe(&["-r", super::MODULE])?;
+        EPOLL_CR.unload()?;
         let output = epollcr(args);
-        modprobe(&[super::MODULE])?;
+        EPOLL_CR.load()?;
         let output = output?;
         let error = text(&output.stderr);
         ensure!(output.status.success() && error.is_empty(), "{error}");
