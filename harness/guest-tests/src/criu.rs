@@ -87,6 +87,8 @@ const NUMBER: &str = "keep the number of a target whose file does not have it";
 const REPORTED: &str = "remember that an edge was reported, so it is reported again";
 /// The kernel asks for EPOLLERR and EPOLLHUP whenever something is added.
 const DISARMED: &str = "keep a disarmed oneshot from reporting errors and hang-ups";
+/// fdinfo has shown the flag since 6.5, and this CRIU does not read it.
+const SEMAPHORE: &str = "keep EFD_SEMAPHORE, so one read takes the whole value";
 /// No descriptor of any process that is dumped is of this file.
 const NOBODY: &str = "is open in none of the tasks";
 /// It resolves the targets of a process before it has seen the files of the next one.
@@ -117,7 +119,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         Restores(&[Difference("other-number", 1, NUMBER)]),
         EXACT,
     ),
+    scenario(
+        "file-number",
+        1,
+        Restores(&[Difference("other-number", 1, NUMBER)]),
+        EXACT,
+    ),
     scenario("nested", 6, EXACT, EXACT),
+    scenario(
+        "inner-number",
+        2,
+        Restores(&[Difference("other-number", 1, NUMBER)]),
+        EXACT,
+    ),
+    scenario(
+        "semaphore",
+        1,
+        Restores(&[Difference("other-value", 1, SEMAPHORE)]),
+        EXACT,
+    ),
     // Another target of the instance has an edge to report: which one, nobody can see.
     scenario(
         "edge",

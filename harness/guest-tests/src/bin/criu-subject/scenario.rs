@@ -35,7 +35,24 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
             under(&mut world, set, 2, 701)?;
         }
         "reused-number" => reused(&mut world, set)?,
+        "file-number" => {
+            under(&mut world, set, 1, 702)?;
+            // A regular file, which could not be a target itself.
+            let file = File::open(std::env::current_exe()?)?;
+            world.others.push(fcntl_dupfd_cloexec(file, 702)?);
+        }
         "nested" => nested(&mut world, set)?,
+        "inner-number" => {
+            let inner = world.set()?;
+            let inner_source = world.source(Source::Set(inner));
+            world.watch_under(set, inner_source, 703)?;
+            let source = world.source(Source::counter()?);
+            world.watch(inner, source, Mode::Level)?;
+        }
+        "semaphore" => {
+            let source = world.source(Source::semaphore(3)?);
+            world.ready = vec![world.watch(set, source, Mode::Level)?];
+        }
         "edge" => edge(&mut world, set)?,
         "flags" => flags(&mut world, set)?,
         "oneshot" => {

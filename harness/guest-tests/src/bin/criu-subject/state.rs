@@ -28,6 +28,7 @@ pub fn write(world: &World, before: &[Vec<Shown>]) -> String {
     for source in &world.sources {
         match source {
             Source::Counter(fd) => line("counter", &[number(fd)]),
+            Source::Semaphore(fd, value) => line("semaphore", &[number(fd), *value as i64]),
             Source::Pipe { read, write } => {
                 let read = read.as_ref().map_or(-1, number);
                 line("pipe", &[read, number(write)]);
@@ -131,6 +132,7 @@ pub fn read(text: &str) -> Result<(World, Vec<Vec<Shown>>)> {
                 continue;
             }
             ("counter", &[fd]) => Source::Counter(inherited(fd)?),
+            ("semaphore", &[fd, value]) => Source::Semaphore(inherited(fd)?, value as u64),
             ("pipe", &[-1, write]) => Source::Pipe {
                 read: None,
                 write: inherited(write)?,

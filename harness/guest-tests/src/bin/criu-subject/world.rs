@@ -28,6 +28,8 @@ const AT_ONCE: usize = 64;
 /// A file that can be made ready to be read.
 pub enum Source {
     Counter(OwnedFd),
+    /// A counter that read(2) decrements by one, with its value.
+    Semaphore(OwnedFd, u64),
     /// `read` is `None` if another process has that end.
     Pipe {
         read: Option<OwnedFd>,
@@ -55,6 +57,11 @@ impl Source {
     pub fn counter_from(number: RawFd) -> Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self::Counter(fcntl_dupfd_cloexec(fd, number)?))
+    }
+
+    pub fn semaphore(value: u32) -> Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
+        Ok(Self::Semaphore(eventfd(value, flags)?, value.into()))
     }
 
     pub fn pipe() -> Result<Self> {
@@ -97,7 +104,9 @@ impl Source {
 
     fn fire(&self) -> Result<()> {
         match self {
-            Self::Counter(fd) => write(fd, &1u64.to_ne_bytes()).map(drop)?,
+            Self::Counter(fd) | Self::Semaphore(fd, _) => {
+                write(fd, &1u64.to_ne_bytes()).map(drop)?;
+            }
             Self::Pipe { write: fd, .. } | Self::Pair { far: fd, .. } => {
                 write(fd, b"x").map(drop)?;
             }
@@ -136,10 +145,30 @@ impl Source {
         }
     }
 
+    /// Reads everything; false if it was not what was there when the world was built.
+    fn has_value(&self, sets: &[OwnedFd]) -> Result<bool> {
+        let Self::Semaphore(fd, value) = self else {
+            self.drain(sets)?;
+            return Ok(true);
+        };
+        let mut same = true;
+        let mut buf = [0u8; 8];
+        for reads in 0.. {
+            match read(fd, &mut buf) {
+                Err(Errno::AGAIN) => return Ok(same && reads == *value),
+                result => result.map(drop)?,
+            }
+            same &= u64::from_ne_bytes(buf) == 1;
+        }
+        Ok(false)
+    }
+
     /// The watched file; `None` if we do not have it open.
     fn fd<'a>(&'a self, sets: &'a [OwnedFd]) -> Option<BorrowedFd<'a>> {
         match self {
-            Self::Counter(fd) | Self::Timer(fd) | Self::Signals(fd, _) => Some(fd.as_fd()),
+            Self::Counter(fd) | Self::Semaphore(fd, _) | Self::Timer(fd) | Self::Signals(fd, _) => {
+                Some(fd.as_fd())
+            }
             Self::Pipe { read, .. } => read.as_ref().map(AsFd::as_fd),
             Self::Pair { near, .. } => Some(near.as_fd()),
             Self::Set(set) => Some(sets[*set].as_fd()),
@@ -191,6 +220,8 @@ pub struct World {
     pub flies: Option<(usize, Option<usize>)>,
     /// The socket that it arrives at, and the one that it was sent from.
     pub flight: Option<(OwnedFd, OwnedFd)>,
+    /// Other files that are open.
+    pub others: Vec<OwnedFd>,
 }
 
 impl World {
@@ -343,6 +374,10 @@ impl World {
 
     pub fn fire(&self, source: usize) -> Result<()> {
         self.sources[source].fire()
+    }
+
+    pub fn has_value(&self, source: usize) -> Result<bool> {
+        self.sources[source].has_value(&self.sets)
     }
 
     pub fn drain(&self, source: usize) -> Result<bool> {
