@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::process::{Signal, kill_process};
 
 use crate::handler::Handler;
-use crate::module::EPOLL_CR;
+use crate::module::{EPOLL_CR, Loaded};
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
 
@@ -59,6 +59,33 @@ impl Build {
             Err(err) => Err(err).with_context(|| format!("cannot run {}", path.display())),
             Ok(_) => Ok(path),
         }
+    }
+}
+
+/// A CRIU, with the device or without.
+#[derive(Clone, Copy)]
+struct With<'a> {
+    program: &'a Path,
+    device: bool,
+}
+
+impl<'a> With<'a> {
+    const fn new(program: &'a Path) -> Self {
+        Self {
+            program,
+            device: false,
+        }
+    }
+
+    const fn device_of(program: &'a Path) -> Self {
+        Self {
+            program,
+            device: true,
+        }
+    }
+
+    fn device(self) -> Result<Option<Loaded>> {
+        self.device.then(|| EPOLL_CR.while_loaded()).transpose()
     }
 }
 
@@ -202,6 +229,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("criu-device/feature", |_| feature()),
         Case::new("criu-device/vanishes", |_| vanishes()),
         Case::new("criu-device/older", |_| older()),
+        Case::new("criu-patched/old-images", |_| old_images(Build::Patched)),
+        Case::new("criu-device/old-images", |_| old_images(Build::Device)),
     ];
     cases.extend(
         SCENARIOS
@@ -282,7 +311,7 @@ fn vanishes() -> Result<()> {
         ("nobody-nested", &[]),
     ] {
         let scenario = named(name)?;
-        let outcome = scenario.dump_with_device(&patched, &patched)?;
+        let outcome = scenario.across(With::device_of(&patched), With::new(&patched))?;
         note(format!("{name}: {outcome}"));
         scenario.judge(&Restores(differences), &outcome)?;
     }
@@ -309,9 +338,27 @@ fn older() -> Result<()> {
         ("nobody", REFUSES),
     ] {
         let scenario = named(name)?;
-        let outcome = scenario.dump_with_device(&patched, &installed)?;
+        let outcome = scenario.across(With::device_of(&patched), With::new(&installed))?;
         note(format!("{name}: {outcome}"));
         scenario.judge(expected, &outcome)?;
+    }
+    Ok(())
+}
+
+/// Images of CRIU without the series are restored by CRIU with it, with no more loss than
+/// by the one that made them.
+fn old_images(build: Build) -> Result<()> {
+    let installed = Build::Installed.program()?;
+    let patched = build.program()?;
+    let restorer = match build {
+        Build::Device => With::device_of(&patched),
+        _ => With::new(&patched),
+    };
+    for name in ["plain", "two-numbers", "edge", "disarmed", "file-number"] {
+        let scenario = named(name)?;
+        let outcome = scenario.across(With::new(&installed), restorer)?;
+        note(format!("{name}: {outcome}"));
+        scenario.judge(&scenario.criu, &outcome)?;
     }
     Ok(())
 }
@@ -441,16 +488,18 @@ impl Scenario {
         restore(program, &mut subject, with)
     }
 
-    /// Dumps the program with the device, and restores it without.
-    fn dump_with_device(&self, by: &Path, restorer: &Path) -> Result<Outcome> {
+    /// Dumps the program by one CRIU, and restores it by another, each with the device or
+    /// without.
+    fn across(&self, by: With<'_>, restorer: With<'_>) -> Result<Outcome> {
         let (mut subject, _held) = self.start()?;
-        let loaded = EPOLL_CR.while_loaded()?;
-        if let Answer::Refused(message) = subject.dump(by, &["-v4"])? {
+        let device = by.device()?;
+        if let Answer::Refused(message) = subject.dump(by.program, &["-v4"])? {
             return Ok(Outcome::Refused(Dump, message));
         }
-        drop(loaded);
+        drop(device);
         ensure!(!EPOLL_CR.is_loaded(), "the module is still loaded");
-        restore(restorer, &mut subject, "no device")
+        let _device = restorer.device()?;
+        restore(restorer.program, &mut subject, "across")
     }
 
     /// Checks that the outcome is what the table says.
