@@ -9,19 +9,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use epoll_targets::proc::{Stat, State};
 use guest_tests::subject::{Answer, Subject, criu, installed};
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::handler::Handler;
 use crate::module::{EPOLL_CR, Loaded};
+use crate::process::wait_until;
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
 
@@ -231,6 +236,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("criu-device/older", |_| older()),
         Case::new("criu-patched/old-images", |_| old_images(Build::Patched)),
         Case::new("criu-device/old-images", |_| old_images(Build::Device)),
+        Case::new("criu-patched/dies", |_| dies(Build::Patched)),
+        Case::new("criu-device/dies", |_| dies(Build::Device)),
     ];
     cases.extend(
         SCENARIOS
@@ -361,6 +368,69 @@ fn old_images(build: Build) -> Result<()> {
         scenario.judge(&scenario.criu, &outcome)?;
     }
     Ok(())
+}
+
+/// Which process is killed.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Parent,
+    Child,
+}
+
+/// A process that is killed while it is dumped. CRIU refuses, and the other process goes on,
+/// or it makes an image that can be used.
+fn dies(build: Build) -> Result<()> {
+    const TIMES: u32 = 8;
+    let program = build.program()?;
+    let _device = match build {
+        Build::Device => Some(EPOLL_CR.while_loaded()?),
+        _ => None,
+    };
+    let (mut subject, _held) = APART.start()?;
+    let Answer::Done(took) = subject.dump(&program, &["-v4"])? else {
+        bail!("criu should dump it");
+    };
+    drop(subject);
+    note(format!("without a death, a dump takes {took:.1?}"));
+    for victim in [Victim::Child, Victim::Parent] {
+        let mut refusals = 0;
+        for n in 0..TIMES {
+            let outcome = APART.dump_while_dying(&program, victim, took * n / TIMES)?;
+            note(format!("{victim:?} killed at {n}/{TIMES}: {outcome}"));
+            match outcome {
+                Outcome::Refused(Dump, _) => refusals += 1,
+                _ => APART.judge(&EXACT, &outcome)?,
+            }
+        }
+        ensure!(refusals > 0, "no dump noticed the death");
+    }
+    Ok(())
+}
+
+/// A child has an epoll instance of its own, whose target only its parent has.
+const APART: Scenario = scenario("apart", 1, EXACT, EXACT);
+
+/// The only child of a process.
+fn child_of(pid: Pid) -> Result<Pid> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let child = children.trim().parse().ok().and_then(Pid::from_raw);
+    child.with_context(|| format!("the children of {pid} are '{children}'"))
+}
+
+/// What the epoll instance at descriptor 0 watches.
+fn targets_of(pid: Pid) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/0"))?;
+    let lines = text.lines().filter(|line| line.starts_with("tfd:"));
+    // Without the inode, which differs after a restore.
+    let shown = lines.map(|line| line.split(" pos:").next().unwrap_or(line).to_owned());
+    Ok(shown.collect())
+}
+
+/// Checks that a process sleeps, as before it was dumped.
+fn goes_on(pid: Pid) -> Result<()> {
+    let sleeps = || Stat::of(pid.as_raw_pid()).is_ok_and(|stat| stat.state == State::Sleeping);
+    wait_until("the other process to go on", sleeps)
 }
 
 fn version(program: &Path) -> Result<String> {
@@ -500,6 +570,53 @@ impl Scenario {
         ensure!(!EPOLL_CR.is_loaded(), "the module is still loaded");
         let _device = restorer.device()?;
         restore(restorer.program, &mut subject, "across")
+    }
+
+    /// Kills a process of the program some time after its dump begins.
+    fn dump_while_dying(&self, by: &Path, victim: Victim, after: Duration) -> Result<Outcome> {
+        let (mut subject, _held) = self.start()?;
+        let (parent, child) = (subject.pid(), child_of(subject.pid())?);
+        let targets = targets_of(child)?;
+        let killed = match victim {
+            Victim::Parent => parent,
+            Victim::Child => child,
+        };
+        let killer = thread::spawn(move || {
+            thread::sleep(after);
+            // It may have been dumped, and have ended.
+            let _ = kill_process(killed, Signal::KILL);
+        });
+        let answer = subject.dump(by, &["-v4"]);
+        ensure!(killer.join().is_ok(), "the killer panicked");
+        match (answer?, victim) {
+            (Answer::Refused(message), Victim::Parent) => {
+                goes_on(child)?;
+                kill_process(child, Signal::KILL)?;
+                Ok(Outcome::Refused(Dump, message))
+            }
+            (Answer::Refused(message), Victim::Child) => {
+                goes_on(parent)?;
+                // It is whole: it can be dumped, and go on.
+                if let Answer::Refused(again) = subject.dump(by, &["-v4"])? {
+                    bail!("after '{message}', the other process cannot be dumped: {again}");
+                }
+                wait_until("the child", || test_kill_process(child).is_err())?;
+                let outcome = restore(by, &mut subject, "again")?;
+                note(format!("the other process, dumped again: {outcome}"));
+                self.judge(&EXACT, &outcome)?;
+                Ok(Outcome::Refused(Dump, message))
+            }
+            (Answer::Done(_), _) => {
+                // An orphan by now, it is waited for by init, and its pid has to be free.
+                wait_until("the child", || test_kill_process(child).is_err())?;
+                let outcome = restore(by, &mut subject, "dying")?;
+                // It had ended before it was dumped, if that was not refused.
+                if let Ok(now) = targets_of(child) {
+                    ensure!(now == targets, "the child watches {now:?}, not {targets:?}");
+                }
+                Ok(outcome)
+            }
+        }
     }
 
     /// Checks that the outcome is what the table says.

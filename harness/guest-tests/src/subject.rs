@@ -142,6 +142,12 @@ pub fn criu(program: &Path, dir: &Path, action: &str, args: &[&str]) -> Result<A
         return Ok(Answer::Done(took));
     }
     let log = fs::read_to_string(dir.join("images").join(log)).unwrap_or_default();
+    if status.code().is_none() {
+        bail!("criu {action}: {status}");
+    }
+    if let Some(bug) = log.lines().find(|line| line.contains("BUG at ")) {
+        bail!("criu {action}: {bug}");
+    }
     for (at, line) in log.lines().enumerate() {
         if line.contains("Error (") && !line.contains(GOES_ON) {
             // Others write to the log meanwhile.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::event::epoll::EventFlags;
+use rustix::event::epoll::{self, EventFlags};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::Signal;
 use rustix::stdio::dup2_stdin;
@@ -75,6 +75,7 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
             world.watch_under(set, source, 704)?;
         }
         "child" => child(&mut world, set)?,
+        "apart" => apart(&mut world, set)?,
         "heir" => heir(&mut world, set)?,
         "in-flight" => in_flight(&mut world, set, false)?,
         "in-flight-both" => in_flight(&mut world, set, true)?,
@@ -192,6 +193,21 @@ fn child(world: &mut World, set: usize) -> Result<()> {
     Command::new(std::env::current_exe()?)
         .arg("hold")
         .stdin(Stdio::from(far))
+        .spawn()?;
+    Ok(())
+}
+
+/// An epoll instance that only a child has open, with a target that only we have open.
+fn apart(world: &mut World, set: usize) -> Result<()> {
+    let source = world.source(Source::counter()?);
+    world.watch(set, source, Mode::Level)?;
+    let theirs = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    if let Source::Counter(fd) = &world.sources[source] {
+        epoll::add(&theirs, fd, epoll::EventData::new_u64(1), EventFlags::IN)?;
+    }
+    Command::new(std::env::current_exe()?)
+        .arg("hold")
+        .stdin(Stdio::from(theirs))
         .spawn()?;
     Ok(())
 }
