@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""criu_images.py: see what crit shows of epoll instances in an image of CRIU.
+"""criu_images.py [COUNT [SEED]]: edit what an image of CRIU says of epoll instances.
 
-The image is made without /dev/epoll_cr and with it, if there is a module, and restored.
+crit shows the fields of each target. Then the image is restored after each of some edits,
+and COUNT random ones: CRIU refuses it with an error, or restores it. It must not crash, hang
+or leave processes behind. Each is tried without /dev/epoll_cr and with it, if there is a
+module.
 """
 
+import copy
 import ctypes
 import json
 import os
 import pathlib
+import random
 import re
 import select
 import shutil
@@ -28,6 +33,7 @@ PATIENCE = 120
 OUTER, INNER, COUNTER, READER, WRITER, FILE, NEAR, FAR, FIRED = range(10, 19)
 CLOSED = 100
 IN, ET, ONESHOT = select.EPOLLIN, select.EPOLLET, select.EPOLLONESHOT
+EXCLUSIVE = select.EPOLLEXCLUSIVE
 
 
 class Failure(Exception):
@@ -184,6 +190,96 @@ def shown():
         raise Failure("crit shows: " + ended.stdout)
 
 
+def duplicate(image):
+    twice = targets(image, OUTER)
+    twice.append(copy.deepcopy(twice[0]))
+
+
+def loop(image):
+    _, ids = files(image)
+    target(image, COUNTER, INNER)["file_id"] = ids[OUTER]
+
+
+def to(tfd, **fields):
+    """An edit of a target. A function is called with the ids of the files."""
+
+    def edit(image):
+        _, ids = files(image)
+        what = target(image, tfd)
+        for field, value in fields.items():
+            what[field] = value(ids) if callable(value) else value
+
+    return edit
+
+
+def without(tfd, field):
+    def edit(image):
+        del target(image, tfd)[field]
+
+    return edit
+
+
+def regular(ready):
+    return to(READER, file_id=lambda ids: ids[FILE], events=IN | ET, ready=ready)
+
+
+# CRIU has to refuse these, and to restore those below.
+REFUSED = {
+    "orig_tfd is -1": to(CLOSED, orig_tfd=2**32 - 1),
+    "orig_tfd is 2^31": to(CLOSED, orig_tfd=2**31),
+    "orig_tfd is 2^30": to(CLOSED, orig_tfd=2**30),
+    "all of them are": lambda image: [t.update(orig_tfd=2**31) for t in targets(image, OUTER)],
+    "file_id of no file": to(CLOSED, file_id=0x7FFFFFFF),
+    "file_id 0": to(CLOSED, file_id=0),
+    "file_id of the instance": to(CLOSED, file_id=lambda ids: ids[OUTER]),
+    "file_id of an instance around it": loop,
+    "file_id of a regular file": to(COUNTER, file_id=lambda ids: ids[FILE]),
+    "a regular file has reported": regular(False),
+    "a regular file is ready": regular(True),
+    "one target twice": duplicate,
+    "all events that there are": to(COUNTER, events=2**32 - 1),
+    "EPOLLEXCLUSIVE of an instance": to(INNER, events=IN | EXCLUSIVE),
+    "tfd alone, and it is closed": lambda image: [
+        without(CLOSED, "file_id")(image),
+        target(image, CLOSED).update(tfd=2**32 - 1),
+    ],
+}
+ACCEPTED = {
+    "nothing": lambda image: None,
+    "no event, and no EPOLLONESHOT": to(COUNTER, events=0),
+    "disarmed, and EPOLLET": to(FIRED, events=ONESHOT | ET, ready=True),
+    "all have reported": lambda image: [t.update(ready=False) for t in targets(image, OUTER)],
+    "number of the instance": to(CLOSED, orig_tfd=OUTER),
+    "no file_id": without(COUNTER, "file_id"),
+    "no orig_tfd": without(COUNTER, "orig_tfd"),
+}
+
+
+def random_edit(image, generator):
+    by_id, _ = files(image)
+    # Those of mappings and directories, too.
+    some = [*by_id, 0, 2**32 - 1, generator.getrandbits(32)]
+    for _ in range(generator.randint(1, 4)):
+        all_targets = targets(image, generator.choice([OUTER, OUTER, INNER]))
+        if not all_targets:
+            continue
+        what = generator.choice(all_targets)
+        field = generator.choice(["orig_tfd", "file_id", "file_id", "events", "ready", "tfd", "copy", "drop"])
+        if field == "file_id":
+            what[field] = generator.choice(some)
+        elif field in ("tfd", "orig_tfd"):
+            what[field] = generator.choice([*range(20), 255, 1023, 2**20, 2**31, 2**32 - 1])
+        elif field == "events":
+            what[field] = generator.choice([0, IN, IN | ET, ONESHOT, ET, IN | EXCLUSIVE, generator.getrandbits(32)])
+        elif field == "ready":
+            what[field] = generator.choice([True, False])
+        elif field == "copy":
+            all_targets.append(copy.deepcopy(what))
+        else:
+            gone = generator.choice(["orig_tfd", "file_id", "ready"])
+            what.pop(gone, None)
+
+
 def restore(pid, image):
     """Restore an image; return what CRIU says if it refuses."""
     with open(DIR / "images/files.img", "wb") as out:
@@ -198,32 +294,56 @@ def restore(pid, image):
     return None
 
 
-def cycle(what):
-    """Returns whether it failed."""
+def cycle(what, count, generator):
+    """Returns how many edits failed."""
     try:
         pid, image = dump()
         shown()
-        error = restore(pid, image)
-        if error:
-            raise Failure(f"criu restore: {error}")
+        print(f"ok crit shows the targets, {what}", flush=True)
     except Failure as failure:
         print(f"# {failure}\nnot ok crit shows the targets, {what}", flush=True)
-        return True
-    print(f"ok crit shows the targets, {what}", flush=True)
-    return False
-
-
-def main():
-    # PR_SET_CHILD_SUBREAPER: what was restored becomes our child.
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-    failed = cycle("without the device")
-    if subprocess.run(["modprobe", "epoll_cr"], capture_output=True, check=False).returncode:
-        print("# there is no module epoll_cr")
-    else:
-        failed |= cycle("with the device")
-        subprocess.run(["modprobe", "-r", "epoll_cr"], check=True)
+        return 1
+    edits = [(name, edit, True) for name, edit in REFUSED.items()]
+    edits += [(name, edit, False) for name, edit in ACCEPTED.items()]
+    for n in range(count):
+        edits.append((f"random edit {n}", lambda image: random_edit(image, generator), None))
+    failed = refused = 0
+    for name, edit, must_refuse in edits:
+        edited = copy.deepcopy(image)
+        edit(edited)
+        try:
+            error = restore(pid, edited)
+            if must_refuse is not None and must_refuse != (error is not None):
+                raise Failure(error or "it is restored")
+            refused += error is not None
+            if must_refuse is not None:
+                print(f"# {name}: {error or 'restored'}")
+        except Failure as failure:
+            failed += 1
+            changed = [t for n in (OUTER, INNER) for t in targets(edited, n)]
+            print(f"# {failure}\n# {changed}\nnot ok {name}, {what}", flush=True)
+            if is_there(pid):
+                end(pid)
+    print(f"# {what}: {len(edits)} edits, {refused} refused")
+    print(f"{'not ok' if failed else 'ok'} edited images, {what}", flush=True)
     return failed
 
 
+def main(count=20, seed=None):
+    # PR_SET_CHILD_SUBREAPER: what was restored becomes our child.
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    seed = int(seed or random.getrandbits(32))
+    generator = random.Random(seed)
+    print(f"# seed {seed}")
+    modprobe = ["modprobe", "epoll_cr"]
+    failed = cycle("without the device", int(count), generator)
+    if subprocess.run(modprobe, capture_output=True, check=False).returncode:
+        print("# there is no module epoll_cr")
+    else:
+        failed += cycle("with the device", int(count), generator)
+        subprocess.run(["modprobe", "-r", "epoll_cr"], check=True)
+    return 1 if failed else 0
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
