@@ -2,13 +2,13 @@
 
 //! `epollcr dump`
 
-use crate::{TOOL, advance, cli, limit, signals};
+use crate::{TOOL, advance, cli, limit, signals, warnings};
 use anyhow::{Context, Result};
 use epoll_cli::progress::Progress;
 use epoll_targets::proc::Stat;
 use libepollcr::device::{self, Device};
 use libepollcr::dump::{Dump, Error};
-use libepollcr::image::{Image, Kind};
+use libepollcr::image::Image;
 use rustix::fs::{AtFlags, CWD, linkat};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -23,51 +23,13 @@ pub fn run(args: &cli::Dump) -> Result<()> {
     limit::allow_all();
     check_target(&args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     let image = make(args, device.as_ref())?;
-    write(&image, &args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     if image.origin.running {
         eprintln!("{TOOL}: warning: the process was running: the image may be inconsistent");
     }
-    for warning in warnings(&image) {
+    for warning in warnings::of_dump(&image, device.is_some()) {
         eprintln!("{TOOL}: warning: {warning}");
     }
-    Ok(())
-}
-
-/// Returns what the image lacks, and what the device would have told.
-fn warnings(image: &Image) -> Vec<String> {
-    let numbers = image.numbers();
-    let is_missing = |file: u32| {
-        let file = file as usize;
-        matches!(image.files[file].kind, Kind::Other { .. }) && numbers[file].is_empty()
-    };
-    let (mut missing, mut guessed) = (0, 0);
-    for file in &image.files {
-        let Kind::Epoll { items } = &file.kind else {
-            continue;
-        };
-        missing += items.iter().filter(|item| is_missing(item.file)).count();
-        guessed += items.iter().filter(|i| i.guessed == Some(true)).count();
-    }
-    let targets = |count| match count {
-        1 => "1 target".to_owned(),
-        count => format!("{count} targets"),
-    };
-    let mut warnings = Vec::new();
-    if missing > 0 {
-        warnings.push(format!(
-            "the image lacks the files of {}, and cannot be restored without them: epollcr \
-             show tells which and why",
-            targets(missing)
-        ));
-    }
-    if guessed > 0 {
-        warnings.push(format!(
-            "it cannot be seen whether the edges of {} were reported: a restore reports them \
-             (again)",
-            targets(guessed)
-        ));
-    }
-    warnings
+    write(&image, &args.file).with_context(|| format!("cannot write {}", args.file.display()))
 }
 
 /// Opens the device; `None` if there is none, or it may not be opened.

@@ -10,6 +10,7 @@ mod restore;
 mod show;
 mod signals;
 mod table;
+mod warnings;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};

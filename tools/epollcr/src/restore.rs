@@ -3,7 +3,7 @@
 //! `epollcr restore`
 
 use crate::cli::{self, Given, Which};
-use crate::{TOOL, advance, dump, limit, read, report};
+use crate::{TOOL, advance, dump, limit, read, report, warnings};
 use anyhow::{Context, Result, bail};
 use epoll_cli::progress::Progress;
 use epoll_cli::text::printable;
@@ -72,6 +72,9 @@ pub fn run(args: &cli::Restore, inherited: Vec<RawFd>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    for warning in warnings::of_restore(&image, &given) {
+        let _ = writeln!(&*stderr, "{TOOL}: warning: {warning}");
+    }
     if args.dry_run {
         return match open_device(args, &image, &restore) {
             Ok(device) => {
@@ -98,12 +101,6 @@ pub fn run(args: &cli::Restore, inherited: Vec<RawFd>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if image.origin.running {
-        let _ = writeln!(
-            &*stderr,
-            "{TOOL}: warning: the process was running when it was dumped: the image may be inconsistent"
-        );
-    }
     let held = restored.held.values().map(AsRawFd::as_raw_fd).max();
     let last = u64::from(last).max(held.map_or(0, |held| held.unsigned_abs().into()));
     limit::put_back(limit, last);

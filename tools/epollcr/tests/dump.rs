@@ -2,20 +2,13 @@
 
 //! What `epollcr dump` says of processes that it cannot dump, and what it leaves behind.
 
-use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+mod child;
 
-fn dump(pid: u32, image: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_epollcr"));
-    command
-        .args(["dump", "-p", &pid.to_string()])
-        .arg(image)
-        .stdin(Stdio::null());
-    command
-}
+use child::{Stopped, await_state, dump, limit_files, state};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// The one line that it prints for an error.
 fn error(output: &Output) -> String {
@@ -33,50 +26,6 @@ fn refused(pid: u32) -> String {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     let start = format!("epollcr: cannot dump process {pid}");
     error.strip_prefix(&start).expect(&error).into()
-}
-
-fn state(pid: u32) -> char {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, rest) = stat.rsplit_once(") ").unwrap();
-    rest.chars().next().unwrap()
-}
-
-fn await_state(pid: u32, wanted: char) {
-    while state(pid) != wanted {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-struct Stopped(Child);
-
-impl Stopped {
-    fn new() -> Self {
-        let mut command = Command::new("sleep");
-        command.arg("1000").stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        Self::of(command.spawn().unwrap())
-    }
-
-    /// A process that sleeps.
-    fn of(child: Child) -> Self {
-        await_state(child.id(), 'S');
-        let pid = child.id() as i32;
-        // SAFETY: it takes two integers. This is our child, which nobody has waited for.
-        unsafe { libc::kill(pid, libc::SIGSTOP) };
-        await_state(child.id(), 'T');
-        Self(child)
-    }
-
-    fn id(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
 }
 
 #[test]
@@ -147,37 +96,16 @@ fn a_thread_of_the_kernel() {
     }
 }
 
-/// Whether this process may dump its children, as root may.
-fn may_dump(child: &Stopped) -> bool {
-    let dir = tempfile::tempdir().unwrap();
-    let output = dump(child.id(), &dir.path().join("image"))
-        .output()
-        .unwrap();
-    output.status.success()
-}
-
 #[test]
 fn nothing_is_left_of_a_dump_that_fails() {
     let child = Stopped::new();
-    if !may_dump(&child) {
+    if !child.may_be_dumped() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
     let mut command = dump(child.id(), &image);
-    // SAFETY: between fork and exec, the closure makes one system call.
-    unsafe {
-        command.pre_exec(|| {
-            let limit = libc::rlimit {
-                rlim_cur: 100,
-                rlim_max: 100,
-            };
-            match libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        });
-    }
+    limit_files(&mut command);
     let said = error(&command.output().unwrap());
     assert_eq!(
         said,
@@ -192,7 +120,7 @@ fn nothing_is_left_of_a_dump_that_fails() {
 #[test]
 fn an_image_replaces_another() {
     let child = Stopped::new();
-    if !may_dump(&child) {
+    if !child.may_be_dumped() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

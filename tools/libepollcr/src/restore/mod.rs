@@ -189,6 +189,13 @@ impl<'a> Restore<'a> {
         plan::problems(self.image, &self.is_given(), device.is_none())
     }
 
+    /// Counts the targets that only the device can restore: oneshots that have fired, and
+    /// whose files have no event that would make them fire again. They are among the
+    /// [`problems`](Self::problems) without it.
+    pub fn only_by_device(&self) -> usize {
+        plan::cannot_fire(self.image, &self.is_given()).count()
+    }
+
     fn is_given(&self) -> Vec<bool> {
         let files = 0..self.image.files.len() as u32;
         files.map(|file| self.given.contains_key(&file)).collect()
