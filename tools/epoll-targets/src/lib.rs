@@ -73,3 +73,11 @@ mod libbpf;
 mod order;
 mod question;
 mod reader;
+
+/// Says that a test is skipped, past the capture of its output: see `scripts/lib/results`.
+#[cfg(test)]
+fn skipped(why: impl std::fmt::Display) {
+    use std::io::Write as _;
+
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{add, can, copy, file, found, method, new_set, pair, pid, receive, send};
+use common::{add, can, copy, file, found, method, new_set, pair, pid, receive, send, skip};
 use epoll_targets::fdinfo;
 use epoll_targets::resolve::{
     Descriptor, Method, Owner, Report, Resolved, Resolver, Skipped, TfdState,
@@ -13,7 +13,7 @@ use epoll_targets::resolve::{
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -38,9 +38,7 @@ fn start() -> Option<MutexGuard<'static, ()>> {
         Ok(_) => Some(alone),
         Err(error) if method() == Method::Bpf => panic!("{error}"),
         Err(error) => {
-            // Past the capture of the test's output.
-            let mut stderr = io::stderr();
-            writeln!(stderr, "SKIPPED: {error}").unwrap();
+            skip(error);
             None
         }
     }
@@ -456,10 +454,7 @@ impl Drop for Scope {
 fn without_the_right_to_attach() {
     let Some(_alone) = start() else { return };
     let Ok(_scope) = Scope::new() else {
-        // Past the capture of the test's output.
-        let mut stderr = io::stderr();
-        writeln!(stderr, "SKIPPED: there is no Yama").unwrap();
-        return;
+        return skip("there is no Yama");
     };
     let (set, target, theirs) = (new_set(), file(), new_set());
     add(&set, &target, 20);

@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::{Holder, add, copy, file, methods, new_set, pair, pid, receive, send};
+use common::{Holder, add, copy, file, methods, new_set, pair, pid, receive, send, skip};
 use epoll_targets::proc::{self, Stat, State};
 use epoll_targets::ready::Poller;
 use epoll_targets::resolve::{Descriptor, Method, Owner, Report, Resolved, Resolver, TfdState};
 use rustix::event::epoll;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -663,8 +663,7 @@ fn a_mutex_that_is_held() {
     let mut page = match Page::new() {
         Ok(page) => page,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "SKIPPED: userfaultfd(2): {error}");
-            return;
+            return skip(format_args!("userfaultfd(2): {error}"));
         }
     };
     let (set, ready, other) = (new_set(), file(), new_set());

@@ -297,7 +297,7 @@ mod tests {
         for object in OBJECTS {
             let (by_kernel, by_libbpf) = match Loaded::by_libbpf(&object.0) {
                 Ok(loaded) => (Loaded::by_kernel(&object.0).unwrap(), loaded),
-                Err(error) => return eprintln!("skipped: BPF cannot be used: {error}"),
+                Err(error) => return crate::skipped(format_args!("BPF cannot be used: {error}")),
             };
             let maps = |loaded: &Loaded| {
                 let maps = loaded.maps.iter();

@@ -12,18 +12,23 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use std::io::{IoSlice, IoSliceMut, Write};
+use std::fmt::Display;
+use std::io::{IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Whether the kernel can; says so if not, past the capture of the test's output.
+/// Says that a test is skipped, past the capture of its output: see `scripts/lib/results`.
+pub fn skip(why: impl Display) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// Whether the kernel can; says so if not.
 pub fn can() -> bool {
     let support = kcmp::support();
     if support != Support::Epoll {
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "SKIPPED: {support}").unwrap();
+        skip(support);
     }
     support == Support::Epoll
 }
@@ -43,8 +48,8 @@ pub fn method() -> Method {
 /// Held by each test: what others open and close is not to get in the way.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The methods that work here. Where one is what the tests are to be run with, it is no
-/// excuse that it does not.
+/// The methods that work here; the test is skipped if none does. Where one is what the tests
+/// are to be run with, it is no excuse that it does not.
 pub fn methods() -> (MutexGuard<'static, ()>, Vec<Method>) {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let all = match self::method() {
@@ -56,13 +61,17 @@ pub fn methods() -> (MutexGuard<'static, ()>, Vec<Method>) {
         Ok(_) => true,
         Err(error) if self::method() == *method => panic!("{error}"),
         Err(error) => {
-            // Past the capture of the test's output.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: {method:?}: {error}");
+            // The test is not skipped: the other methods are tested.
+            let _ = writeln!(std::io::stderr(), "without {method:?}: {error}");
             assert!(*method != Method::Walk || !HAS_BPF || !is_root() || !has_types());
             false
         }
     };
-    (alone, all.into_iter().filter(works).collect())
+    let methods: Vec<Method> = all.into_iter().filter(works).collect();
+    if methods.is_empty() {
+        skip("no method works here");
+    }
+    (alone, methods)
 }
 
 pub fn is_root() -> bool {

@@ -17,8 +17,9 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
 };
+use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufReader, IoSlice};
+use std::io::{BufReader, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::{Child, Command, Stdio};
@@ -30,10 +31,20 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// Descriptors of tests are not less.
 pub const FIRST: RawFd = 600;
 
+/// Says that a test is skipped, past the capture of its output: see `scripts/lib/results`.
+pub fn skip(why: impl Display) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 /// `None` if this kernel, or what confines this process, does not allow it.
 pub fn alone() -> Option<MutexGuard<'static, ()>> {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    (kcmp::support() == Support::Epoll).then_some(alone)
+    let support = kcmp::support();
+    if support != Support::Epoll {
+        skip(support);
+        return None;
+    }
+    Some(alone)
 }
 
 pub fn at(number: RawFd, fd: OwnedFd) -> OwnedFd {
