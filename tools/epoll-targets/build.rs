@@ -11,6 +11,12 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
+/// The end of an error.
+const HELP: &str = "
+The feature bpf takes clang, and libbpf, libelf and zlib with their headers (on Debian:
+apt-get install clang libbpf-dev). lsepoll and epollcr can be built without it, and are
+slower and know less then: cargo ... --no-default-features";
+
 fn main() {
     println!("cargo::rerun-if-changed=src/bpf");
     println!("cargo::rerun-if-env-changed=CLANG");
@@ -29,8 +35,8 @@ fn main() {
             .status();
         match status {
             Ok(status) if status.success() => {}
-            Ok(status) => panic!("{clang}: {status}: are the headers of libbpf there?"),
-            Err(error) => panic!("the feature bpf needs {clang}: {error}"),
+            Ok(status) => panic!("{clang}: {status}: are the headers of libbpf there?{HELP}"),
+            Err(error) => panic!("BPF programs are compiled by {clang}: {error}{HELP}"),
         }
     }
 }

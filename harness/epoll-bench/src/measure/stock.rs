@@ -233,7 +233,7 @@ impl Lister {
         let lsepoll = current_exe()?.with_file_name("lsepoll");
         ensure!(
             lsepoll.exists(),
-            "there is no {}: build it, with the feature bpf",
+            "there is no {}: build it",
             lsepoll.display()
         );
         let found = |name: &str| {
