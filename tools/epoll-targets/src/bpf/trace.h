@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#include "file.h"
 #include "task.h"
 
 /* How much of a stack is kept: enough for the innermost functions. */
