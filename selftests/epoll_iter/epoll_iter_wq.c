@@ -42,15 +42,15 @@ FIXTURE_TEARDOWN(epoll_iter)
 static int walk(struct epoll_iter_wq *skel)
 {
 	LIBBPF_OPTS(bpf_test_run_opts, opts);
-	volatile __u32 *walks = &skel->bss->walks;
+	__u32 *walks = &skel->bss->walks;
 	long long end = now_ms() + PATIENCE_MS;
-	__u32 before = *walks;
+	__u32 before = __atomic_load_n(walks, __ATOMIC_RELAXED);
 	int ret = bpf_prog_test_run_opts(bpf_program__fd(skel->progs.begin),
 					 &opts);
 
 	if (ret || opts.retval)
 		return ret ?: -ECHILD;
-	while (*walks == before) {
+	while (__atomic_load_n(walks, __ATOMIC_RELAXED) == before) {
 		if (now_ms() > end)
 			return -ETIME;
 		sleep_ms(1);
