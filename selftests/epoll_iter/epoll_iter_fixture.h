@@ -41,7 +41,7 @@ FIXTURE_TEARDOWN(epoll_iter)
  * on. Their numbers begin with 100 if @step is 1, and all are 100 if it is 0.
  */
 static inline int begin(struct __test_metadata *_metadata, struct epoll_iter *skel,
-		 int efd, int *fds, int nr, int step)
+			int efd, int *fds, int nr, int step)
 {
 	int iter;
 
@@ -67,7 +67,7 @@ static inline struct record *next(struct __test_metadata *_metadata, int iter)
  * @seq_num-th.
  */
 static inline void expect_target(struct __test_metadata *_metadata, int iter,
-			  unsigned int seq_num, unsigned int data)
+				 unsigned int seq_num, unsigned int data)
 {
 	struct record *r = next(_metadata, iter);
 
