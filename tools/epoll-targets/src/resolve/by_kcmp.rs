@@ -205,27 +205,15 @@ impl<'a> ByKcmp<'a> {
             Ok(targets) => return Some(targets),
             Err(error) => error,
         };
+        // The instance may be there by another descriptor, which a list of them misses if it
+        // moves on meanwhile.
         let is_closed = error.kind() == io::ErrorKind::NotFound;
-        let error = match is_closed && self.may_have_moved(pid) {
+        let error = match is_closed && visible::why_nothing(pid).is_none() {
             true => io::Error::other(Moved),
             false => error,
         };
         self.instances[instance].gone = Some(error);
         None
-    }
-
-    /// Whether a process has a descriptor of an instance that it did not have when they were
-    /// listed. An instance whose descriptor is closed may be there by another one.
-    fn may_have_moved(&self, pid: i32) -> bool {
-        let watched = self.instances.iter();
-        let known: HashSet<Descriptor> = watched.flat_map(|w| w.descriptors.clone()).collect();
-        let task = self.kernel.task(pid);
-        // One that moves meanwhile is missed by a list of descriptors.
-        (0..ROUNDS).any(|_| {
-            let now = proc::epoll_fds(task).unwrap_or_default();
-            now.into_iter()
-                .any(|fd| !known.contains(&Descriptor { pid, fd }))
-        })
     }
 
     // The targets.

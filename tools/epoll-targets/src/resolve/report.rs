@@ -178,12 +178,10 @@ impl Skipped {
     }
 }
 
-/// A descriptor of an instance was closed, and the process has one that it did not have:
-/// of the same instance, or of another.
+/// A descriptor of an instance was closed, and another one that was not seen may refer to it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "its descriptor was closed, and the process has opened or duplicated another one: to be \
-     certain, stop the process"
+    "its descriptor was closed, and another one may refer to it: to be certain, stop the process"
 )]
 pub(super) struct Moved;
 
