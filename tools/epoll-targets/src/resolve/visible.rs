@@ -27,7 +27,7 @@ pub(super) fn foreign() -> Option<String> {
         None if fs::exists("/proc/version").unwrap_or(false) => {
             "/proc is that of another PID namespace, where this process is not; mount this one's"
         }
-        None => "no /proc is mounted; mount it",
+        None => "no procfs is mounted at /proc; mount it",
         Some(_) => "/proc is that of another PID namespace; mount this one's",
     };
     Some(why.into())
@@ -72,10 +72,15 @@ pub(super) fn why_nothing(pid: i32) -> Option<io::Error> {
     let tasks = proc::tasks(pid).unwrap_or_default();
     let runs = |tid: i32| {
         let stat = Stat::read(format!("/proc/{pid}/task/{tid}/stat"));
-        stat.is_ok_and(|stat| !matches!(stat.state, State::Zombie | State::Dead))
+        stat.is_ok_and(|stat| !has_ended(&stat))
     };
-    let ended = matches!(stat.state, State::Zombie | State::Dead) && !tasks.into_iter().any(runs);
+    let ended = has_ended(&stat) && !tasks.into_iter().any(runs);
     ended.then(|| io::Error::other(Ended))
+}
+
+/// Whether a task has given up its descriptors, or is about to.
+fn has_ended(stat: &Stat) -> bool {
+    matches!(stat.state, State::Zombie | State::Dead) || stat.is_exiting()
 }
 
 /// A process has ended, and is still there.
