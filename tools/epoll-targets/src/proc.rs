@@ -36,7 +36,7 @@ pub fn pids() -> io::Result<Vec<i32>> {
     let pids = numbers(Path::new("/proc"))?;
     // A procfs has at least one, unless its PID namespace has ended.
     if pids.is_empty() {
-        let why = "/proc shows no processes: no procfs is mounted there";
+        let why = "no procfs is mounted at /proc";
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
     Ok(pids)

@@ -120,7 +120,8 @@ const WITHOUT_BPF: [(&[&str], &str); 2] = [
             "-c",
             "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"",
         ],
-        "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)",
+        "there is no /sys/kernel/btf/vmlinux: the kernel has no type information \
+         (CONFIG_DEBUG_INFO_BTF)",
     ),
 ];
 
@@ -134,6 +135,10 @@ fn what_is_used_instead() {
     let pid = std::process::id().to_string();
     if !rustix::process::geteuid().is_root() {
         return say("only root has BPF");
+    }
+    let filters = without_kcmp(Command::new("true"), libc::ENOSYS);
+    if let Err(error) = &filters {
+        say(&format!("no seccomp filters here: {error}"));
     }
     for (without_bpf, why) in WITHOUT_BPF {
         let run = |errno: Option<i32>, more: &[&str]| {
@@ -169,6 +174,9 @@ fn what_is_used_instead() {
         assert_eq!(errors, line);
 
         // Nor kcmp(2).
+        if filters.is_err() {
+            continue;
+        }
         for (errno, no_kcmp) in [
             (libc::ENOSYS, "this kernel has no kcmp(2) (CONFIG_KCMP)"),
             (

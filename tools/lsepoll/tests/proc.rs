@@ -124,7 +124,7 @@ fn the_proc_of_the_parent_namespace() {
 #[test]
 fn no_proc() {
     let script = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
-    is_refused(script, "no /proc is mounted; mount it");
+    is_refused(script, "no procfs is mounted at /proc; mount it");
 }
 
 /// What it says is why it sees nothing.
