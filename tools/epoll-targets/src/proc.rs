@@ -14,7 +14,6 @@ use std::path::Path;
 pub const EPOLL_LINK: &str = "anon_inode:[eventpoll]";
 
 /// A flag in [`Stat::flags`]: it ends, and gives up what it has.
-#[cfg(feature = "bpf")]
 const PF_EXITING: u32 = 0x0000_0004;
 
 /// A flag in [`Stat::flags`]: a kernel thread.
@@ -273,7 +272,6 @@ impl Stat {
     }
 
     /// Whether it is about to end.
-    #[cfg(feature = "bpf")]
     pub(crate) fn is_exiting(&self) -> bool {
         self.flags & PF_EXITING != 0
     }
