@@ -336,12 +336,7 @@ fn a_thread_stands_for_its_process() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let begin = Instant::now();
-    while !has_programs(lsepoll.id()) && begin.elapsed() < Duration::from_secs(60) {
-        sleep(Duration::from_millis(10));
-    }
-    // Time to note what there was before.
-    sleep(Duration::from_secs(1));
+    await_programs(lsepoll.id());
     // Its end is that of the program, and of the trace.
     program.stdin.take().unwrap().write_all(b"\n").unwrap();
     program.wait().unwrap();
@@ -357,13 +352,27 @@ fn a_thread_stands_for_its_process() {
     assert!(text.contains(r#""event":"left""#), "{text}");
 }
 
-/// Whether BPF programs of a process are attached, or it has ended.
-fn has_programs(pid: u32) -> bool {
-    let Ok(fds) = epoll_targets::proc::fds(pid as i32) else {
-        return true;
+/// Waits until BPF programs of a process are attached, and no more of them for a while, in
+/// which it notes what there was before; or until it has ended.
+fn await_programs(pid: u32) {
+    let links = || {
+        let fds = epoll_targets::proc::fds(pid as i32).ok()?;
+        let link = |fd| epoll_targets::proc::link(pid as i32, fd).unwrap_or_default();
+        let links = |&fd: &_| link(fd) == "anon_inode:bpf_link";
+        (!fds.is_empty()).then(|| fds.iter().filter(|fd| links(fd)).count())
     };
-    let link = |fd| epoll_targets::proc::link(pid as i32, fd).unwrap_or_default();
-    fds.is_empty() || fds.into_iter().any(|fd| link(fd) == "anon_inode:bpf_link")
+    let begin = Instant::now();
+    let mut since = (Instant::now(), 0);
+    while let Some(links) = links() {
+        if links != since.1 {
+            since = (Instant::now(), links);
+        }
+        let is_ready = links > 0 && since.0.elapsed() > Duration::from_secs(3);
+        if is_ready || begin.elapsed() > Duration::from_secs(60) {
+            break;
+        }
+        sleep(Duration::from_millis(10));
+    }
 }
 
 /// What lsepoll says if it cannot write to a file; `None` if it cannot trace here.
