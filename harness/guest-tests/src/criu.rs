@@ -596,7 +596,11 @@ impl Scenario {
             }
             (Answer::Refused(message), Victim::Child) => {
                 goes_on(parent)?;
-                // It is whole: it can be dumped, and go on.
+                // It is whole: it can be dumped, and go on. Not beside what is there of the
+                // first dump.
+                let images = subject.dir.join("images");
+                fs::remove_dir_all(&images)?;
+                fs::create_dir(&images)?;
                 if let Answer::Refused(again) = subject.dump(by, &["-v4"])? {
                     bail!("after '{message}', the other process cannot be dumped: {again}");
                 }
@@ -609,12 +613,16 @@ impl Scenario {
             (Answer::Done(_), _) => {
                 // An orphan by now, it is waited for by init, and its pid has to be free.
                 wait_until("the child", || test_kill_process(child).is_err())?;
-                let outcome = restore(by, &mut subject, "dying")?;
-                // It had ended before it was dumped, if that was not refused.
-                if let Ok(now) = targets_of(child) {
-                    ensure!(now == targets, "the child watches {now:?}, not {targets:?}");
+                if let Some(refused) = restart(by, &subject, "dying")? {
+                    return Ok(refused);
                 }
-                Ok(outcome)
+                // Unless it had ended before it was dumped. Its parent has the target, and
+                // ends when it is asked.
+                let ended =
+                    || Stat::of(child.as_raw_pid()).is_ok_and(|stat| stat.state == State::Zombie);
+                let as_before = || targets_of(child).is_ok_and(|now| now == targets);
+                wait_until("the child to watch what it did", || ended() || as_before())?;
+                Ok(Outcome::Restored(ask(&mut subject)?))
             }
         }
     }
@@ -662,14 +670,22 @@ impl Scenario {
     }
 }
 
-fn restore(program: &Path, subject: &mut Subject, with: impl fmt::Display) -> Result<Outcome> {
+/// Restores a program; returns how that is refused, if it is.
+fn restart(program: &Path, subject: &Subject, with: impl fmt::Display) -> Result<Option<Outcome>> {
     let options = ["--restore-detached", "-v4"];
     let restored = match criu(program, &subject.dir, "restore", &options)? {
         Answer::Done(took) => took.as_secs_f64(),
-        Answer::Refused(message) => return Ok(Outcome::Refused(Restore, message)),
+        Answer::Refused(message) => return Ok(Some(Outcome::Refused(Restore, message))),
     };
     note(format!("{with}: restored in {restored:.2} s"));
-    Ok(Outcome::Restored(ask(subject)?))
+    Ok(None)
+}
+
+fn restore(program: &Path, subject: &mut Subject, with: impl fmt::Display) -> Result<Outcome> {
+    match restart(program, subject, with)? {
+        Some(refused) => Ok(refused),
+        None => Ok(Outcome::Restored(ask(subject)?)),
+    }
 }
 
 /// An epoll instance with a target that only this process has open.
