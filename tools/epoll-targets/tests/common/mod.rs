@@ -88,12 +88,6 @@ fn has_types() -> bool {
     std::fs::exists("/sys/kernel/btf/vmlinux").unwrap()
 }
 
-/// Whether that is the resolver that walks.
-pub fn walks() -> bool {
-    let report = resolver([pid()]).resolve();
-    report.is_ok_and(|report| report.method == Method::Walk)
-}
-
 pub fn resolver(pids: impl IntoIterator<Item = i32>) -> Resolver<'static> {
     Resolver::new(pids).method(method())
 }
