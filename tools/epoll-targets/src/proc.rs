@@ -34,11 +34,17 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 pub fn pids() -> io::Result<Vec<i32>> {
     let pids = numbers(Path::new("/proc"))?;
     // A procfs has at least one, unless its PID namespace has ended.
-    if pids.is_empty() {
+    if !is_mounted() || pids.is_empty() {
         let why = "no procfs is mounted at /proc";
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
     Ok(pids)
+}
+
+/// Whether `/proc` is a procfs, and not what is below.
+pub(crate) fn is_mounted() -> bool {
+    let filesystem = rustix::fs::statfs("/proc");
+    filesystem.is_ok_and(|filesystem| filesystem.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
 /// The descriptors of a process, or of a thread, ascending.

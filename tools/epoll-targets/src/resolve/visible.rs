@@ -23,11 +23,12 @@ pub(super) fn foreign() -> Option<String> {
     let own = fs::read_link("/proc/self").ok();
     let own = own.and_then(|own| own.to_str()?.parse::<u32>().ok());
     let why = match own {
+        _ if !proc::is_mounted() => "no procfs is mounted at /proc; mount it",
         Some(pid) if pid == std::process::id() => return None,
         None if fs::exists("/proc/version").unwrap_or(false) => {
             "/proc is that of another PID namespace, where this process is not; mount this one's"
         }
-        None => "no procfs is mounted at /proc; mount it",
+        None => "/proc does not show this process; mount it anew",
         Some(_) => "/proc is that of another PID namespace; mount this one's",
     };
     Some(why.into())
