@@ -3,11 +3,12 @@
 //! Runs the program where there is no kcmp(2), as on a kernel without `CONFIG_KCMP`, or no
 //! BPF, or neither.
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter, sock_fprog};
+mod seccomp;
+
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
+use seccomp::refuse;
 use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,46 +17,10 @@ const LSEPOLL: &str = env!("CARGO_BIN_EXE_lsepoll");
 /// One test at a time: the program lists all sets of the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Has a program see `errno` for each kcmp(2).
+/// Runs a program that sees `errno` for each kcmp(2).
 fn without_kcmp(mut command: Command, errno: i32) -> io::Result<Output> {
-    let op = |code, k, jt, jf| sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let mut filter = [
-        op(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
-        op(BPF_JMP | BPF_JEQ | BPF_K, libc::SYS_kcmp as u32, 0, 1),
-        op(
-            BPF_RET | BPF_K,
-            libc::SECCOMP_RET_ERRNO | errno as u32,
-            0,
-            0,
-        ),
-        op(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ];
-    let install = move || {
-        let program = sock_fprog {
-            len: filter.len() as u16,
-            filter: filter.as_mut_ptr(),
-        };
-        // SAFETY: `program` is a whole filter, and is valid during the call.
-        unsafe {
-            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(
-                    libc::PR_SET_SECCOMP,
-                    libc::SECCOMP_MODE_FILTER,
-                    &raw const program,
-                ) != 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: `install` allocates nothing and takes no lock.
-    unsafe { command.pre_exec(install) }.output()
+    refuse(&mut command, libc::SYS_kcmp, errno);
+    command.output()
 }
 
 fn say(text: &str) {
