@@ -339,6 +339,16 @@ impl<'a> Resolver<'a> {
             pids.sort_unstable();
             pids.dedup();
         }
+        let asked_for = match &self.scope {
+            Scope::These(pids) => pids.clone(),
+            Scope::All => Vec::new(),
+        };
+        let mut report = self.look()?;
+        report.add_ended(&asked_for);
+        Ok(report)
+    }
+
+    fn look(mut self) -> io::Result<Report> {
         match self.method {
             Method::Walk => return self.by_walk(),
             Method::Bpf => {

@@ -34,7 +34,6 @@ use items::Items;
 use lists::Lists;
 use places::{Holders, Moment, Places};
 use programs::{File, Programs, Walk};
-use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::RawFd;
@@ -101,7 +100,6 @@ impl<'a> ByWalk<'a> {
 
     pub(super) fn run(mut self) -> io::Result<Report> {
         let mut places = self.list()?;
-        self.find_skipped(&places);
         let mut views = self.find_instances(&places);
         for round in 1..=ROUNDS {
             if round == 1 {
@@ -127,7 +125,7 @@ impl<'a> ByWalk<'a> {
             }
         }
         self.find_orphans(&places, &mut views)?;
-        self.find_ended(&places);
+        self.find_unseen(&places);
         Ok(self.report(places, views))
     }
 
@@ -155,31 +153,15 @@ impl<'a> ByWalk<'a> {
         without.copied().collect()
     }
 
-    /// Finds the processes that cannot be inspected.
-    fn find_skipped(&mut self, places: &Places) {
+    /// Finds the processes that go on and have no table, which cannot be.
+    fn find_unseen(&mut self, places: &Places) {
         for pid in self.without_table(places) {
-            if let Some(error) = visible::why_nothing(pid) {
+            let goes_on = Stat::of(pid).is_ok_and(|stat| !stat.is_kernel_thread())
+                && visible::why_nothing(pid).is_none();
+            if goes_on {
+                let error = io::Error::other("the BPF programs do not see its descriptors");
                 task::skip(&mut self.skipped, pid, error);
             }
-        }
-    }
-
-    /// Finds the processes that were there at first and have ended since, or gave up their
-    /// descriptors already.
-    fn find_ended(&mut self, places: &Places) {
-        for pid in self.without_table(places) {
-            if self.skipped.iter().any(|skipped| skipped.pid == pid) {
-                continue;
-            }
-            let error = match Stat::of(pid) {
-                // It never has any.
-                Ok(stat) if stat.is_kernel_thread() => continue,
-                Ok(stat) if !stat.is_exiting() && visible::why_nothing(pid).is_none() => {
-                    io::Error::other("the BPF programs do not see its descriptors")
-                }
-                _ => Errno::SRCH.into(),
-            };
-            task::skip(&mut self.skipped, pid, error);
         }
     }
 

@@ -2,7 +2,7 @@
 
 //! What a resolver reports.
 
-use super::Method;
+use super::{Method, task, visible};
 use crate::descriptor::Descriptor;
 use crate::fdinfo::Target;
 use crate::holder::Holder;
@@ -241,5 +241,20 @@ impl Report {
                 .iter()
                 .all(|s| s.has_ended() && !s.may_have_moved())
             && self.instances.iter().all(|i| i.unconfirmed.is_none())
+    }
+
+    /// Says of processes of which nothing was reported that they have ended, if so. One that
+    /// is giving up its descriptors looks like one that has closed its instances.
+    pub(super) fn add_ended(&mut self, asked_for: &[i32]) {
+        for &pid in asked_for {
+            let mut instances = self.instances.iter();
+            let has = instances.any(|i| i.pid == pid || i.also.iter().any(|d| d.pid == pid));
+            if has || self.skipped.iter().any(|skipped| skipped.pid == pid) {
+                continue;
+            }
+            if let Some(error) = visible::why_nothing(pid) {
+                task::skip(&mut self.skipped, pid, error);
+            }
+        }
     }
 }
