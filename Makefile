@@ -12,7 +12,7 @@ word-as-is = '$(subst ','\'',$(value $(1)))'
 
 # Each script takes its own locks; -j has an effect on the kernel's make only.
 .NOTPARALLEL:
-.PHONY: all setup run check check-all bench lava kcidb fuzz vm deb kselftest-install modules series mbox criu refresh clean distclean help
+.PHONY: all setup run check check-all bench lava kcidb fuzz vm deb static kselftest-install modules series mbox criu refresh clean distclean help
 
 all: $(if $(KDIR),kdir,modules)
 
@@ -33,6 +33,7 @@ check-all:
 	@$(MAKE) --no-print-directory criu
 	@$(MAKE) --no-print-directory check RELOADS=200
 	@$(MAKE) --no-print-directory check T=deb
+	@$(MAKE) --no-print-directory check T=static
 	@$(MAKE) --no-print-directory check KERNEL=lean
 	@$(MAKE) --no-print-directory check KERNEL=debug
 	@$(MAKE) --no-print-directory check LINUX=7.2
@@ -59,6 +60,9 @@ vm: setup
 
 deb:
 	@scripts/deb
+
+static:
+	@scripts/static
 
 modules:
 	@scripts/setup modules
