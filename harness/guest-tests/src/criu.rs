@@ -51,8 +51,10 @@ enum Build {
 }
 
 impl Build {
-    /// The program. Skips if it is not there.
+    /// The program, and no device until it is asked for: kselftests leave the module loaded.
+    /// Skips if the program is not there.
     fn program(self) -> Result<PathBuf> {
+        EPOLL_CR.unload()?;
         let path = match self {
             Self::Installed => installed().into(),
             Self::Patched | Self::Device => match std::env::var_os("CRIU_PATCHED") {
