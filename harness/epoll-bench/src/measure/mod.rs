@@ -42,6 +42,10 @@ pub struct Options {
     /// Leave out larger instances, where memory is short
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     max_targets: usize,
+    /// How long lsepoll may take with kcmp(2), in seconds: then it is stopped, and its time
+    /// follows from what it has found
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    kcmp_limit: u64,
     /// Which kernel this is: the unpatched one has no module
     #[arg(long, value_enum, default_value_t = Kernel::Base)]
     kernel: Kernel,

@@ -365,7 +365,10 @@ fn by_kcmp(
 
 fn lists(session: &mut Session<'_>) -> Result<()> {
     let listers = Lister::all()?;
-    let limit = Duration::from_secs(if session.options.quick { 5 } else { 60 });
+    let limit = Duration::from_secs(match session.options.quick {
+        true => 5,
+        false => session.options.kcmp_limit,
+    });
     for (files, what) in Files::ALL {
         for targets in session.sizes(SIZES) {
             let mut subject = Subject {
