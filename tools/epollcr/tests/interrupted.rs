@@ -79,6 +79,18 @@ fn refuse_unnamed_files() -> io::Result<()> {
     }
 }
 
+/// Lets signals end this process. If the tests run in the background of a shell, SIGINT is
+/// ignored.
+fn expect_signals() -> io::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        // SAFETY: no handler is installed, so that no code runs for the signal.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// How the dump writes its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -92,9 +104,12 @@ impl Way {
     fn dump(self, pid: u32, image: &Path) -> Command {
         let mut command = dump(pid, image);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        if self == Self::Named {
-            // SAFETY: between fork and exec, it makes system calls only.
-            unsafe { command.pre_exec(refuse_unnamed_files) };
+        // SAFETY: between fork and exec, these make system calls only.
+        unsafe {
+            command.pre_exec(expect_signals);
+            if self == Self::Named {
+                command.pre_exec(refuse_unnamed_files);
+            }
         }
         command
     }
