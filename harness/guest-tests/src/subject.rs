@@ -126,7 +126,7 @@ pub fn installed() -> &'static Path {
 pub fn criu(program: &Path, dir: &Path, action: &str, args: &[&str]) -> Result<Answer> {
     let log = format!("{action}.log");
     let began = Instant::now();
-    let status = Command::new(program)
+    let mut child = Command::new(program)
         .arg(action)
         .args(args)
         .arg("--images-dir")
@@ -135,13 +135,24 @@ pub fn criu(program: &Path, dir: &Path, action: &str, args: &[&str]) -> Result<A
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
+        .spawn()
         .with_context(|| format!("cannot run {}", program.display()))?;
+    let mut status = child.try_wait()?;
+    while status.is_none() && began.elapsed() < PATIENCE {
+        sleep(Duration::from_micros(200));
+        status = child.try_wait()?;
+    }
     let took = began.elapsed();
-    if status.success() {
+    if status.is_some_and(|status| status.success()) {
         return Ok(Answer::Done(took));
     }
     let log = fs::read_to_string(dir.join("images").join(log)).unwrap_or_default();
+    let Some(status) = status else {
+        child.kill()?;
+        child.wait()?;
+        let last = log.lines().last().unwrap_or("nothing");
+        bail!("criu {action} hangs; the last line of its log: {last}");
+    };
     if status.code().is_none() {
         bail!("criu {action}: {status}");
     }
