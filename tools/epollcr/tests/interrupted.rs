@@ -135,7 +135,7 @@ fn interrupt(child: &Stopped, way: Way, signal: c_int) {
     assert!(way.dump(child.id(), &image).status().unwrap().success());
     let took = began.elapsed();
     let whole = fs::metadata(&image).unwrap().len();
-    assert_eq!(files(dir.path()), [image.clone()]);
+    assert_eq!(files(dir.path()), std::slice::from_ref(&image));
 
     let (mut none, mut old, mut new) = (0, 0, 0);
     for n in 0..TIMES {
