@@ -6,6 +6,7 @@ use super::{Method, task, visible};
 use crate::descriptor::Descriptor;
 use crate::fdinfo::Target;
 use crate::holder::Holder;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::RawFd;
@@ -246,10 +247,11 @@ impl Report {
     /// Says of processes of which nothing was reported that they have ended, if so. One that
     /// is giving up its descriptors looks like one that has closed its instances.
     pub(super) fn add_ended(&mut self, asked_for: &[i32]) {
+        let instances = self.instances.iter();
+        let places = instances.flat_map(|i| i.also.iter().map(|d| d.pid).chain([i.pid]));
+        let mut known: BTreeSet<i32> = places.chain(self.skipped.iter().map(|s| s.pid)).collect();
         for &pid in asked_for {
-            let mut instances = self.instances.iter();
-            let has = instances.any(|i| i.pid == pid || i.also.iter().any(|d| d.pid == pid));
-            if has || self.skipped.iter().any(|skipped| skipped.pid == pid) {
+            if !known.insert(pid) {
                 continue;
             }
             if let Some(error) = visible::why_nothing(pid) {
