@@ -5,6 +5,7 @@
 mod child;
 
 use child::{Stopped, await_state, dump, limit_files, state};
+use epoll_targets::proc::State;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -64,7 +65,7 @@ fn what_runs_is_told_how_to_stop() {
 #[test]
 fn what_is_no_process() {
     let mut child = Command::new("true").spawn().unwrap();
-    await_state(child.id(), 'Z');
+    await_state(child.id(), State::Zombie);
     assert_eq!(
         refused(child.id()),
         ": it has ended, and its parent has not waited for it"
@@ -170,7 +171,7 @@ fn a_file_of_another_mount_namespace() {
     let pid = child.id();
     let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
     while name() != "sleep\n" {
-        if state(pid) == 'Z' {
+        if state(pid) == State::Zombie {
             child.wait().unwrap();
             return skip("only root may make a mount namespace");
         }

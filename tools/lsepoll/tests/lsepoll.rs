@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Fixture, LSEPOLL, line, of_this, pid, run, run_only, say, start, text};
+use common::{Fixture, LSEPOLL, line, of_this, pid, run, run_only, say, start, state, text};
+use epoll_targets::proc::State;
 use rustix::event::epoll::{self, CreateFlags};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec};
 use serde_json::Value;
@@ -359,10 +360,9 @@ fn stop() {
     let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
     let mut child = Command::new("sleep").arg("600").stdin(set).spawn().unwrap();
     let pid = child.id().to_string();
-    let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (status, table, errors) = run(&["--stop", "-p", &pid]);
     // It goes on, or is about to.
-    assert!(!state().contains(") T "), "{}", state());
+    assert_ne!(state(&child), State::Stopped);
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!((status, errors.as_str()), (0, ""));
@@ -387,10 +387,7 @@ fn stop_and_kill() {
     let set = fcntl_dupfd_cloexec(&fixture.set, 0).unwrap();
     let mut child = Command::new("sleep").arg("600").stdin(set).spawn().unwrap();
     let pid = child.id().to_string();
-    let is_stopped = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.contains(") T ")
-    };
+    let is_stopped = || state(&child) == State::Stopped;
     let begin = Instant::now();
     let was_killed = loop {
         let mut command = Command::new(LSEPOLL);

@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Fixture, LSEPOLL, line, lsepoll, of_this, pid, run, say, start, text};
+use common::{Fixture, LSEPOLL, line, lsepoll, of_this, pid, run, say, start, state, text};
+use epoll_targets::proc::State;
 use rustix::event::epoll;
 use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -221,8 +222,7 @@ fn rows_of_a_long_search() {
         for _ in 0..4 {
             std::io::BufRead::read_line(&mut output, &mut table).unwrap();
         }
-        let state = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-        let is_early = !state.contains(") Z ");
+        let is_early = state(&child) != State::Zombie;
         output.read_to_string(&mut table).unwrap();
         let output = child.wait_with_output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();

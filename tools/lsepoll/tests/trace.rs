@@ -6,7 +6,8 @@
 
 mod common;
 
-use common::{LSEPOLL, say, send, sockets};
+use common::{LSEPOLL, say, send, sockets, state};
+use epoll_targets::proc::State;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{FdFlags, dup, fcntl_setfd};
@@ -420,8 +421,7 @@ fn an_error_of_writing_names_the_file() {
 #[test]
 fn there_is_nothing_to_trace_of_what_has_ended() {
     let mut child = Command::new("true").spawn().unwrap();
-    let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-    while !stat().contains(") Z ") {
+    while state(&child) != State::Zombie {
         std::thread::yield_now();
     }
     let pid = child.id().to_string();

@@ -3,7 +3,7 @@
 //! Stopped processes to be dumped. Not each test uses all of it.
 #![allow(dead_code)]
 
-use std::fs;
+use epoll_targets::proc::{Stat, State};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -36,13 +36,11 @@ pub fn limit_files(command: &mut Command) {
     }
 }
 
-pub fn state(pid: u32) -> char {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, rest) = stat.rsplit_once(") ").unwrap();
-    rest.chars().next().unwrap()
+pub fn state(pid: u32) -> State {
+    Stat::of(pid as i32).unwrap().state
 }
 
-pub fn await_state(pid: u32, wanted: char) {
+pub fn await_state(pid: u32, wanted: State) {
     while state(pid) != wanted {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -69,11 +67,11 @@ impl Stopped {
 
     /// A process that sleeps.
     pub fn of(child: Child) -> Self {
-        await_state(child.id(), 'S');
+        await_state(child.id(), State::Sleeping);
         let pid = child.id() as i32;
         // SAFETY: it takes two integers. This is our child, which nobody has waited for.
         unsafe { libc::kill(pid, libc::SIGSTOP) };
-        await_state(child.id(), 'T');
+        await_state(child.id(), State::Stopped);
         Self(child)
     }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use epoll_targets::kcmp::{self, Support};
+use epoll_targets::proc::{Stat, State};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
@@ -14,7 +15,7 @@ use rustix::net::{
 use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub const LSEPOLL: &str = env!("CARGO_BIN_EXE_lsepoll");
@@ -48,6 +49,10 @@ pub fn start() -> Option<MutexGuard<'static, ()>> {
 
 pub fn pid() -> String {
     std::process::id().to_string()
+}
+
+pub fn state(child: &Child) -> State {
+    Stat::of(child.id() as i32).unwrap().state
 }
 
 pub fn run(args: &[&str]) -> (i32, String, String) {
