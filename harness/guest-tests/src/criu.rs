@@ -7,27 +7,26 @@
 //! what CRIU itself cannot do, and what it still cannot do with the series. With the
 //! series and `/dev/epoll_cr`, it makes no query about targets, and nothing changes.
 
+mod across;
+mod dies;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use epoll_targets::proc::{Stat, State};
 use guest_tests::subject::{Answer, Subject, criu, installed};
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process};
 
+use self::across::{old_images, older, vanishes};
+use self::dies::dies;
 use crate::handler::Handler;
-use crate::module::{EPOLL_CR, Loaded};
-use crate::process::wait_until;
+use crate::module::EPOLL_CR;
 use crate::scale::large;
 use crate::tap::{Case, note, skip};
 
@@ -67,33 +66,6 @@ impl Build {
             Err(err) => Err(err).with_context(|| format!("cannot run {}", path.display())),
             Ok(_) => Ok(path),
         }
-    }
-}
-
-/// A CRIU, with the device or without.
-#[derive(Clone, Copy)]
-struct With<'a> {
-    program: &'a Path,
-    device: bool,
-}
-
-impl<'a> With<'a> {
-    const fn new(program: &'a Path) -> Self {
-        Self {
-            program,
-            device: false,
-        }
-    }
-
-    const fn device_of(program: &'a Path) -> Self {
-        Self {
-            program,
-            device: true,
-        }
-    }
-
-    fn device(self) -> Result<Option<Loaded>> {
-        self.device.then(|| EPOLL_CR.while_loaded()).transpose()
     }
 }
 
@@ -308,186 +280,6 @@ fn feature() -> Result<()> {
     Ok(())
 }
 
-/// What was dumped with the device can be restored without it.
-fn vanishes() -> Result<()> {
-    let patched = Build::Patched.program()?;
-    for (name, differences) in [
-        ("two-numbers", &[][..]),
-        ("edge", &[]),
-        ("child", &[]),
-        ("disarmed", &[]),
-        ("disarmed-idle", &[Difference("other-events", 1, DISARMED)]),
-        ("nobody", &[]),
-        ("nobody-nested", &[]),
-    ] {
-        let scenario = named(name)?;
-        let outcome = scenario.across(With::device_of(&patched), With::new(&patched))?;
-        note(format!("{name}: {outcome}"));
-        scenario.judge(&Restores(differences), &outcome)?;
-    }
-    Ok(())
-}
-
-/// CRIU without the series restores what it could restore of its own images, and refuses
-/// the rest.
-fn older() -> Result<()> {
-    let patched = Build::Patched.program()?;
-    let installed = Build::Installed.program()?;
-    if version(&patched)? != version(&installed)? {
-        return skip("CRIU with the series is another version than the one that is installed");
-    }
-    const REFUSES: &Expect = &Refuses(Restore, NOT_THERE);
-    for (name, expected) in [
-        ("plain", &EXACT),
-        (
-            "two-numbers",
-            &Restores(&[Difference("other-number", 5, NUMBER)]),
-        ),
-        ("edge", &Restores(&[Difference("unexpected", 1, REPORTED)])),
-        ("child", REFUSES),
-        ("nobody", REFUSES),
-    ] {
-        let scenario = named(name)?;
-        let outcome = scenario.across(With::device_of(&patched), With::new(&installed))?;
-        note(format!("{name}: {outcome}"));
-        scenario.judge(expected, &outcome)?;
-    }
-    Ok(())
-}
-
-/// Images of CRIU without the series are restored by CRIU with it, with no more loss than
-/// by the one that made them.
-fn old_images(build: Build) -> Result<()> {
-    let installed = Build::Installed.program()?;
-    let patched = build.program()?;
-    let restorer = match build {
-        Build::Device => With::device_of(&patched),
-        _ => With::new(&patched),
-    };
-    for name in ["plain", "two-numbers", "edge", "disarmed", "file-number"] {
-        let scenario = named(name)?;
-        let outcome = scenario.across(With::new(&installed), restorer)?;
-        note(format!("{name}: {outcome}"));
-        scenario.judge(&scenario.criu, &outcome)?;
-    }
-    Ok(())
-}
-
-/// Which process is killed.
-#[derive(Clone, Copy, Debug)]
-enum Victim {
-    Parent,
-    Child,
-}
-
-/// When a process is killed.
-#[derive(Clone, Debug)]
-enum When {
-    /// So long after its dump begins.
-    After(Duration),
-    /// Once CRIU's log says that the process is dumped next: no image of it can be whole.
-    InTurn,
-}
-
-impl When {
-    /// Waits until a process is to be killed, or the dump has ended.
-    fn wait(&self, pid: Pid, log: &Path, ended: &AtomicBool) {
-        let turn = format!("Dumping task (pid: {pid} ");
-        let came = || fs::read_to_string(log).is_ok_and(|log| log.contains(&turn));
-        match self {
-            Self::After(time) => thread::sleep(*time),
-            Self::InTurn => {
-                while !came() && !ended.load(Ordering::Acquire) {
-                    thread::sleep(Duration::from_micros(100));
-                }
-            }
-        }
-    }
-}
-
-/// A process that is killed while it is dumped. CRIU refuses, and the other process goes on,
-/// or it makes an image that can be used.
-fn dies(build: Build) -> Result<()> {
-    const TIMES: u32 = 8;
-    let program = build.program()?;
-    let _device = match build {
-        Build::Device => Some(EPOLL_CR.while_loaded()?),
-        _ => None,
-    };
-    let (mut subject, _held) = APART.start()?;
-    let Answer::Done(took) = subject.dump(&program, &["-v4"])? else {
-        bail!("criu should dump it");
-    };
-    drop(subject);
-    note(format!("without a death, a dump takes {took:.1?}"));
-    let times = (0..TIMES).map(|n| When::After(took * n / TIMES));
-    let all: Vec<When> = times.chain([When::InTurn]).collect();
-    for victim in [Victim::Child, Victim::Parent] {
-        for when in &all {
-            // The one that kills may come too late to its turn.
-            let mut tries = match when {
-                When::After(_) => 1,
-                When::InTurn => TIMES,
-            };
-            while tries > 0 {
-                let outcome = APART.dump_while_dying(&program, victim, when)?;
-                note(format!("{victim:?} killed {when:.1?}: {outcome}"));
-                match (&outcome, when) {
-                    (Outcome::Refused(Dump, _), _) => break,
-                    (_, When::After(_)) => {}
-                    (_, When::InTurn) => ensure!(tries > 1, "no dump noticed the death"),
-                }
-                APART.judge(&EXACT, &outcome)?;
-                tries -= 1;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A child has an epoll instance of its own, whose target only its parent has.
-const APART: Scenario = scenario("apart", 1, EXACT, EXACT);
-
-/// The only child of a process.
-fn child_of(pid: Pid) -> Result<Pid> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let children = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let child = children.trim().parse().ok().and_then(Pid::from_raw);
-    child.with_context(|| format!("the children of {pid} are '{children}'"))
-}
-
-/// What the epoll instance at descriptor 0 watches.
-fn targets_of(pid: Pid) -> Result<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/0"))?;
-    let lines = text.lines().filter(|line| line.starts_with("tfd:"));
-    // Without the inode, which differs after a restore.
-    let shown = lines.map(|line| line.split(" pos:").next().unwrap_or(line).to_owned());
-    Ok(shown.collect())
-}
-
-/// Checks that a process sleeps, as before it was dumped.
-fn goes_on(pid: Pid) -> Result<()> {
-    let sleeps = || Stat::of(pid.as_raw_pid()).is_ok_and(|stat| stat.state == State::Sleeping);
-    wait_until("the other process to go on", sleeps)
-}
-
-fn version(program: &Path) -> Result<String> {
-    let output = Command::new(program)
-        .arg("--version")
-        .output()
-        .with_context(|| format!("cannot run {}", program.display()))?;
-    let text = String::from_utf8(output.stdout)?;
-    let line = text.lines().find(|line| line.starts_with("Version:"));
-    Ok(line.context("criu does not tell its version")?.to_owned())
-}
-
-fn named(name: &str) -> Result<&'static Scenario> {
-    SCENARIOS
-        .iter()
-        .find(|scenario| scenario.name == name)
-        .with_context(|| format!("there is no scenario '{name}'"))
-}
-
 /// What a program found, and how often.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Report(BTreeMap<String, u32>);
@@ -594,80 +386,6 @@ impl Scenario {
         };
         note(format!("{with}: dumped in {dumped:.2} s"));
         restore(program, &mut subject, with)
-    }
-
-    /// Dumps the program by one CRIU, and restores it by another, each with the device or
-    /// without.
-    fn across(&self, by: With<'_>, restorer: With<'_>) -> Result<Outcome> {
-        let (mut subject, _held) = self.start()?;
-        let device = by.device()?;
-        if let Answer::Refused(message) = subject.dump(by.program, &["-v4"])? {
-            return Ok(Outcome::Refused(Dump, message));
-        }
-        drop(device);
-        ensure!(!EPOLL_CR.is_loaded(), "the module is still loaded");
-        let _device = restorer.device()?;
-        restore(restorer.program, &mut subject, "across")
-    }
-
-    /// Kills a process of the program while that is dumped.
-    fn dump_while_dying(&self, by: &Path, victim: Victim, when: &When) -> Result<Outcome> {
-        let (mut subject, _held) = self.start()?;
-        let (parent, child) = (subject.pid(), child_of(subject.pid())?);
-        let targets = targets_of(child)?;
-        let killed = match victim {
-            Victim::Parent => parent,
-            Victim::Child => child,
-        };
-        let log = subject.dir.join("images").join("dump.log");
-        let ended = AtomicBool::new(false);
-        let answer = thread::scope(|scope| {
-            scope.spawn(|| {
-                when.wait(killed, &log, &ended);
-                // It may have been dumped, and have ended.
-                let _ = kill_process(killed, Signal::KILL);
-            });
-            let answer = subject.dump(by, &["-v4"]);
-            ended.store(true, Ordering::Release);
-            answer
-        });
-        match (answer?, victim) {
-            (Answer::Refused(message), Victim::Parent) => {
-                goes_on(child)?;
-                kill_process(child, Signal::KILL)?;
-                Ok(Outcome::Refused(Dump, message))
-            }
-            (Answer::Refused(message), Victim::Child) => {
-                goes_on(parent)?;
-                // It is whole: it can be dumped, and go on. Not beside what is there of the
-                // first dump.
-                let images = subject.dir.join("images");
-                fs::remove_dir_all(&images)?;
-                fs::create_dir(&images)?;
-                if let Answer::Refused(again) = subject.dump(by, &["-v4"])? {
-                    bail!("after '{message}', the other process cannot be dumped: {again}");
-                }
-                wait_until("the child", || test_kill_process(child).is_err())?;
-                let outcome = restore(by, &mut subject, "again")?;
-                note(format!("the other process, dumped again: {outcome}"));
-                self.judge(&EXACT, &outcome)?;
-                Ok(Outcome::Refused(Dump, message))
-            }
-            (Answer::Done(_), _) => {
-                // An orphan by now, it is waited for by init, and its pid has to be free.
-                wait_until("the child", || test_kill_process(child).is_err())?;
-                if let Some(refused) = restart(by, &subject, "dying")? {
-                    return Ok(refused);
-                }
-                // Unless it had ended before it was dumped. Its parent has the target, and
-                // ends when it is asked.
-                let ended =
-                    || Stat::of(child.as_raw_pid()).is_ok_and(|stat| stat.state == State::Zombie);
-                let as_before = || targets_of(child).is_ok_and(|now| now == targets);
-                wait_until("the child to watch what it did", || ended() || as_before())?;
-                Ok(Outcome::Restored(ask(&mut subject)?))
-            }
-        }
     }
 
     /// Checks that the outcome is what the table says.
