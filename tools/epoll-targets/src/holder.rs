@@ -8,7 +8,8 @@ use crate::descriptor::Descriptor;
 pub enum Holder {
     /// A descriptor.
     Descriptor(Descriptor),
-    /// A message that waits at this unix socket.
+    /// A message that waits at this unix socket, or on a connection that waits to be accepted
+    /// from it.
     Message {
         /// Who can receive it.
         socket: Descriptor,

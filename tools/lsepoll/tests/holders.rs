@@ -9,6 +9,8 @@ use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -212,6 +214,34 @@ fn many_orphans_in_one_queue() {
     };
     assert_eq!(count(&found, known), 3 * MANY);
     assert_eq!(count(&found, "perhaps a message that waits at fd "), 1);
+}
+
+/// Messages on connections that nobody has accepted, the first of which has none.
+#[test]
+fn a_connection_that_was_not_accepted() {
+    const FILES: u32 = 100;
+    let Some(_alone) = start() else { return };
+    let fixture = Fixture::new();
+    let address = SocketAddr::from_abstract_name(format!("lsepoll-{}", pid())).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    let mut clients = Vec::new();
+    for round in 0..4 {
+        let client = OwnedFd::from(UnixStream::connect_addr(&address).unwrap());
+        if round > 0 {
+            let files: Vec<OwnedFd> = (0..FILES).map(|_| Fixture::file()).collect();
+            files.iter().for_each(|file| fixture.add(file, round));
+            send(&client, &files);
+        }
+        clients.push(client);
+    }
+    let Some(found) = holders(3 * FILES as usize) else {
+        return;
+    };
+    let expected = format!("a message that waits at fd {} of ", listener.as_raw_fd());
+    for (_, holders) in &found {
+        assert_eq!(holders.len(), 1, "{holders:?}");
+        assert!(holders[0].starts_with(&expected), "{holders:?}");
+    }
 }
 
 /// The holders of the only orphan, each of which is in this process.

@@ -24,10 +24,12 @@
 char LICENSE[] SEC("license") = "GPL";
 
 #define AF_UNIX			1
+#define TCP_LISTEN		10
 #define SOCKFS_MAGIC		0x534f434b
 #define ANON_INODE_FS_MAGIC	0x09041934
 
 /* Limits of loops. What is beyond them is counted in `cut`, apart from the second. */
+#define MAX_CONNECTIONS	256
 #define MAX_MESSAGES	256
 #define MAX_FILES	253	/* SCM_MAX_FD */
 #define MAX_REGISTERED	32768
@@ -225,15 +227,10 @@ static long look_at_message(__u64 i, void *unused)
 }
 
 /* Files in messages that nobody has received from this socket. Returns 1 if there are more. */
-static __always_inline int look_in_socket(struct control *ctl, struct file *file)
+static __always_inline int look_in_queue(struct control *ctl, struct sock *sk)
 {
-	struct socket *socket = file->private_data;
-	struct sock *sk = BPF_CORE_READ(socket, sk);
-	struct sk_buff *first;
+	struct sk_buff *first = BPF_CORE_READ(sk, sk_receive_queue.next);
 
-	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_family) != AF_UNIX)
-		return 0;
-	first = BPF_CORE_READ(sk, sk_receive_queue.next);
 	ctl->queue = (__u64)sk + bpf_core_field_offset(struct sock, sk_receive_queue);
 	ctl->node = (__u64)first;
 	ctl->done = 0;
@@ -244,6 +241,57 @@ static __always_inline int look_in_socket(struct control *ctl, struct file *file
 		return 1;
 	if (ctl->node && ctl->node != ctl->queue)
 		ctl->cut++;
+	return 0;
+}
+
+/* One connection that was not accepted yet. Returns 1 to stop. */
+static long look_at_connection(__u64 i, void *unused)
+{
+	struct control *ctl = get_control();
+	struct sk_buff *skb, *next;
+	struct sock *sk;
+
+	if (!ctl)
+		return 1;
+	skb = (void *)ctl->connection;
+	if (!skb || (__u64)skb == ctl->connections)
+		return 1;
+	/* As in look_at_message(). */
+	if (i >= ctl->next_connection) {
+		sk = BPF_CORE_READ(skb, sk);
+		if (sk && look_in_queue(ctl, sk))
+			return 1;
+		ctl->next_message = 0;
+		ctl->next_connection = i + 1;
+	}
+	next = BPF_CORE_READ(skb, next);
+	ctl->connection = (__u64)next;
+	return 0;
+}
+
+/*
+ * The same, and in messages on connections that were not accepted from it: such a connection
+ * has no descriptor.
+ */
+static __always_inline int look_in_socket(struct control *ctl, struct file *file)
+{
+	struct socket *socket = file->private_data;
+	struct sock *sk = BPF_CORE_READ(socket, sk);
+	struct sk_buff *first;
+
+	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_family) != AF_UNIX)
+		return 0;
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN)
+		return look_in_queue(ctl, sk);
+	first = BPF_CORE_READ(sk, sk_receive_queue.next);
+	ctl->connections = (__u64)sk + bpf_core_field_offset(struct sock, sk_receive_queue);
+	ctl->connection = (__u64)first;
+	bpf_loop(MAX_CONNECTIONS, look_at_connection, NULL, 0);
+	if (!ctl->connection || ctl->connection == ctl->connections)
+		return 0;
+	if (ctl->next_connection < MAX_CONNECTIONS)
+		return 1;
+	ctl->cut++;
 	return 0;
 }
 
@@ -310,6 +358,7 @@ int list_holders(struct bpf_iter__task_file *ctx)
 		ctl->holder[0] = holder;
 		ctl->holder[1] = (__u64)(__u32)vpid(task) << 32;
 		ctl->holder[2] = 0;
+		ctl->next_connection = 0;
 		ctl->message = 0;
 		ctl->next_message = 0;
 		ctl->next = 0;

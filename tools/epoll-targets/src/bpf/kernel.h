@@ -209,11 +209,13 @@ struct eventpoll {
 /* Messages that wait at a unix socket. */
 struct sock_common {
 	__u16 skc_family;
+	unsigned char skc_state;
 };
 
 struct sk_buff {
 	struct sk_buff *next;
 	struct sk_buff *prev;
+	struct sock *sk;
 	char cb[48];
 };
 

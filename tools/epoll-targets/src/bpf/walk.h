@@ -91,6 +91,10 @@ struct control {
 
 	/* What holds the files that are looked at: a record without its tag. */
 	__u64 holder[3];
+	/* Connections that wait at a socket, how many were looked at, and which one is. */
+	__u64 connections;
+	__u64 next_connection;
+	__u64 connection;
 	/* The queue of a socket, how many of its messages were looked at, and which is. */
 	__u64 queue;
 	__u64 next_message;

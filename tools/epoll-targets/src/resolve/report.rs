@@ -226,9 +226,8 @@ pub struct Report {
     pub partial: Option<String>,
     /// Whether [`Resolved::holders`] has all that holds orphaned targets, apart from system
     /// calls that still run, and what cannot be reached by the descriptors of processes:
-    /// messages at a unix socket that is itself in a message, or that belongs to a
-    /// connection that was not accepted yet. More than a program can look at is left out:
-    /// the messages of a socket beyond the 256th, for instance. `None` if it
+    /// messages at a unix socket that is itself in a message. More than a program can look
+    /// at is left out: the messages of a socket beyond the 256th, for instance. `None` if it
     /// was not looked for: see [`Resolver::find_holders`](super::Resolver::find_holders).
     pub holders: Option<bool>,
 }

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 /// The words of `struct control` that only the programs use.
-const STATE: usize = 147;
+const STATE: usize = 150;
 
 /// How many words a chunk of the output has: `CHUNK_WORDS`.
 const CHUNK: usize = 1 << 11;
