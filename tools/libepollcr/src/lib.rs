@@ -56,6 +56,8 @@ pub mod restore;
 pub mod types;
 
 mod abi;
+mod fdinfo;
+mod pipe;
 mod sys;
 
 #[cfg(test)]

@@ -1,15 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls that rustix 1.1 does not wrap: options of sockets, among them
+//! poll(2) of one file; and system calls that rustix 1.1 does not wrap: options of sockets, among them
 //! `SO_PEEK_OFF`; `SIOCATMARK`; recvmsg(2) that keeps all descriptors it is given;
 //! `F_SETSIG`, `F_SETOWN_EX` and their like; signalfd(2); `F_GETFD` of a number that need
 //! not be open, which no `BorrowedFd` may stand for; and the ioctl `TFD_IOC_SET_TICKS`,
 //! which goes through [`rustix::ioctl`].
 
 use crate::types::{Owner, OwnerKind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{self, Setter, opcode};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The events that a file has now, of those that a target can wait for.
+pub fn events(fd: BorrowedFd<'_>) -> rustix::io::Result<PollFlags> {
+    let wanted = PollFlags::IN
+        | PollFlags::PRI
+        | PollFlags::OUT
+        | PollFlags::ERR
+        | PollFlags::HUP
+        | PollFlags::RDHUP;
+    let mut fds = [PollFd::new(&fd, wanted)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
+    Ok(fds[0].revents() & wanted)
+}
 
 fn check(ret: libc::c_int) -> io::Result<i32> {
     if ret < 0 {

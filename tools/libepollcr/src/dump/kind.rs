@@ -4,12 +4,14 @@
 
 use super::table::{Dumper, Ends};
 use super::types::Source;
-use super::{Result, fdinfo, listener, memory, mounts, pipe, socket};
+use super::{Result, listener, memory, mounts, socket};
 use crate::device::Description;
 use crate::image::{FLAGS, Kind, Pipe, Place};
 use crate::types::{DeviceNumber, PipeEnds};
+use crate::{fdinfo, pipe};
 use rustix::fs::lstat;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 /// `__O_TMPFILE`, without the `O_DIRECTORY` that comes with it.
@@ -153,7 +155,8 @@ impl Dumper<'_, '_> {
             _ => {}
         }
         if let Some(name) = name.strip_prefix(memory::PREFIX) {
-            if stat.nlink == 0 {
+            // Anybody can name a file like that.
+            if stat.nlink == 0 && memory::device() == Some(stat.device) {
                 return self.memory(source, description, name);
             }
         }
@@ -198,7 +201,17 @@ impl Dumper<'_, '_> {
             );
             return Ok(Kind::Other { why });
         }
-        let contents = self.with(source, |fd| memory::read(fd, name))?;
+        let contents = self.with(source, |fd| match memory::read(fd, name) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            contents => contents.map(Some),
+        })?;
+        let Some(contents) = contents else {
+            let why = format!(
+                "it is memory (memfd_create(2)) whose permissions ({:o}) do not allow to read it",
+                description.mode & 0o7777
+            );
+            return Ok(Kind::Other { why });
+        };
         let memory = self.image.memories.len() as u32;
         self.image.memories.push(contents);
         self.memories.insert(key, memory);

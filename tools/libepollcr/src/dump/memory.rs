@@ -3,7 +3,10 @@
 //! Files of memory, see memfd_create(2).
 
 use crate::image::{Bytes, Extent, Memory};
-use rustix::fs::{Mode, OFlags, SeekFrom, fcntl_get_seals, fstat, open, seek};
+use crate::types::{DeviceNumber, Opener};
+use rustix::fs::{
+    MemfdFlags, Mode, OFlags, SeekFrom, fcntl_get_seals, fstat, memfd_create, open, seek,
+};
 use rustix::io::{Errno, pread};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -17,6 +20,16 @@ pub const MOST: u64 = 1 << 30;
 /// How many bytes are read at a time.
 const PIECE: usize = 1 << 20;
 
+/// The device of such files.
+pub fn device() -> Option<DeviceNumber> {
+    let own = memfd_create("", MemfdFlags::CLOEXEC).ok()?;
+    let device = fstat(own).ok()?.st_dev;
+    Some(DeviceNumber {
+        major: rustix::fs::major(device),
+        minor: rustix::fs::minor(device),
+    })
+}
+
 /// Reads one. Its position stays where it is.
 pub fn read(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<Memory> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -29,6 +42,10 @@ pub fn read(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<Memory> {
         data: Vec::new(),
         seals: fcntl_get_seals(&own)?.bits(),
         mode: stat.st_mode & 0o7777,
+        owner: Some(Opener {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        }),
     };
     let mut at = 0;
     while at < length {
@@ -62,7 +79,7 @@ fn piece(fd: &OwnedFd, begin: u64, end: u64) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+    use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
     use rustix::io::pwrite;
     use std::os::fd::AsFd;
 

@@ -9,14 +9,12 @@
 
 mod connect;
 mod contents;
-mod fdinfo;
 mod kernel;
 mod kind;
 mod listener;
 mod memory;
 mod mounts;
 mod name;
-mod pipe;
 mod socket;
 mod stock;
 mod stopped;

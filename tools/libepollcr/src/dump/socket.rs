@@ -89,6 +89,8 @@ pub struct Queue {
     buffer: Vec<u8>,
     /// How many bytes were read so far.
     found: usize,
+    /// The offset that peeking goes on from.
+    offset: usize,
     done: bool,
     /// What was read of a stream, and comes next.
     next: Option<Received>,
@@ -120,6 +122,7 @@ impl Queue {
             before,
             buffer: vec![0; size],
             found: 0,
+            offset: 0,
             done: false,
             next: None,
             has_mark: false,
@@ -175,6 +178,7 @@ impl Queue {
         let data = &self.buffer[..piece.len];
         self.found += piece.len;
         at(self.found)?;
+        self.offset = self.found;
         let (before, data) = (data[..without].to_vec(), data[without..].to_vec());
         let (data, files) = (Bytes(data), piece.files);
         let message = Received { data, files };
@@ -238,6 +242,14 @@ impl Queue {
         if message.control_truncated {
             // Some of the files are missing: too many are open.
             return Err(Errno::MFILE.into());
+        }
+        // A message would be found twice, or for ever.
+        self.offset += message.len;
+        let offset = sys::peek_offset(socket)?;
+        if usize::try_from(offset) != Ok(self.offset) {
+            return Err(io::Error::other(
+                "another process peeks into it, and has changed its SO_PEEK_OFF",
+            ));
         }
         if message.len == 0 && message.files.is_empty() && self.is_end()? {
             self.done = true;
@@ -389,6 +401,25 @@ mod tests {
             assert_eq!(texts(&near), [b"one"]);
             let after = sys::peek_offset(near.as_fd()).unwrap();
             assert_eq!(after, before);
+        }
+    }
+
+    /// The messages would be read again and again.
+    #[test]
+    fn who_else_peeks_is_noticed() {
+        for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {
+            let (near, far) = pair(kind);
+            for _ in 0..3 {
+                send(&far, b"one", SendFlags::empty()).unwrap();
+            }
+            let mut queue = Queue::with_buffer(near.try_clone().unwrap(), 3).unwrap();
+            assert!(queue.next().unwrap().is_some());
+            sys::set_peek_offset(near.as_fd(), -1).unwrap();
+            let error = queue.next().unwrap_err();
+            assert!(
+                error.to_string().contains("another process peeks"),
+                "{error}"
+            );
         }
     }
 

@@ -4,10 +4,11 @@
 
 use super::kernel::Kernel;
 use super::types::Source;
-use super::{Dump, Error, Result, While, fdinfo};
+use super::{Dump, Error, Result, While};
 use crate::device::{ByIdentity, Description};
 use crate::image::{Descriptor, Image, Kind, OpenFile, Origin, check_alone};
 use crate::types::{DeviceNumber, PipeEnds, Progress};
+use crate::{fdinfo, sys};
 use epoll_targets::pidfd::PidFd;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
@@ -188,6 +189,13 @@ impl Dumper<'_, '_> {
             true => self.locks(&source)?,
             false => None,
         };
+        // Before the interest lists are read: an event that comes in between is on a ready list.
+        let events = match (&kind, &source) {
+            (Kind::Pipe { .. }, Source::Theirs(_)) => {
+                self.with(&source, |fd| Ok(sys::events(fd)?)).ok()
+            }
+            _ => None,
+        };
         let mut file = OpenFile {
             kind,
             flags: description.flags,
@@ -195,6 +203,7 @@ impl Dumper<'_, '_> {
             owner: description.owner,
             opener: description.opener,
             locks,
+            events: events.map(|events| events.bits().into()),
         };
         // One that an image cannot hold is no reason to have no image.
         if let Err(invalid) = check_alone(&file) {

@@ -34,6 +34,10 @@ pub struct OpenFile {
     /// How many locks and leases are held through it. They are not restored.
     #[n(5)]
     pub locks: Option<u32>,
+    /// What poll(2) returned of a pipe (`POLL*`), so that the restore notices if it gives the
+    /// pipe an event that it did not have. `None` if that is not known, as in older images.
+    #[n(6)]
+    pub events: Option<u32>,
 }
 
 /// The kind of an open file, and its state.
@@ -181,6 +185,9 @@ pub struct Memory {
     /// The permissions: the lower bits of `st_mode` of stat(2).
     #[n(4)]
     pub mode: u32,
+    /// Who owns it, if that is known.
+    #[n(5)]
+    pub owner: Option<Opener>,
 }
 
 /// A part of a file.
@@ -251,6 +258,7 @@ impl OpenFile {
             owner: None,
             opener: None,
             locks: None,
+            events: None,
         }
     }
 
@@ -303,6 +311,11 @@ impl Item {
     /// Whether this is a oneshot that has fired.
     pub(crate) const fn has_fired(&self) -> bool {
         self.events & !PRIVATE_BITS == 0
+    }
+
+    /// Whether it reports one event, and is disarmed then.
+    pub(crate) const fn is_oneshot(&self) -> bool {
+        self.events & libc::EPOLLONESHOT as u32 != 0
     }
 }
 

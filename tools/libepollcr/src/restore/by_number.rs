@@ -14,12 +14,14 @@
 use super::maker::{Maker, at};
 use super::{Error, make, plan};
 use crate::device::RestoreError;
-use crate::image::{Item, Kind};
-use crate::types::Progress;
+use crate::image::{Item, Kind, Peer};
+use crate::sys;
+use crate::types::{PipeEnds, Progress};
 use epoll_targets::fdinfo::Targets;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::{DupFlags, Errno, FdFlags, dup3, fcntl_dupfd_cloexec, fcntl_getfd};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::io::{self, BufReader};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -32,11 +34,6 @@ const SOON: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Whether a target must not be reported before its file changes.
-fn is_reported(item: &Item) -> bool {
-    !item.has_fired() && !item.ready && item.events & libc::EPOLLET as u32 != 0
-}
-
 /// Undoes what gave a file an event.
 enum Undo {
     /// Reads the byte again that was written to a pipe.
@@ -45,6 +42,8 @@ enum Undo {
     Timer(usize),
     /// Removes a target of an epoll instance.
     Target(usize, OwnedFd),
+    /// Receives the byte again that was sent to a socket.
+    Receive(usize),
 }
 
 impl Maker<'_> {
@@ -69,7 +68,8 @@ impl Maker<'_> {
             let (reported, others): (Vec<&Item>, Vec<&Item>) = items
                 .iter()
                 .filter(|item| !item.has_fired())
-                .partition(|item| is_reported(item));
+                // What is reported disarms a oneshot. One that is armed had no event.
+                .partition(|item| !item.is_oneshot() && self.is_reported(item));
             for item in &reported {
                 self.add(instance, item, item.events)?;
             }
@@ -84,6 +84,7 @@ impl Maker<'_> {
                     (self.progress)(Progress::Items { done, total });
                 }
             }
+            self.changed(instance, items)?;
             done += items.len() - added;
             self.check(instance, items)?;
         }
@@ -96,10 +97,10 @@ impl Maker<'_> {
         let mut undo = Vec::new();
         for item in &fired {
             let file = item.file as usize;
-            let mut events = at(file, events(self.fd(file)?))?;
+            let mut events = at(file, sys::events(self.fd(file)?))?;
             if events.is_empty() {
                 undo.extend(self.give_event(file)?);
-                events = at(file, self::events(self.fd(file)?))?;
+                events = at(file, sys::events(self.fd(file)?))?;
             }
             if events.is_empty() {
                 return Err(Error::Fired {
@@ -126,9 +127,13 @@ impl Maker<'_> {
         }
         Ok(match &self.image.files[file].kind {
             Kind::Pipe { .. } => {
-                let Some(writer) = plan::writer(self.image, &self.given, file) else {
+                let flags = self.image.files[file].flags;
+                let writer = plan::writer(self.image, &self.given, file)
+                    .filter(|_| PipeEnds::of(flags).contains(PipeEnds::READ));
+                let Some(writer) = writer else {
                     return Ok(None);
                 };
+                // Without an event it is empty, so that this does not wait.
                 at(file, rustix::io::write(self.fd(writer)?, &[0]))?;
                 Some(Undo::Read(file))
             }
@@ -143,6 +148,15 @@ impl Maker<'_> {
                 at(file, epoll::add(self.fd(file)?, &ready, data, events))?;
                 Some(Undo::Target(file, ready))
             }
+            Kind::Socket(socket) => match socket.peer {
+                // Nothing can be received, so that the peer can send.
+                Peer::File(peer) => {
+                    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                    at(file, send(self.fd(peer as usize)?, &[0], flags))?;
+                    Some(Undo::Receive(file))
+                }
+                _ => None,
+            },
             _ => None,
         })
     }
@@ -154,12 +168,36 @@ impl Maker<'_> {
                 Kind::TimerFd(timer) => at(file, make::set_timer(self.fd(file)?, timer)),
                 _ => Ok(()),
             },
+            Undo::Receive(file) => {
+                let flags = RecvFlags::DONTWAIT;
+                at(file, recv(self.fd(file)?, &mut [0; 1], flags)).map(drop)
+            }
             Undo::Target(file, ready) => at(file, epoll::delete(self.fd(file)?, &ready)),
         }
     }
 
     /// Adds a target by the descriptor that it was added by.
     fn add(&mut self, instance: usize, item: &Item, events: u32) -> Result<(), Error> {
+        self.change(instance, item, |instance, fd| {
+            let data = EventData::new_u64(item.data);
+            epoll::add(instance, fd, data, EventFlags::from_bits_retain(events))
+        })
+    }
+
+    /// Removes a target, and adds it again, which reports the events that it has. Some cannot
+    /// be modified.
+    pub fn add_again(&mut self, instance: usize, item: &Item) -> Result<(), Error> {
+        self.change(instance, item, |instance, fd| epoll::delete(instance, fd))?;
+        self.add(instance, item, item.events)
+    }
+
+    /// Calls epoll_ctl(2) with the descriptor that a target was added by.
+    fn change(
+        &mut self,
+        instance: usize,
+        item: &Item,
+        change: impl Fn(BorrowedFd<'_>, BorrowedFd<'_>) -> rustix::io::Result<()>,
+    ) -> Result<(), Error> {
         let (tfd, file) = (item.tfd, item.file as usize);
         let refused = |errno| Error::Items {
             instance: instance as u32,
@@ -170,11 +208,8 @@ impl Maker<'_> {
             number: tfd,
             source: error,
         };
-        let add = |instance: BorrowedFd<'_>, fd: BorrowedFd<'_>| {
-            let data = EventData::new_u64(item.data);
-            let events = EventFlags::from_bits_retain(events);
-            epoll::add(instance, fd, data, events).map_err(refused)
-        };
+        let change =
+            |instance: BorrowedFd<'_>, fd: BorrowedFd<'_>| change(instance, fd).map_err(refused);
         let descriptors = &self.image.descriptors;
         let place = descriptors.binary_search_by_key(&tfd, |d| d.number);
         let owner = place.ok().map(|at| descriptors[at].file as usize);
@@ -185,11 +220,11 @@ impl Maker<'_> {
                 let error = io::Error::other("it was opened by another thread");
                 return Err(number(error));
             }
-            return add(self.fd(instance)?, fd.as_fd());
+            return change(self.fd(instance)?, fd.as_fd());
         };
         if owner == file {
             let fd = self.placed.get(&tfd).ok_or_else(|| refused(Errno::BADF))?;
-            return add(self.fd(instance)?, fd.as_fd());
+            return change(self.fd(instance)?, fd.as_fd());
         }
         // The number is lent to this file.
         let mut place = self
@@ -201,7 +236,7 @@ impl Maker<'_> {
                 true => owners,
                 false => maker.fd(instance)?,
             };
-            add(instance, file_at_number)
+            change(instance, file_at_number)
         });
         self.placed.insert(tfd, place);
         lent.map_err(|error| match error {
@@ -267,19 +302,6 @@ impl From<io::Error> for Lent {
     fn from(error: io::Error) -> Self {
         Self::Number(error)
     }
-}
-
-/// The events that a file has now, of those that a target can wait for.
-fn events(fd: BorrowedFd<'_>) -> rustix::io::Result<PollFlags> {
-    let wanted = PollFlags::IN
-        | PollFlags::PRI
-        | PollFlags::OUT
-        | PollFlags::ERR
-        | PollFlags::HUP
-        | PollFlags::RDHUP;
-    let mut fds = [PollFd::new(&fd, wanted)];
-    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
-    Ok(fds[0].revents() & wanted)
 }
 
 /// Takes the events of an epoll instance with `count` targets, none of which is

@@ -2,14 +2,15 @@
 
 //! Makes single files.
 
-use crate::image::{Listener, Memory, OpenFile, Pipe, Place, Timer};
+use crate::image::{Bytes, Listener, Memory, OpenFile, Pipe, Place, Timer};
+use crate::pipe::{self, Contents};
 use crate::sys;
 use crate::types::{Clock, DeviceNumber, PipeEnds, TimerFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{
-    Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, accessat, fchmod,
-    fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fcntl_setfl, fstat, ftruncate, memfd_create,
-    open, seek,
+    Access, AtFlags, CWD, Gid, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, Uid, accessat,
+    fchmod, fchown, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fcntl_setfl, fstat, ftruncate,
+    memfd_create, open, seek,
 };
 use rustix::io::{Errno, pwrite};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
@@ -172,7 +173,7 @@ pub fn ends(pipe: &Pipe, ends: PipeEnds, packets: bool) -> io::Result<Ends> {
             if !pipe.data.is_empty() {
                 fill(&open(OFlags::WRONLY)?, pipe, packets)?;
             }
-        } else if there != pipe.size() as u64 {
+        } else if there != pipe.size() as u64 || !has_contents(&read, pipe)? {
             return Err(io::Error::other("it has other contents by now"));
         }
         hold = Some(read);
@@ -191,6 +192,21 @@ pub fn ends(pipe: &Pipe, ends: PipeEnds, packets: bool) -> io::Result<Ends> {
         write,
         both,
         hold,
+    })
+}
+
+/// Whether a pipe has the contents of the image.
+fn has_contents(read: &OwnedFd, pipe: &Pipe) -> io::Result<bool> {
+    let found = pipe::contents(read.as_fd(), pipe::capacity(read.as_fd())?)?;
+    let bytes = |data: &[Bytes]| -> Vec<u8> {
+        let bytes = data.iter().flat_map(|piece| &piece.0);
+        bytes.copied().collect()
+    };
+    Ok(match found {
+        Contents::Plain(data) | Contents::Byte(data) | Contents::Packets(data) => {
+            bytes(&data) == bytes(&pipe.data)
+        }
+        Contents::Both => false,
     })
 }
 
@@ -229,6 +245,13 @@ impl Ends {
             both: to(self.both)?,
             hold: self.hold.map(&mut to).transpose()?,
         })
+    }
+
+    /// Lets a reader see that there are no writers any more.
+    pub fn hang_up(&self) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        open(link(&self.both), flags, Mode::empty())?;
+        Ok(())
     }
 
     /// Opens an end with the access mode of a file.
@@ -309,10 +332,6 @@ pub fn memory(memory: &Memory) -> io::Result<OwnedFd> {
             at += written as u64;
         }
     }
-    let mode = Mode::from_raw_mode(memory.mode);
-    if fstat(&fd)?.st_mode & 0o7777 != memory.mode {
-        fchmod(&fd, mode)?;
-    }
     Ok(fd)
 }
 
@@ -323,8 +342,24 @@ pub fn reopen(memory: &OwnedFd, file: &OpenFile) -> io::Result<OwnedFd> {
     Ok(open(link(memory), flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Adds the seals of a file of memory, and checks that it has no others.
+/// Gives a file of memory its owner, permissions and seals, and checks that it has no other
+/// seals. With these, it may not be possible to open it again.
 pub fn seal(fd: &OwnedFd, memory: &Memory) -> io::Result<()> {
+    let stat = fstat(fd)?;
+    if let Some(owner) = memory.owner {
+        if (owner.uid, owner.gid) != (stat.st_uid, stat.st_gid) {
+            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+            fchown(fd, Some(uid), Some(gid)).map_err(|error| {
+                io::Error::other(format!(
+                    "it cannot be given to user {} and group {}: {error}",
+                    owner.uid, owner.gid
+                ))
+            })?;
+        }
+    }
+    if stat.st_mode & 0o7777 != memory.mode {
+        fchmod(fd, Mode::from_raw_mode(memory.mode))?;
+    }
     let seals = SealFlags::from_bits_retain(memory.seals);
     if fcntl_get_seals(fd)? != seals {
         fcntl_add_seals(fd, seals)?;

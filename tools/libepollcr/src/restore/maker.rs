@@ -2,7 +2,7 @@
 
 //! Makes the files of an image, and gives them their descriptors.
 
-use super::{Error, Parking, Restored, make, plan};
+use super::{Error, Parking, Restored, edges, make, plan};
 use crate::device::{Add, Device};
 use crate::image::{Image, Kind, Peer};
 use crate::sys;
@@ -24,6 +24,8 @@ pub struct Maker<'a> {
     inherit: bool,
     /// Which files need not be made.
     pub given: Vec<bool>,
+    /// Which files get no events from outside: see [`edges::quiet()`].
+    pub quiet: Vec<bool>,
     pub parking: Parking,
     pub placed: BTreeMap<u32, OwnedFd>,
     /// Files without a descriptor in the image.
@@ -63,6 +65,7 @@ impl<'a> Maker<'a> {
             numbers: image.numbers(),
             cloexec: descriptors.map(|d| (d.number, d.cloexec)).collect(),
             inherit,
+            quiet: edges::quiet(image, &given),
             given,
             parking: Parking::new(image),
             placed: BTreeMap::new(),
@@ -97,14 +100,17 @@ impl Maker<'_> {
             let Some(&first) = files.first().filter(|&&file| !self.given[file]) else {
                 continue;
             };
-            let ends = plan::ends(self.image, &files);
+            let needed = plan::needed(self.image, &files);
             let packets = plan::writes_packets(self.image, &files);
-            let ends = at(first, make::ends(pipe, ends, packets))?;
+            let ends = at(first, make::ends(pipe, needed, packets))?;
             // All of them: one may have the number of another file.
             let mut ends = at(first, ends.move_by(|fd| self.make_way(fd)))?;
-            for index in files {
+            for &index in &files {
                 let end = at(index, ends.open(&self.image.files[index]))?;
                 self.finish(index, end)?;
+            }
+            if pipe.place.is_some() && plan::has_ended(self.image, &files) {
+                at(first, ends.hang_up())?;
             }
         }
         Ok(())
@@ -273,8 +279,9 @@ impl Maker<'_> {
     pub fn items(&mut self, device: &Device) -> Result<(), Error> {
         let total = plan::items(self.image, &self.given);
         let mut done = 0;
-        for instance in plan::order(self.image)? {
-            let Kind::Epoll { items } = &self.image.files[instance].kind else {
+        let image = self.image;
+        for instance in plan::order(image)? {
+            let Kind::Epoll { items } = &image.files[instance].kind else {
                 continue;
             };
             if items.is_empty() || self.given[instance] {
@@ -282,11 +289,13 @@ impl Maker<'_> {
             }
             let mut adds = Vec::with_capacity(items.len());
             for item in items {
+                let is_quiet = self.quiet[item.file as usize];
                 adds.push(Add {
                     fd: self.fd(item.file as usize)?,
                     tfd: item.tfd,
                     events: item.events,
-                    ready: item.ready,
+                    // Without an event, it is not reported either.
+                    ready: item.ready || edges::is_armed(item) && !is_quiet,
                     data: item.data,
                 });
             }
@@ -298,6 +307,7 @@ impl Maker<'_> {
                     source: error,
                 })?;
             drop(adds);
+            self.changed(instance, items)?;
             done += items.len();
             (self.progress)(Progress::Items { done, total });
         }

@@ -3,9 +3,11 @@
 //! Restores an image in the calling process.
 //!
 //! [`Restore`] is the interface. It finds out what cannot be restored (`plan`), makes
-//! each file (`make`, `sockets`), and gives it its descriptors (`maker`).
+//! each file (`make`, `sockets`), gives it its descriptors (`maker`), and adds targets (`maker`,
+//! `by_number`), which report no edge twice and lose none (`edges`).
 
 mod by_number;
+mod edges;
 mod make;
 mod maker;
 mod parking;

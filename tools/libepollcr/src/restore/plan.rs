@@ -189,13 +189,27 @@ fn can_fire(image: &Image, given: &[bool], file: usize) -> bool {
                     || writer(image, given, file).is_some()
                     // It has ended.
                     || pipe.place.is_none());
-            let writes = end.contains(PipeEnds::WRITE) && pipe.size() < pipe.capacity as usize;
+            let writes = end.contains(PipeEnds::WRITE) && !is_full(pipe);
             reads || writes
         }
         Kind::SignalFd { .. } | Kind::Listener(_) | Kind::PidFd => false,
         // Others can be written, or are made to expire.
         _ => true,
     }
+}
+
+/// Whether a pipe has no room once it has its contents, which are in one piece or in packets.
+fn is_full(pipe: &Pipe) -> bool {
+    let page = rustix::param::page_size();
+    let pages = match pipe.packets {
+        Some(true) => pipe
+            .data
+            .iter()
+            .map(|packet| packet.0.len().div_ceil(page))
+            .sum(),
+        _ => pipe.size().div_ceil(page),
+    };
+    pages >= pipe.capacity as usize / page
 }
 
 /// Returns a file that writes to the pipe that this one reads.
@@ -228,6 +242,23 @@ pub fn ends(image: &Image, files: &[usize]) -> PipeEnds {
     ends.collect()
 }
 
+/// Whether one of these files has seen that a pipe has no writers any more.
+pub fn has_ended(image: &Image, files: &[usize]) -> bool {
+    files.iter().any(|&file| {
+        let file = &image.files[file];
+        let ends = PipeEnds::of(file.flags);
+        ends == PipeEnds::READ && file.events.is_some_and(|e| e & libc::POLLHUP as u32 != 0)
+    })
+}
+
+/// Returns the ends of a pipe that have to be opened, if only for a moment.
+pub fn needed(image: &Image, files: &[usize]) -> PipeEnds {
+    match has_ended(image, files) {
+        true => ends(image, files) | PipeEnds::WRITE,
+        false => ends(image, files),
+    }
+}
+
 /// Whether one of these files writes packets to a pipe.
 pub fn writes_packets(image: &Image, files: &[usize]) -> bool {
     files.iter().any(|&file| {
@@ -252,8 +283,8 @@ fn check_pipe(image: &Image, given: &[bool], pipe: &Pipe, files: &[usize]) -> Op
         ));
     }
     if let Some(place) = &pipe.place {
-        let ends = ends(image, files);
-        return make::fifo(pipe, place, ends).err();
+        let needed = needed(image, files);
+        return make::fifo(pipe, place, needed).err();
     }
     let what = match (
         pipe.elsewhere.contains(PipeEnds::READ),

@@ -125,8 +125,8 @@ pub fn again(had: Vec<OwnedFd>) -> Restored {
     restore(&mut { image })
 }
 
-/// Restores the descriptors of an image, and not what only others refer to.
-pub fn restore(image: &mut Image) -> Restored {
+/// Puts eventfds in the place of what only the harness refers to.
+pub fn leave_others_out(image: &mut Image) {
     let wanted: Vec<u32> = image.descriptors.iter().map(|d| d.file).collect();
     for (index, file) in image.files.iter_mut().enumerate() {
         let in_message = matches!(file.kind, Kind::EventFd { .. });
@@ -138,6 +138,11 @@ pub fn restore(image: &mut Image) -> Restored {
             (file.flags, file.locks, file.owner) = (libc::O_RDWR as u32, None, None);
         }
     }
+}
+
+/// Restores the descriptors of an image, and not what only others refer to.
+pub fn restore(image: &mut Image) -> Restored {
+    leave_others_out(image);
     Restore::new(image).run(None).unwrap()
 }
 

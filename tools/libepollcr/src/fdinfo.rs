@@ -56,6 +56,11 @@ pub fn timerfd(text: &str) -> Option<Kind> {
     Some(Kind::TimerFd(timer))
 }
 
+/// How many times a timer has expired since it was last read.
+pub fn ticks(text: &str) -> Option<u64> {
+    number(text, "ticks")
+}
+
 pub fn signalfd(text: &str) -> Option<Kind> {
     let mask = hexadecimal(text, "sigmask")?;
     Some(Kind::SignalFd { mask })
