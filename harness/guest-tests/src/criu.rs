@@ -9,6 +9,7 @@
 
 mod across;
 mod dies;
+mod foreign;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,7 @@ use rustix::process::{Signal, kill_process};
 
 use self::across::{old_images, older, vanishes};
 use self::dies::dies;
+use self::foreign::foreign;
 use crate::handler::Handler;
 use crate::module::EPOLL_CR;
 use crate::scale::large;
@@ -209,6 +211,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("criu-device/feature", |_| feature()),
         Case::new("criu-device/vanishes", |_| vanishes()),
         Case::new("criu-device/older", |_| older()),
+        Case::new("criu-device/foreign", |_| foreign()),
         Case::new("criu-patched/old-images", |_| old_images(Build::Patched)),
         Case::new("criu-device/old-images", |_| old_images(Build::Device)),
         Case::new("criu-patched/dies", |_| dies(Build::Patched)),

@@ -124,6 +124,17 @@ pub fn installed() -> &'static Path {
 
 /// Runs an action of CRIU on the images in a directory.
 pub fn criu(program: &Path, dir: &Path, action: &str, args: &[&str]) -> Result<Answer> {
+    criu_with(Stdio::null(), program, dir, action, args)
+}
+
+/// Runs an action of CRIU with this standard input.
+pub fn criu_with(
+    stdin: Stdio,
+    program: &Path,
+    dir: &Path,
+    action: &str,
+    args: &[&str],
+) -> Result<Answer> {
     let log = format!("{action}.log");
     let began = Instant::now();
     let mut child = Command::new(program)
@@ -132,7 +143,7 @@ pub fn criu(program: &Path, dir: &Path, action: &str, args: &[&str]) -> Result<A
         .arg("--images-dir")
         .arg(dir.join("images"))
         .args(["--log-file", &log])
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
