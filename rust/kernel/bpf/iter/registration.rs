@@ -404,10 +404,20 @@ macro_rules! module_bpf_iter {
             $type: $crate::bpf::iter::Target<OwnerModule = BpfIterModule>,
         {
             fn init(_module: &'static $crate::ThisModule) -> $crate::error::Result<Self> {
+                use $crate::sync::atomic::{Atomic, Relaxed};
+
+                // The module's own code can call this, too, and could leak another registration.
+                static IS_CALLED: Atomic<i32> = Atomic::new(0);
+
+                if IS_CALLED.xchg(1, Relaxed) != 0 {
+                    return Err($crate::error::code::EBUSY);
+                }
+
                 Ok(Self {
-                    // SAFETY: The `where` clause requires `OwnerModule` to be this module. The
-                    // module owns the registration and is dropped when it is unloaded. If init
-                    // fails, the registration is dropped here.
+                    // SAFETY: The `where` clause requires `OwnerModule` to be this module. This is
+                    // the first call, that of `module!`, before any other code of the module can
+                    // run. So the module owns the registration and is dropped when it is unloaded.
+                    // If init fails, the registration is dropped here.
                     _registration: unsafe { $crate::bpf::iter::Registration::new() }?,
                 })
             }
