@@ -333,6 +333,16 @@ impl Tracer {
         Ok(())
     }
 
+    /// The processes that were named, or created, and have not ended; none if all processes
+    /// are traced.
+    ///
+    /// # Errors
+    ///
+    /// Those of libbpf.
+    pub fn traced(&self) -> io::Result<Vec<i32>> {
+        self.programs.traced()
+    }
+
     /// What was counted so far.
     ///
     /// # Errors

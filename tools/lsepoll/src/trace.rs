@@ -11,9 +11,10 @@ use code::{Resolver, Trace};
 use epoll_cli::is_broken_pipe;
 use epoll_targets::Descriptor;
 use epoll_targets::proc::{self, Stat, State};
+use epoll_targets::resolve;
 use epoll_targets::trace::{Closed, Event, Exists, Fate, Holder, Scope, TargetId, Tracer};
 use print::Printer;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -86,6 +87,12 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         }
         _ => Scope::ChildrenOf(rustix::process::getpid().as_raw_pid()),
     };
+    if let Some(why) = resolve::foreign_proc() {
+        anyhow::bail!(why);
+    }
+    if let Some(why) = resolve::pid_namespace().filter(|_| !args.json) {
+        eprintln!("lsepoll: {why}");
+    }
     let pids = match &scope {
         Scope::Processes(pids) => pids.clone(),
         _ => Vec::new(),
@@ -117,11 +124,15 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         waiting: VecDeque::new(),
         found: VecDeque::new(),
         late: 0,
+        earlier: HashMap::new(),
+        told: HashSet::new(),
         left: HashMap::new(),
         tally: Tally::new(),
         exists: Tally::new(),
         pids,
         child,
+        outlived: false,
+        json: args.json,
     };
     match session.work(&stop) {
         // The reader has seen enough.
@@ -183,6 +194,21 @@ fn runs(pid: i32) -> bool {
     })
 }
 
+/// A target, and when it was added: it may be added again.
+type Id = (TargetId, Option<Duration>);
+
+fn id(closed: &Closed) -> Id {
+    (closed.target, closed.added.time)
+}
+
+/// The closing that left a target behind: the last one by a process that has the instance, and
+/// could have removed the target. The first closing is one of these.
+fn decisive(mut closings: Vec<Closed>, instance: &[Descriptor]) -> Option<Closed> {
+    let has_instance = |c: &Closed| instance.iter().any(|d| d.pid == c.closed.pid);
+    let last = closings.iter().rposition(has_instance).unwrap_or(0);
+    (last < closings.len()).then(|| closings.swap_remove(last))
+}
+
 /// What is to be shown.
 enum Finding {
     Left {
@@ -202,12 +228,19 @@ struct Session<'a> {
     found: VecDeque<(Instant, Finding)>,
     /// How many closings were judged late, and nothing was left behind by then.
     late: u64,
+    /// What was closed before, of targets that were closed again, by others.
+    earlier: HashMap<Id, Vec<Closed>>,
+    /// Which targets were left behind.
+    told: HashSet<Id>,
     /// Where the targets that were left behind were closed.
     left: HashMap<TargetId, Place>,
     tally: Tally,
     exists: Tally,
     pids: Vec<i32>,
     child: Option<Child>,
+    /// Whether it was said that others go on when the command had ended.
+    outlived: bool,
+    json: bool,
 }
 
 impl Session<'_> {
@@ -235,10 +268,22 @@ impl Session<'_> {
     /// Whether all processes that were named have ended.
     fn nobody_runs(&mut self) -> Result<bool> {
         if let Some(child) = &mut self.child {
-            return Ok(child
-                .try_wait()
-                .context("cannot wait for the command")?
-                .is_some());
+            let ended = child.try_wait().context("cannot wait for the command")?;
+            if ended.is_none() {
+                return Ok(false);
+            }
+            // It may have become a daemon.
+            let mut left = self.tracer.traced().context("cannot trace")?;
+            left.retain(|&pid| runs(pid));
+            if !left.is_empty() && !self.outlived && !self.json {
+                self.outlived = true;
+                let count = left.len();
+                eprintln!(
+                    "lsepoll: the command has ended, and the trace goes on with what it has \
+                     created, processes: {count} (Ctrl-C ends it)"
+                );
+            }
+            return Ok(left.is_empty());
         }
         Ok(!self.pids.is_empty() && !self.pids.iter().any(|&pid| runs(pid)))
     }
@@ -253,6 +298,7 @@ impl Session<'_> {
         for event in events {
             match event {
                 Event::Process(pid) => self.resolver.look_at(pid),
+                Event::Closed(closed) if self.told.contains(&id(&closed)) => {}
                 Event::Closed(closed) => {
                     // The process may have ended when it is shown.
                     self.resolver.look_at_once(closed.closed.pid);
@@ -282,7 +328,19 @@ impl Session<'_> {
             .take_while(|closed| is_due(closed))
             .count();
         let due = due.max(self.waiting.len().saturating_sub(WAITING));
-        let (times, due): (Vec<Instant>, Vec<Closed>) = self.waiting.drain(..due).unzip();
+        // Others can have had the target at its number as well: the last one is judged.
+        let ids = self.waiting.iter().enumerate();
+        let last: HashMap<Id, usize> = ids.map(|(n, (_, closed))| (id(closed), n)).collect();
+        let (mut times, mut judged) = (Vec::new(), Vec::new());
+        for (n, (time, closed)) in self.waiting.drain(..due).enumerate() {
+            if last[&id(&closed)] == n {
+                times.push(time);
+                judged.push(closed);
+            } else {
+                self.earlier.entry(id(&closed)).or_default().push(closed);
+            }
+        }
+        let due = judged;
         if due.is_empty() {
             return Ok(());
         }
@@ -291,8 +349,17 @@ impl Session<'_> {
         let fates = self.tracer.settle(&due).context("cannot trace")?;
         let now = Instant::now();
         for ((closed, fate), is_late) in due.into_iter().zip(fates).zip(are_late) {
+            let id = id(&closed);
+            let mut closings = self.earlier.remove(&id).unwrap_or_default();
+            closings.push(closed);
             match fate {
                 Fate::Left { instance, holders } => {
+                    let Some(closed) = decisive(closings, &instance) else {
+                        continue;
+                    };
+                    if self.told.len() < REMEMBERED {
+                        self.told.insert(id);
+                    }
                     let closed = Box::new(closed);
                     let left = Finding::Left {
                         closed,

@@ -69,6 +69,29 @@ fn leaks_by_a_child() {
     child.wait().unwrap();
 }
 
+/// This process closes it first, and ends. The child still has it at the number, with the
+/// instance, and closes it a little later.
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_by_a_daemon() {
+    let (set, file) = set_and_file();
+    add(&set, &file);
+    // SAFETY: The child calls nothing that another thread could have locked.
+    match unsafe { libc::fork() } {
+        0 => {
+            let copy = dup(&file).unwrap();
+            sleep(Duration::from_millis(30));
+            close(file);
+            sleep(LONG);
+            drop((set, copy));
+            // SAFETY: It ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        child => assert!(child > 0),
+    }
+    drop(file);
+}
+
 #[test]
 #[ignore = "a program to be traced"]
 fn leaks_by_a_message() {
@@ -226,6 +249,16 @@ fn a_child_keeps_a_target() {
     // Its name is left out if it has ended by then.
     assert!(holders.starts_with("fd "), "{holders}");
     assert!(holders.contains(" of process "), "{holders}");
+    assert_eq!(holders.lines().count(), 1, "{holders}");
+}
+
+/// The last who could have removed it counts, and the trace goes on until that has ended.
+#[test]
+fn a_daemon_keeps_a_target() {
+    let Some(holders) = left("leaks_by_a_daemon") else {
+        return;
+    };
+    assert!(holders.starts_with("fd "), "{holders}");
     assert_eq!(holders.lines().count(), 1, "{holders}");
 }
 

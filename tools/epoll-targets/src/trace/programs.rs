@@ -147,7 +147,7 @@ impl RawCounts {
 }
 
 /// `struct traced`
-#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Traced {
     is_root: u32,
@@ -362,6 +362,18 @@ impl Programs {
             .keys()
             .filter_map(|key| Key::read_from_bytes(&key).ok())
             .collect())
+    }
+
+    /// The processes that are traced, without a root.
+    pub(super) fn traced(&self) -> io::Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for key in self.map("traced")?.keys() {
+            let traced: Option<Traced> = self.read("traced", &key)?;
+            if traced.is_some_and(|traced| traced.is_root == 0) {
+                pids.extend(i32::read_from_bytes(&key));
+            }
+        }
+        Ok(pids)
     }
 
     /// Traces a process; or, if it is a root, its children only.
