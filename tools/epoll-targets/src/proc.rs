@@ -104,7 +104,8 @@ fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
 }
 
 /// What a descriptor refers to: a path, or something like `socket:[1234]`. If the
-/// first thread of a process has ended, that of the other threads.
+/// first thread of a process has ended, that of the other threads. A path that is too long
+/// for the kernel to show is replaced.
 ///
 /// # Errors
 ///
@@ -116,7 +117,17 @@ pub fn link(pid: i32, fd: RawFd) -> io::Result<OsString> {
         io::ErrorKind::NotFound => heir(pid).map_or(Err(error), read),
         _ => Err(error),
     });
-    Ok(link?.into())
+    match link {
+        Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+            Ok("(a path that is too long)".into())
+        }
+        link => Ok(link?.into()),
+    }
+}
+
+/// Whether this is the link of a socket.
+pub(crate) fn is_socket(link: &OsStr) -> bool {
+    link.as_bytes().starts_with(b"socket:[")
 }
 
 /// The descriptors of a process that refer to epoll instances, ascending.

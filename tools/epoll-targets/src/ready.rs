@@ -51,6 +51,10 @@ impl Poller {
         owner: Descriptor,
         target: &Target,
     ) -> io::Result<Events> {
+        // It waits for nothing.
+        if target.events.is_disarmed() {
+            return Ok(Events(0));
+        }
         if self.held.contains(&instance) || self.held.contains(&owner) {
             return Err(reader::held());
         }
@@ -192,6 +196,28 @@ mod tests {
             assert_eq!(ready.unwrap_err().kind(), io::ErrorKind::Unsupported);
             epoll::delete(&instance, &file).unwrap();
         }
+    }
+
+    /// It waits for nothing, not even for errors.
+    #[test]
+    fn a_oneshot_that_has_fired_is_not_ready() {
+        let instance = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let once = EventFlags::IN | EventFlags::ONESHOT;
+        epoll::add(&instance, &reader, EventData::new_u64(0), once).unwrap();
+        drop(writer);
+        let pid = rustix::process::getpid().as_raw_pid();
+        let at = |fd| Descriptor { pid, fd };
+        let target = || {
+            let targets = fdinfo::read(pid, instance.as_raw_fd()).unwrap();
+            targets.flatten().next().unwrap()
+        };
+        let mut events = Vec::with_capacity(1);
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        assert_eq!(epoll::wait(&instance, buffer, None), Ok(1));
+        let owner = at(reader.as_raw_fd());
+        let ready = Poller::default().ready(at(instance.as_raw_fd()), owner, &target());
+        assert_eq!(ready.unwrap(), Events(0));
     }
 
     #[test]

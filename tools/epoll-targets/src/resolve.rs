@@ -114,6 +114,7 @@ mod visible;
 pub use crate::descriptor::Descriptor;
 pub use crate::holder::Holder;
 pub use report::{Calls, Instance, Owner, Report, Resolved, Skipped, TfdState};
+pub use visible::{foreign as foreign_proc, namespace as pid_namespace};
 
 use crate::kcmp::{self, Support};
 use by_kcmp::ByKcmp;

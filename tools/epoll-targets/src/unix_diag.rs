@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Peers of unix sockets, by sock_diag(7).
+//! Names and peers of unix sockets, by sock_diag(7).
 //!
 //! Netlink crates exist; this one request takes less code than their use would.
 
@@ -12,10 +12,12 @@ use rustix::net::{
 use std::collections::HashMap;
 use std::io;
 
-/// The connection of a unix socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The name of a unix socket, and its connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Connection {
+    /// What it was bound to: a path, or NUL and an abstract name, see unix(7).
+    pub name: Option<Vec<u8>>,
     /// The inode of its peer; 0 if that was closed.
     pub peer: Option<u32>,
     /// In which directions it was shut down.
@@ -48,7 +50,9 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
+const UDIAG_SHOW_NAME: u32 = 1;
 const UDIAG_SHOW_PEER: u32 = 4;
+const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_SHUTDOWN: u16 = 6;
 /// `struct unix_diag_msg`
@@ -73,7 +77,7 @@ pub fn sockets() -> io::Result<HashMap<u32, Connection>> {
     request.extend([libc::AF_UNIX as u8, 0, 0, 0]);
     request.extend(u32::MAX.to_ne_bytes());
     request.extend(0u32.to_ne_bytes());
-    request.extend(UDIAG_SHOW_PEER.to_ne_bytes());
+    request.extend((UDIAG_SHOW_NAME | UDIAG_SHOW_PEER).to_ne_bytes());
     request.extend([0; 8]);
     let mut message = Vec::new();
     message.extend(((HEAD + request.len()) as u32).to_ne_bytes());
@@ -142,6 +146,7 @@ fn entry(body: &[u8]) -> Option<(u32, Connection)> {
         let len = usize::from(two(rest, 0)?);
         let value = rest.get(4..len)?;
         match two(rest, 2)? {
+            UNIX_DIAG_NAME => connection.name = Some(name(value)),
             UNIX_DIAG_PEER => connection.peer = four(value, 0),
             UNIX_DIAG_SHUTDOWN => connection.shutdown = Shutdown::of(*value.first()?),
             _ => {}
@@ -149,6 +154,15 @@ fn entry(body: &[u8]) -> Option<(u32, Connection)> {
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
     }
     Some((inode, connection))
+}
+
+/// The name in a `struct sockaddr_un`. A path ends with NUL.
+fn name(address: &[u8]) -> Vec<u8> {
+    match address {
+        [0, ..] => address,
+        path => path.split(|&byte| byte == 0).next().unwrap_or_default(),
+    }
+    .to_vec()
 }
 
 #[cfg(test)]
@@ -173,6 +187,27 @@ mod tests {
         assert_eq!(sockets[&inode(&b)].peer, Some(inode(&a)));
         let shutdown = sockets[&inode(&a)].shutdown;
         assert_eq!((shutdown.receive, shutdown.send), (false, true));
+    }
+
+    #[test]
+    fn names_are_exact() {
+        use std::os::fd::AsFd as _;
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::net::{SocketAddr, UnixListener};
+
+        let abstract_name = format!("epoll-targets\n{}\0x", std::process::id());
+        let address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let path = std::env::temp_dir().join(format!("epoll\ntargets {}", std::process::id()));
+        let in_directory = UnixListener::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let sockets = sockets().expect("CONFIG_UNIX_DIAG, or its module");
+        let name = |socket: &UnixListener| {
+            let inode = rustix::fs::fstat(socket.as_fd()).unwrap().st_ino as u32;
+            sockets[&inode].name.clone().unwrap()
+        };
+        assert_eq!(name(&listener), format!("\0{abstract_name}").as_bytes());
+        assert_eq!(name(&in_directory), path.as_os_str().as_encoded_bytes());
     }
 
     proptest! {

@@ -111,6 +111,46 @@ fn all_holders_are_counted() {
     }
 }
 
+/// Who has opened a socket with `O_PATH` has its inode, and another file.
+#[test]
+fn a_socket_that_is_open_by_its_path_only() {
+    use rustix::fs::{Mode, OFlags, open};
+
+    let (_alone, methods) = methods();
+    for method in methods {
+        let set = new_set();
+        let (watched, _peer) = pair();
+        let (moved, at_tfd) = (far_away(&watched, 0), far_away(&watched, 1));
+        add(&set, &moved, 1);
+        add(&set, &at_tfd, 2);
+        let by_path = |fd: &OwnedFd| {
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        };
+        let (other, again) = (by_path(&watched), by_path(&watched));
+        let mut at_tfd = at_tfd;
+        rustix::io::dup3(&again, &mut at_tfd, rustix::io::DupFlags::CLOEXEC).unwrap();
+        let (sender, _receiver) = pair();
+        send(&sender, &watched);
+        drop((moved, watched, again));
+        let report = resolve(method, &[pid()]);
+        for data in [1, 2] {
+            let target = target(&report, data);
+            assert!(
+                matches!(target.owner, Owner::Orphaned | Owner::Unknown),
+                "{method:?}: {:?}",
+                target.owner
+            );
+        }
+        let tfd_state = &target(&report, 2).tfd_state;
+        assert!(
+            matches!(tfd_state, TfdState::Other(_)),
+            "{method:?}: {tfd_state:?}"
+        );
+        drop((other, at_tfd));
+    }
+}
+
 /// Two tables have the instance, and each adds a file of its own by one number.
 #[test]
 fn each_adds_the_same_number() {

@@ -25,7 +25,7 @@ use epoll_targets::proc;
 use epoll_targets::resolve::{Early, HAS_BPF, Method, Progress, Report, Resolver, Skipped};
 use epoll_targets::stop::Stopped;
 use rustix::thread::CapabilitySet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -336,20 +336,27 @@ fn is_blind(report: &Report) -> bool {
 /// Reports what could not be inspected; returns whether -p named any of it.
 fn report_skipped(pids: &[i32], report: &Report) -> bool {
     let mut failed = false;
-    let mut others = BTreeSet::new();
+    let (mut refused, mut others) = (BTreeSet::new(), BTreeMap::new());
     // A thread stands for its process, unless it has a table of its own.
-    let is_named = |pid| {
-        let mut pids = pids.iter();
-        pids.any(|&named| named == pid || proc::tgid(named).is_ok_and(|first| first == pid))
-    };
+    let mut named: BTreeSet<i32> = pids.iter().copied().collect();
+    if report
+        .skipped
+        .iter()
+        .any(|skipped| !named.contains(&skipped.pid))
+    {
+        named.extend(pids.iter().filter_map(|&pid| proc::tgid(pid).ok()));
+    }
     for skipped in &report.skipped {
-        if is_named(skipped.pid) {
+        if named.contains(&skipped.pid) {
             failed |= !skipped.has_ended();
             eprintln!("lsepoll: {}", reason(skipped));
         } else if skipped.is_held() {
             eprintln!("lsepoll: {}", reason(skipped));
         } else if skipped.efd.is_none() && !skipped.has_ended() {
-            others.insert(skipped.pid);
+            match skipped.error.kind() {
+                io::ErrorKind::PermissionDenied => drop(refused.insert(skipped.pid)),
+                _ => drop(others.insert(skipped.pid, skipped)),
+            }
         }
     }
     for instance in &report.instances {
@@ -368,16 +375,24 @@ fn report_skipped(pids: &[i32], report: &Report) -> bool {
         };
         eprintln!("lsepoll: {why}{rest}");
     }
-    if !others.is_empty() {
+    if let Some(first) = others.values().next() {
+        eprintln!(
+            "lsepoll: {} skipped, and may own targets that are shown as unknown; {}",
+            were(others.len()),
+            reason(first)
+        );
+    }
+    if !refused.is_empty() {
         let advice = match why_refused() {
             Refused::Anyway => "a security module or a user namespace forbids it",
+            Refused::Files => "it takes CAP_DAC_READ_SEARCH, too",
             Refused::Root => "root needs CAP_SYS_PTRACE to include them, and does not have it here",
             Refused::User => "run as root to include them",
         };
         eprintln!(
             "lsepoll: {} skipped for lack of ptrace access, and may own targets that are shown as \
              unknown; {advice}",
-            were(others.len())
+            were(refused.len())
         );
     }
     failed
@@ -393,8 +408,10 @@ fn were(count: usize) -> String {
 
 /// Who lacks ptrace(2) access to a process.
 enum Refused {
-    /// One that has the capability for it.
+    /// One that has the capabilities for it.
     Anyway,
+    /// One that has that for ptrace(2), and may not read the directories of others.
+    Files,
     /// Root, without the capability, as in a container.
     Root,
     User,
@@ -402,8 +419,13 @@ enum Refused {
 
 fn why_refused() -> Refused {
     let sets = rustix::thread::capabilities(None);
-    if sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE)) {
-        Refused::Anyway
+    let sets = sets.map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let reads = CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE;
+    if sets.contains(CapabilitySet::SYS_PTRACE) {
+        match sets.intersects(reads) {
+            true => Refused::Anyway,
+            false => Refused::Files,
+        }
     } else if rustix::process::geteuid().is_root() {
         Refused::Root
     } else {
@@ -424,6 +446,7 @@ fn reason(skipped: &Skipped) -> String {
             Refused::Root => {
                 "no ptrace access; root needs CAP_SYS_PTRACE, and does not have it here"
             }
+            Refused::Files => "no access to its descriptors; it takes CAP_DAC_READ_SEARCH, too",
             Refused::User => "no ptrace access; run as its user or as root",
         }
         .into(),

@@ -12,9 +12,9 @@ use epoll_targets::resolve::Report;
 use rustix::fs::PROC_SUPER_MAGIC;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -147,26 +147,21 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
             "that is no file name",
         ));
     };
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let mut prefix = name.to_owned();
+    prefix.push(".");
     // node_exporter reads what ends in .prom only.
-    let mut new = name.to_owned();
-    new.push(format!(".{}", std::process::id()));
-    let new = path.with_file_name(new);
-    let written = (|| {
-        let options = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&new);
-        let mut file = options?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    })();
-    if written.is_err() {
-        // What was not made cannot be removed.
-        let _ = fs::remove_file(&new);
-    }
-    written
+    let mut file = tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Addresses of sockets, from `/proc/PID/net`.
+//! Addresses of sockets, from `/proc/PID/net` and sock_diag(7).
 
 use epoll_cli::text::quoted;
 use epoll_targets::unix_diag::{self, Connection};
@@ -46,13 +46,17 @@ fn read(pid: i32) -> HashMap<u64, String> {
         let protocol = name.trim_end_matches('6');
         addresses.extend(text.lines().skip(1).filter_map(|line| inet(protocol, line)));
     }
-    let text = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-    let lines = text.split(|&byte| byte == b'\n').skip(1);
-    let names: HashMap<u64, String> = lines.filter_map(unix).collect();
     // Only those of our own namespace can be asked for.
     let is_ours = namespace(pid).is_some_and(|of| Some(of) == namespace(std::process::id() as i32));
-    let peers = is_ours.then(|| unix_diag::sockets().ok()).flatten();
-    addresses.extend(connected(&names, &peers.unwrap_or_default()));
+    let sockets = is_ours.then(|| unix_diag::sockets().ok()).flatten();
+    let names = match &sockets {
+        Some(sockets) => names(sockets),
+        None => {
+            let text = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+            names_shown(&text)
+        }
+    };
+    addresses.extend(connected(&names, &sockets.unwrap_or_default()));
     for (name, column) in [("packet", 8), ("netlink", 9)] {
         let text = fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
         let inodes = text.lines().skip(1).filter_map(|line| {
@@ -100,19 +104,47 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(host, port))
 }
 
-/// A line of `/proc/net/unix`, if it has a name.
-fn unix(line: &[u8]) -> Option<(u64, String)> {
+/// The names that sock_diag(7) tells.
+fn names(sockets: &HashMap<u32, Connection>) -> HashMap<u64, String> {
+    let names = sockets.iter().filter_map(|(&inode, socket)| {
+        let name = match socket.name.as_deref()? {
+            [0, rest @ ..] => [b"@", rest].concat(),
+            path => path.to_owned(),
+        };
+        Some((inode.into(), quoted(&name)))
+    });
+    names.collect()
+}
+
+/// The names in `/proc/net/unix`. A name can have a newline in it, and what looks like the
+/// line of another socket, or of one that has no name: then there are two lines of that.
+fn names_shown(text: &[u8]) -> HashMap<u64, String> {
+    let lines = text.split(|&byte| byte == b'\n').skip(1);
+    let mut names: HashMap<u64, Option<String>> = HashMap::new();
+    for (inode, name) in lines.filter_map(unix) {
+        let known = names.entry(inode);
+        known.and_modify(|known| *known = None).or_insert(name);
+    }
+    let names = names.into_iter();
+    names
+        .filter_map(|(inode, name)| Some((inode, name?)))
+        .collect()
+}
+
+/// A line of `/proc/net/unix`: the inode, and the name if it has one.
+fn unix(line: &[u8]) -> Option<(u64, Option<String>)> {
     // Seven columns, and the name, which may have blanks.
     let mut rest = line;
     let mut inode: &[u8] = &[];
     for _ in 0..7 {
         rest = rest.trim_ascii_start();
-        let end = rest.iter().position(|byte| *byte == b' ')?;
+        let end = rest.iter().position(|byte| *byte == b' ');
+        let end = end.unwrap_or(rest.len());
         (inode, rest) = rest.split_at(end);
     }
     let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
-    let name = rest.strip_prefix(b" ").filter(|name| !name.is_empty())?;
-    Some((inode, quoted(name)))
+    let name = rest.strip_prefix(b" ").filter(|name| !name.is_empty());
+    Some((inode, name.map(quoted)))
 }
 
 /// The names of unix sockets and of their peers, or what their links would be.
@@ -174,11 +206,44 @@ mod tests {
     #[test]
     fn names_of_unix_sockets_may_have_blanks() {
         let line = b"0000000000000000: 00000002 00000000 00010000 0001 01 4711 /run/a b";
-        assert_eq!(unix(line), Some((4711, "\"/run/a b\"".into())));
+        assert_eq!(unix(line), Some((4711, Some("\"/run/a b\"".into()))));
         let line = b"0000000000000000: 00000002 00000000 00010000 0001 01     1 @/tmp/x";
-        assert_eq!(unix(line), Some((1, "@/tmp/x".into())));
+        assert_eq!(unix(line), Some((1, Some("@/tmp/x".into()))));
         let unnamed = b"0000000000000000: 00000002 00000000 00010000 0001 01 4711";
-        assert_eq!(unix(unnamed), None);
+        assert_eq!(unix(unnamed), Some((4711, None)));
+        assert_eq!(unix(b"name"), None);
+    }
+
+    /// The name of one socket cannot be that of another.
+    #[test]
+    fn names_with_newlines() {
+        let line = |inode, name| {
+            format!("0000000000000000: 00000002 00000000 00010000 0001 01 {inode} {name}\n")
+        };
+        let forged = line(1, "/tmp/x\n") + line(2, "/FAKE").trim_end();
+        let text = |rest: &str| format!("Num RefCount Protocol Flags Type St Inode Path\n{rest}");
+        for real in [
+            line(2, "/run/real"),
+            line(2, "").trim_end().to_owned() + "\n",
+        ] {
+            let all = text(&format!("{forged}\n{real}{}", line(3, "/run/other")));
+            let names = names_shown(all.as_bytes());
+            assert_eq!(names.get(&2), None);
+            assert_eq!(names[&3], "/run/other");
+        }
+        let socket = |name: &[u8]| {
+            let mut socket = Connection::default();
+            socket.name = Some(name.to_vec());
+            socket
+        };
+        let sockets = HashMap::from([(1, socket(b"\0x\ny")), (2, socket(b"/run/a"))]);
+        let names = names(&sockets);
+        assert!(
+            names[&1].starts_with("\"@x") && !names[&1].contains('\n'),
+            "{}",
+            names[&1]
+        );
+        assert_eq!(names[&2], "/run/a");
     }
 
     #[test]

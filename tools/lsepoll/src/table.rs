@@ -221,19 +221,19 @@ fn notes(
         });
     notes.extend(some(holders.collect()));
     let tfd = resolved.target.tfd;
-    notes.extend(match &resolved.tfd_state {
-        TfdState::Other(link) => Some(format!(
-            "(now {tfd} is {})",
-            quoted(link.as_encoded_bytes())
-        )),
-        TfdState::Closed => Some(format!("({tfd} is closed)")),
-        TfdState::Target => resolved.stale_at.first().map(|&stale| {
+    let stale = resolved.stale_at.first().copied();
+    notes.extend(match (&resolved.tfd_state, stale) {
+        (TfdState::Other(link), stale) if stale.is_none_or(|s| s.pid == instance.pid) => Some(
+            format!("(now {tfd} is {})", quoted(link.as_encoded_bytes())),
+        ),
+        (TfdState::Target | TfdState::Other(_), Some(stale)) => {
             let other = extra
                 .link(stale)
                 .map(|link| quoted(link.as_encoded_bytes()));
             let other = other.unwrap_or_else(|| "?".into());
-            format!("({tfd} of pid {} is {other})", stale.pid)
-        }),
+            Some(format!("({tfd} of pid {} is {other})", stale.pid))
+        }
+        (TfdState::Closed, _) => Some(format!("({tfd} is closed)")),
         _ => None,
     });
     notes.into_iter().map(Cell::from).collect()

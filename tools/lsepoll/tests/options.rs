@@ -411,6 +411,15 @@ fn metrics_file() {
     let left = |folder: &Folder| fs::read_dir(&folder.0).unwrap().count();
     assert_eq!(left(&folder), 1);
 
+    // What a run that was killed has left does not get in the way.
+    let leftover = format!("{}.1", path.display());
+    fs::write(&leftover, "").unwrap();
+    assert_eq!(
+        run(&["--metrics", path.to_str().unwrap(), "-p", &pid()]).0,
+        0
+    );
+    fs::remove_file(leftover).unwrap();
+
     // What cannot be replaced is an error, and nothing is left of it.
     fs::create_dir(folder.0.join("directory")).unwrap();
     for name in ["directory", "none/file"] {

@@ -14,7 +14,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::RawFd;
-use std::os::unix::ffi::OsStrExt as _;
 
 /// The descriptors of a process and their links.
 type Links = BTreeMap<RawFd, OsString>;
@@ -95,7 +94,7 @@ pub(super) fn resolve(resolver: &Resolver<'_>) -> io::Result<Report> {
     for (pid, links) in processes.clone().into_iter().chain(others) {
         for (fd, link) in links {
             // Both ends of a pipe have one inode.
-            let is_socket = link.as_bytes().starts_with(b"socket:[");
+            let is_socket = proc::is_socket(&link) && !proc::is_path_only(pid, fd);
             if let Some(inode) = proc::linked_inode(&link).filter(|_| is_socket) {
                 let descriptors = by_inode.entry(inode).or_default();
                 descriptors.push(Descriptor { pid, fd });

@@ -26,7 +26,7 @@ use super::{
     still, task, visible,
 };
 use crate::fdinfo::Target;
-use crate::proc::Stat;
+use crate::proc::{self, Stat};
 use crate::reader::Reader;
 use agree::{Candidate, agree};
 use holders::Finder;
@@ -99,6 +99,8 @@ impl<'a> ByWalk<'a> {
     }
 
     pub(super) fn run(mut self) -> io::Result<Report> {
+        // Those that are there before descriptors are listed, so that they have to be found.
+        let pids = proc::pids().unwrap_or_default();
         let mut places = self.list()?;
         let mut views = self.find_instances(&places);
         for round in 1..=ROUNDS {
@@ -124,8 +126,26 @@ impl<'a> ByWalk<'a> {
                 break;
             }
         }
-        self.find_orphans(&places, &mut views)?;
-        self.find_unseen(&places);
+        let named = match &self.scope {
+            Scope::These(pids) => pids.clone(),
+            Scope::All => Vec::new(),
+        };
+        let unseen = unseen(&places, &named);
+        let has_suspects = views.iter().any(View::has_suspects);
+        // Of the others, only what they may have counts.
+        let others = match has_suspects || matches!(self.scope, Scope::All) {
+            true => self::unseen(&places, &pids),
+            false => Vec::new(),
+        };
+        self.find_orphans(&places, &mut views, !others.is_empty())?;
+        let told = self.search_all || matches!(self.scope, Scope::All);
+        let others = others
+            .into_iter()
+            .filter(|pid| told && !unseen.contains(pid));
+        for pid in unseen.iter().copied().chain(others) {
+            let error = io::Error::other("the BPF programs do not see its descriptors");
+            task::skip(&mut self.skipped, pid, error);
+        }
         Ok(self.report(places, views))
     }
 
@@ -140,29 +160,6 @@ impl<'a> ByWalk<'a> {
         let newest = still::newest_task();
         let switches = self.programs.switches()?;
         Ok(Moment { newest, switches })
-    }
-
-    /// The processes and threads that were asked for and have no table.
-    fn without_table(&self, places: &Places) -> Vec<i32> {
-        let Scope::These(pids) = &self.scope else {
-            return Vec::new();
-        };
-        let tasks = places.tables.iter().flat_map(|table| &table.tasks);
-        let tasks: HashSet<i32> = tasks.flat_map(|task| [task.pid, task.tid]).collect();
-        let without = pids.iter().filter(|pid| !tasks.contains(pid));
-        without.copied().collect()
-    }
-
-    /// Finds the processes that go on and have no table, which cannot be.
-    fn find_unseen(&mut self, places: &Places) {
-        for pid in self.without_table(places) {
-            let goes_on = Stat::of(pid).is_ok_and(|stat| !stat.is_kernel_thread())
-                && visible::why_nothing(pid).is_none();
-            if goes_on {
-                let error = io::Error::other("the BPF programs do not see its descriptors");
-                task::skip(&mut self.skipped, pid, error);
-            }
-        }
     }
 
     fn find_instances(&self, places: &Places) -> Vec<View> {
@@ -264,6 +261,19 @@ impl<'a> ByWalk<'a> {
             ..Report::default()
         }
     }
+}
+
+/// The processes and threads of these that go on and have no table, which cannot be.
+fn unseen(places: &Places, pids: &[i32]) -> Vec<i32> {
+    let tasks = places.tables.iter().flat_map(|table| &table.tasks);
+    let tasks: HashSet<i32> = tasks.flat_map(|task| [task.pid, task.tid]).collect();
+    let goes_on = |pid: &i32| {
+        *pid != places.reader.unwrap_or_default()
+            && Stat::of(*pid).is_ok_and(|stat| !stat.is_kernel_thread())
+            && visible::why_nothing(*pid).is_none()
+    };
+    let without = pids.iter().filter(|pid| !tasks.contains(pid));
+    without.copied().filter(goes_on).collect()
 }
 
 /// Gives each view what was found for it.

@@ -7,19 +7,23 @@ use rustix::thread::CapabilitySet;
 use std::fs;
 use std::io;
 
-/// The inode of the first PID namespace: `PROC_PID_INIT_INO`, part of the kernel's ABI.
+/// The inodes of the first PID and user namespaces: `PROC_PID_INIT_INO` and
+/// `PROC_USER_INIT_INO`, part of the kernel's ABI.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 
-/// Why there may be processes that this one cannot see at all; `None` if there are none.
-pub(super) fn namespace() -> Option<String> {
+/// Why there may be processes that this one cannot see at all: it is in a PID namespace, as a
+/// container has. `None` if there are none.
+pub fn namespace() -> Option<String> {
     let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
     (namespace.as_os_str() != FIRST_PID_NAMESPACE).then(|| {
         "this is a PID namespace: processes outside it cannot be seen; run it outside".into()
     })
 }
 
-/// Why what `/proc` shows is not about processes of these ids, or nothing; `None` if it is.
-pub(super) fn foreign() -> Option<String> {
+/// Why what `/proc` shows is not about processes of the ids that this one uses, or nothing;
+/// `None` if it is.
+pub fn foreign() -> Option<String> {
     let own = fs::read_link("/proc/self").ok();
     let own = own.and_then(|own| own.to_str()?.parse::<u32>().ok());
     let why = match own {
@@ -39,18 +43,30 @@ pub(super) fn proc() -> Option<String> {
     if let Some(why) = namespace() {
         return Some(why);
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    hides(&mounts)
-        .filter(|_| !sees_hidden())
-        .map(|option| format!("/proc is mounted with {option}, which hides processes"))
+    if sees_hidden() {
+        return None;
+    }
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let device = rustix::fs::stat("/proc").ok()?.st_dev;
+    let device = (rustix::fs::major(device), rustix::fs::minor(device));
+    match options(&String::from_utf8_lossy(&mounts), device).as_deref() {
+        Some(options) => hides(options)
+            .map(|option| format!("/proc is mounted with {option}, which hides processes")),
+        None => Some("how /proc is mounted is not known, and it may hide processes".into()),
+    }
 }
 
-/// The option by which the last mount on `/proc` hides processes.
-fn hides(mounts: &str) -> Option<&str> {
-    let on_proc = mounts.lines().rev();
-    let mut on_proc = on_proc.filter(|line| line.split(' ').nth(4) == Some("/proc"));
-    let (_, of_filesystem) = on_proc.next()?.split_once(" - ")?;
-    let options = of_filesystem.split(' ').nth(2)?;
+/// The options of a file system, wherever it is mounted: `/proc` can be a link.
+fn options(mounts: &str, (major, minor): (u32, u32)) -> Option<String> {
+    let device = format!("{major}:{minor}");
+    let mut lines = mounts.lines();
+    let line = lines.find(|line| line.split(' ').nth(2) == Some(&device))?;
+    let (_, of_filesystem) = line.split_once(" - ")?;
+    of_filesystem.split(' ').nth(2).map(str::to_owned)
+}
+
+/// The option by which a procfs hides processes.
+fn hides(options: &str) -> Option<&str> {
     let mut options = options.split(',');
     options.find(|option| {
         let value = option.strip_prefix("hidepid=");
@@ -58,9 +74,13 @@ fn hides(mounts: &str) -> Option<&str> {
     })
 }
 
+/// Whether nothing is hidden from this process. Its capabilities count in its own user
+/// namespace, and others may have processes, too.
 fn sees_hidden() -> bool {
+    let namespace = fs::read_link("/proc/self/ns/user");
     let sets = rustix::thread::capabilities(None);
-    sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE))
+    namespace.is_ok_and(|namespace| namespace.as_os_str() == FIRST_USER_NAMESPACE)
+        && sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE))
 }
 
 /// Why a process that has no descriptors, as far as one can see, was not inspected.
@@ -100,23 +120,19 @@ mod tests {
 
     #[test]
     fn options_that_hide() {
-        let mount = |options| {
-            format!(
-                "21 1 0:19 / /sys rw - sysfs sysfs rw\n\
-                 22 1 0:20 / /proc rw,nosuid shared:5 - proc proc {options}\n"
-            )
-        };
-        assert_eq!(hides(&mount("rw")), None);
-        assert_eq!(hides(&mount("rw,hidepid=0")), None);
-        assert_eq!(hides(&mount("rw,hidepid=off")), None);
-        assert_eq!(hides(&mount("rw,gid=7,hidepid=2")), Some("hidepid=2"));
-        assert_eq!(
-            hides(&mount("rw,hidepid=invisible")),
-            Some("hidepid=invisible")
-        );
-        // The last one counts.
-        assert_eq!(hides(&(mount("rw,hidepid=2") + &mount("rw"))), None);
-        assert_eq!(hides(""), None);
+        assert_eq!(hides("rw"), None);
+        assert_eq!(hides("rw,hidepid=0"), None);
+        assert_eq!(hides("rw,hidepid=off"), None);
+        assert_eq!(hides("rw,gid=7,hidepid=2"), Some("hidepid=2"));
+        assert_eq!(hides("rw,hidepid=invisible"), Some("hidepid=invisible"));
+        assert_eq!(hides("rw,subset=pid"), Some("subset=pid"));
+        // Not where it is mounted counts.
+        let mounts = "21 1 0:19 / /sys rw - sysfs sysfs rw\n\
+                      22 1 0:20 / /proc rw,nosuid shared:5 - proc proc rw\n\
+                      23 1 0:21 / /kern/proc rw,nosuid - proc proc rw,hidepid=2\n";
+        assert_eq!(options(mounts, (0, 20)).as_deref(), Some("rw"));
+        assert_eq!(options(mounts, (0, 21)).as_deref(), Some("rw,hidepid=2"));
+        assert_eq!(options(mounts, (0, 2)), None);
     }
 
     #[test]

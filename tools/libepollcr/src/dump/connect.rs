@@ -24,7 +24,7 @@ impl Dumper<'_, '_> {
                 return;
             }
         };
-        let of = |inode: &u32| all.get(inode).copied();
+        let of = |inode: &u32| all.get(inode);
         for (inode, &index) in &self.sockets {
             let connection = of(inode);
             let file = &mut self.image.files[index as usize];
@@ -71,10 +71,10 @@ impl Dumper<'_, '_> {
 }
 
 /// The peer of a socket, or why it is not known.
-fn peer(
+fn peer<'a>(
     inode: u32,
-    connection: Option<Connection>,
-    of: impl Fn(&u32) -> Option<Connection>,
+    connection: Option<&Connection>,
+    of: impl Fn(&u32) -> Option<&'a Connection>,
     sockets: &HashMap<u32, u32>,
 ) -> Result<Peer, &'static str> {
     let connection = connection.ok_or("it is a socket of another network namespace")?;

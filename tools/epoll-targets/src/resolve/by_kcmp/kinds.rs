@@ -65,7 +65,7 @@ impl Kinds {
     }
 
     /// The number of a socket's inode, which is that of no other open file: a socket
-    /// cannot be opened again.
+    /// cannot be opened again, but with `O_PATH`.
     pub(super) fn socket(&self, target: &Target) -> Option<u64> {
         match self.of(target) {
             Kind::Socket(ino) => Some(ino),

@@ -41,7 +41,13 @@ pub(super) fn list(pid: i32) -> io::Result<Links> {
     let mut links = Links::new();
     for fd in proc::fds(pid)? {
         match proc::link(pid, fd) {
-            Ok(link) => drop(links.insert(fd, link)),
+            Ok(mut link) => {
+                // It has the inode of a socket, which is another file.
+                if proc::is_socket(&link) && proc::is_path_only(pid, fd) {
+                    link.push(" (O_PATH)");
+                }
+                links.insert(fd, link);
+            }
             // Closed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

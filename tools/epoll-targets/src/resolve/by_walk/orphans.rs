@@ -31,12 +31,20 @@ impl Candidate {
     }
 }
 
+impl View {
+    pub(super) fn has_suspects(&self) -> bool {
+        self.targets.iter().any(Candidate::is_suspect)
+    }
+}
+
 impl ByWalk<'_> {
-    /// Finds out which targets without an owner are orphaned.
+    /// Finds out which targets without an owner are orphaned. If there are processes whose
+    /// descriptors are `unseen`, one of these may be the owner.
     pub(super) fn find_orphans(
         &mut self,
         places: &Places,
         views: &mut Vec<View>,
+        unseen: bool,
     ) -> io::Result<()> {
         let suspects = views.iter().flat_map(|view| &view.targets);
         let suspects = suspects.filter(|c| c.is_suspect()).filter_map(|c| c.seen);
@@ -45,7 +53,7 @@ impl ByWalk<'_> {
         if found.is_empty() {
             return Ok(());
         }
-        let was_quiet = self.search(places, &mut found)?;
+        let was_quiet = self.search(places, &mut found)? && !unseen;
         let mut held = Held::default();
         if self.partial.is_none() && (self.wants_holders || !was_quiet) {
             // Without, there are still the owners.
@@ -56,7 +64,7 @@ impl ByWalk<'_> {
         }
         // The addresses mean something only if the targets are still there.
         for view in views.iter_mut() {
-            view.settled = !view.targets.iter().any(Candidate::is_suspect);
+            view.settled = !view.has_suspects();
         }
         let mut there = self.still_there(places, views)?;
         for view in views.iter_mut().filter(|view| !view.settled) {

@@ -28,6 +28,8 @@ pub(super) struct Places {
     pub(super) names: Vec<Vec<i32>>,
     /// Whether a process that has the table was asked for.
     pub(super) given: Vec<bool>,
+    /// A process that helps to read, and is left out.
+    pub(super) reader: Option<i32>,
 }
 
 impl Places {
@@ -79,6 +81,7 @@ impl Places {
             tables,
             names,
             given,
+            reader: without,
         }
     }
 
