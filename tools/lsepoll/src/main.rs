@@ -75,16 +75,22 @@ fn run(args: &Args) -> Result<ExitCode> {
         if before.is_unread {
             return Ok(status);
         }
+        before.is_again = true;
         std::thread::sleep(Duration::from_secs(seconds));
     }
 }
 
 /// Lists everything once, or what is not as before.
 fn look(args: &Args, before: Option<&mut watch::Before>) -> Result<ExitCode> {
-    let pids = pids(args)?;
+    // A service that is watched by its name can be restarted.
+    let is_again = before.as_ref().is_some_and(|before| before.is_again);
+    let (pids, is_nobody) = pids(args, is_again)?;
     let nothing = Report::default();
     let mut early = EarlyRows::new(args, &nothing);
-    let mut report = resolve(args, &pids, &mut early)?;
+    let mut report = match is_nobody {
+        true => Report::default(),
+        false => resolve(args, &pids, &mut early)?,
+    };
     sort(args.sort, &mut report);
     let report = report;
     if args.verbose {
@@ -189,8 +195,9 @@ fn print(
     Ok(out.flush()?)
 }
 
-/// The processes that were named; none if all are meant.
-fn pids(args: &Args) -> Result<Vec<i32>> {
+/// The processes that were named; none if all are meant, or if there is none of them, which
+/// the second value says. That is an error unless there may be none.
+fn pids(args: &Args, may_be_none: bool) -> Result<(Vec<i32>, bool)> {
     let mut pids = args.pids.clone();
     let mut names: Vec<&str> = Vec::new();
     for process in &args.processes {
@@ -208,11 +215,15 @@ fn pids(args: &Args) -> Result<Vec<i32>> {
         let is_called = |pid: &i32| proc::command(*pid).is_ok_and(|command| command == cut(name));
         let before = pids.len();
         pids.extend(all.iter().filter(|pid| is_called(pid)));
-        anyhow::ensure!(pids.len() > before, "no process is called {name}");
+        anyhow::ensure!(
+            may_be_none || pids.len() > before,
+            "no process is called {name}"
+        );
     }
+    let is_nobody = pids.is_empty() && !args.processes.is_empty();
     pids.sort_unstable();
     pids.dedup();
-    Ok(pids)
+    Ok((pids, is_nobody))
 }
 
 /// A command name as the kernel keeps it.

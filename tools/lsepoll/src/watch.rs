@@ -72,6 +72,8 @@ pub struct Before {
     rows: Option<HashMap<Key, Vec<Shown>>>,
     /// Nobody reads the output any more.
     pub is_unread: bool,
+    /// This is not the first time.
+    pub is_again: bool,
 }
 
 pub fn print(extra: &mut Extra<'_>, before: &mut Before, out: &mut impl Write) -> io::Result<()> {

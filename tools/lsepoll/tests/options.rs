@@ -483,6 +483,47 @@ fn watch() {
     watch.wait().unwrap();
 }
 
+/// A service that is watched by its name may be restarted.
+#[test]
+fn watch_by_name() {
+    let Some(_alone) = start() else { return };
+    let folder = Folder::new();
+    let name = format!("lsep-{}", std::process::id());
+    let program = folder.0.join(&name);
+    std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+    let service = || {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("1000").stdin(set).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let mut first = service();
+    let comm = format!("/proc/{}/comm", first.id());
+    while fs::read_to_string(&comm).unwrap().trim_end() != name {
+        std::thread::yield_now();
+    }
+    let mut command = Command::new("timeout");
+    command.args(["60", LSEPOLL, "--watch", "1", &name]);
+    let mut watch = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut expect = |mark: &str, pid: u32| loop {
+        let line = lines.next().expect("it ended").unwrap();
+        if line.starts_with(mark) && line.split_whitespace().any(|w| w == pid.to_string()) {
+            break;
+        }
+    };
+    expect("", first.id());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    expect("gone", first.id());
+    let mut second = service();
+    expect("new", second.id());
+    for child in [&mut watch, &mut second] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(run_only(&[&name]).0, 2, "nobody is called that");
+}
+
 #[test]
 fn ready() {
     let Some(_alone) = start() else { return };
