@@ -194,7 +194,7 @@ fn processes() {
     let both = BTreeSet::from([own.clone(), its.clone()]);
     // The kernel keeps 15 bytes of a name.
     let name = format!("lsepoll-{own}-has-a-long-name");
-    let _named = Named::new(&name);
+    let named = Named::new(&name);
     for name in [&name[..], &name[..15]] {
         assert_eq!(pids(&[name]), BTreeSet::from([own.clone()]));
         assert_eq!(pids(&[name, &its]), both);
@@ -218,7 +218,8 @@ fn processes() {
         let reason = report["skipped"][0]["reason"].as_str().unwrap();
         assert!(reason.ends_with(": no such process"), "{reason}");
     }
-    drop(odd);
+    // The other way round, another test could have named the process meanwhile.
+    drop((named, odd));
 }
 
 /// What is odd counts, shown or not.
@@ -364,7 +365,7 @@ fn metrics_file() {
     let mut old = File::open(&path).unwrap();
     // What ends a line or a value, and what a terminal obeys.
     let name = "a\n\"\\b\u{202e}\x1b[c";
-    let _named = Named::new(name);
+    let named = Named::new(name);
     let arguments = ["--metrics", path.to_str().unwrap(), "-p", &pid()];
     // What is odd is in the file: a timer has done its work.
     assert_eq!(run(&arguments), (0, String::new(), String::new()));
@@ -430,7 +431,8 @@ fn metrics_file() {
         assert!(errors.starts_with(&expected), "{errors}");
         assert_eq!((errors.lines().count(), left(&folder)), (1, 2));
     }
-    drop(odd);
+    // The other way round, another test could have named the process meanwhile.
+    drop((named, odd));
 }
 
 #[test]
