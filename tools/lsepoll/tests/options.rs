@@ -496,7 +496,12 @@ fn watch_by_name() {
     let service = || {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let mut command = Command::new(&program);
-        command.arg("1000").stdin(set).stdout(Stdio::null()).spawn().unwrap()
+        command
+            .arg("1000")
+            .stdin(set)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let mut first = service();
     let comm = format!("/proc/{}/comm", first.id());
