@@ -26,6 +26,10 @@ use std::time::{Duration, Instant};
 /// How long others may take to close a file as well.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How many targets that were left behind are known, to tell of each once: a hundred bytes
+/// each at most.
+const TOLD: usize = 1 << 18;
+
 /// How often signals and processes are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -357,7 +361,7 @@ impl Session<'_> {
                     let Some(closed) = decisive(closings, &instance) else {
                         continue;
                     };
-                    if self.told.len() < REMEMBERED {
+                    if self.told.len() < TOLD {
                         self.told.insert(id);
                     }
                     let closed = Box::new(closed);

@@ -16,6 +16,8 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{again, device, dump, numbers, take};
 use crate::tap::Case;
@@ -24,6 +26,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("epollcr/shapes", |_| shapes()),
         Case::new("epollcr/ready", |_| ready()),
+        Case::new("epollcr/room", |_| room()),
         Case::new("epollcr/cycle", |_| cycle()),
         Case::new("epollcr/all-or-nothing", |_| all_or_nothing()),
         Case::new("epollcr/held", |_| held()),
@@ -162,6 +165,40 @@ fn ready() -> Result<()> {
         reported(&set)? == [0, 2],
         "the edge-triggered target does not report"
     );
+    Ok(())
+}
+
+/// A pipe that was full of short pieces has room in the copy, which is reported. No descriptor
+/// of this process can have the number of that target any more.
+fn room() -> Result<()> {
+    const NUMBER: RawFd = 900;
+    let device = device()?;
+    let set = set()?;
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let number = fcntl_dupfd_cloexec(&writer, NUMBER)?;
+    ensure!(number.as_raw_fd() == NUMBER, "descriptor {NUMBER} is open");
+    add(&set, &number, 1, EventFlags::OUT | EventFlags::ET)?;
+    drop(number);
+    ensure!(reported(&set)? == [1], "an empty pipe has room");
+    while write(&writer, &[7; 3000]) != Err(Errno::AGAIN) {}
+    let sets = [set.as_raw_fd()];
+    let before = shape(&device, &sets)?;
+    let limit = getrlimit(Resource::Nofile);
+    let low = Rlimit {
+        current: Some(NUMBER as u64),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, low)?;
+    let restored = again(&device, vec![set, reader, writer]);
+    setrlimit(Resource::Nofile, limit)?;
+    let mut restored = restored?;
+    let [set] = take(&mut restored, sets)?;
+    ensure!(reported(&set)? == [1], "the room is not reported");
+    ensure!(
+        before[0][0].0 == NUMBER as u32 && !before[0][0].3,
+        "{before:?}"
+    );
+    ensure!(reported(&set)?.is_empty(), "it is reported twice");
     Ok(())
 }
 

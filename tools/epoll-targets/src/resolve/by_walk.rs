@@ -130,19 +130,18 @@ impl<'a> ByWalk<'a> {
             Scope::These(pids) => pids.clone(),
             Scope::All => Vec::new(),
         };
-        let unseen = unseen(&places, &named);
+        let is_named = |pid: &i32| named.contains(pid);
         let has_suspects = views.iter().any(View::has_suspects);
         // Of the others, only what they may have counts.
-        let others = match has_suspects || matches!(self.scope, Scope::All) {
-            true => self::unseen(&places, &pids),
-            false => Vec::new(),
-        };
-        self.find_orphans(&places, &mut views, !others.is_empty())?;
-        let told = self.search_all || matches!(self.scope, Scope::All);
-        let others = others
-            .into_iter()
-            .filter(|pid| told && !unseen.contains(pid));
-        for pid in unseen.iter().copied().chain(others) {
+        let mut asked = named.clone();
+        if has_suspects || matches!(self.scope, Scope::All) {
+            asked.extend(pids.into_iter().filter(|pid| !is_named(pid)));
+        }
+        let mut unseen = unseen(&places, &asked);
+        self.find_orphans(&places, &mut views, !unseen.is_empty())?;
+        let tells_all = self.search_all || matches!(self.scope, Scope::All);
+        unseen.retain(|pid| tells_all || is_named(pid));
+        for pid in unseen {
             let error = io::Error::other("the BPF programs do not see its descriptors");
             task::skip(&mut self.skipped, pid, error);
         }

@@ -46,14 +46,19 @@ pub(super) fn proc() -> Option<String> {
     if sees_hidden() {
         return None;
     }
-    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let device = rustix::fs::stat("/proc").ok()?.st_dev;
-    let device = (rustix::fs::major(device), rustix::fs::minor(device));
-    match options(&String::from_utf8_lossy(&mounts), device).as_deref() {
+    match mounted_with().as_deref() {
         Some(options) => hides(options)
             .map(|option| format!("/proc is mounted with {option}, which hides processes")),
         None => Some("how /proc is mounted is not known, and it may hide processes".into()),
     }
+}
+
+/// The options of the file system at `/proc`.
+fn mounted_with() -> Option<String> {
+    let mounts = fs::read("/proc/self/mountinfo").ok()?;
+    let device = rustix::fs::stat("/proc").ok()?.st_dev;
+    let device = (rustix::fs::major(device), rustix::fs::minor(device));
+    options(&String::from_utf8_lossy(&mounts), device)
 }
 
 /// The options of a file system, wherever it is mounted: `/proc` can be a link.

@@ -64,7 +64,11 @@ impl Maker<'_> {
 
     /// Lets targets report again whose files have other events than at the dump. From now on,
     /// the kernel notices.
-    pub fn changed(&mut self, instance: usize, items: &[Item]) -> Result<(), Error> {
+    pub fn changed<'a>(
+        &mut self,
+        instance: usize,
+        items: impl IntoIterator<Item = &'a Item>,
+    ) -> Result<(), Error> {
         for item in items {
             if self.is_reported(item) && self.has_changed(item)? {
                 self.add_again(instance, item)?;
@@ -74,7 +78,7 @@ impl Maker<'_> {
     }
 
     /// Whether a file has an event now that it had not at the dump.
-    fn has_changed(&self, item: &Item) -> Result<bool, Error> {
+    pub fn has_changed(&self, item: &Item) -> Result<bool, Error> {
         let index = item.file as usize;
         let file = &self.image.files[index];
         let fd = self.fd(index)?;

@@ -288,8 +288,12 @@ impl Maker<'_> {
                 continue;
             }
             let mut adds = Vec::with_capacity(items.len());
+            let mut quiet = Vec::new();
             for item in items {
-                let is_quiet = self.quiet[item.file as usize];
+                let is_quiet = self.is_reported(item) && !self.has_changed(item)?;
+                if is_quiet {
+                    quiet.push(item);
+                }
                 adds.push(Add {
                     fd: self.fd(item.file as usize)?,
                     tfd: item.tfd,
@@ -307,7 +311,8 @@ impl Maker<'_> {
                     source: error,
                 })?;
             drop(adds);
-            self.changed(instance, items)?;
+            // Since they were looked at: to add one again takes its number.
+            self.changed(instance, quiet)?;
             done += items.len();
             (self.progress)(Progress::Items { done, total });
         }
