@@ -24,18 +24,18 @@ pub unsafe trait Struct {}
 ///
 /// # Safety
 ///
-/// `as_ptr` must return a pointer to a [`Struct`] that is valid as long as `self` is, or `NULL` if
-/// programs have to check for that.
+/// `for_program` must return a pointer to a [`Struct`] that is valid as long as `self` is, or `NULL`
+/// if programs have to check for that.
 pub unsafe trait Arg: Copy {
     /// Returns the pointer that is passed to the program.
-    fn as_ptr(self) -> *const c_void;
+    fn for_program(self) -> ContextPtr;
 }
 
 // SAFETY: This is a pointer to a `Struct`.
 unsafe impl<T: Struct> Arg for &T {
     #[inline]
-    fn as_ptr(self) -> *const c_void {
-        ptr::from_ref(self).cast()
+    fn for_program(self) -> ContextPtr {
+        ContextPtr::new(ptr::from_ref(self).cast())
     }
 }
 
@@ -43,28 +43,28 @@ unsafe impl<T: Struct> Arg for &T {
 // `__nullable` in C, see `Target`.
 unsafe impl<T: Struct> Arg for Option<&T> {
     #[inline]
-    fn as_ptr(self) -> *const c_void {
-        self.map_or(ptr::null(), |arg| arg.as_ptr())
+    fn for_program(self) -> ContextPtr {
+        self.map_or(ContextPtr::NULL, Arg::for_program)
     }
 }
 
 /// The arguments of a program besides `meta`: a tuple of up to as many as BPF allows.
 pub trait Args: Copy {
     /// Returns the pointers that are passed to the program.
-    fn as_ptrs(self) -> [*const c_void; ARG_MAX];
+    fn for_program(self) -> [ContextPtr; ARG_MAX];
 }
 
 impl<A: Arg> Args for (A,) {
     #[inline]
-    fn as_ptrs(self) -> [*const c_void; ARG_MAX] {
-        [self.0.as_ptr(), ptr::null()]
+    fn for_program(self) -> [ContextPtr; ARG_MAX] {
+        [self.0.for_program(), ContextPtr::NULL]
     }
 }
 
 impl<A: Arg, B: Arg> Args for (A, B) {
     #[inline]
-    fn as_ptrs(self) -> [*const c_void; ARG_MAX] {
-        [self.0.as_ptr(), self.1.as_ptr()]
+    fn for_program(self) -> [ContextPtr; ARG_MAX] {
+        [self.0.for_program(), self.1.for_program()]
     }
 }
 
@@ -80,16 +80,18 @@ impl Context {
     pub(super) fn new(meta: *const bindings::bpf_iter_meta, args: impl Args) -> Self {
         Self {
             meta: ContextPtr::new(meta.cast()),
-            args: args.as_ptrs().map(ContextPtr::new),
+            args: args.for_program(),
         }
     }
 }
 
-/// A pointer as programs load it: 64 bits wide on all architectures.
+/// A pointer as programs load it: 64 bits wide on all architectures. Modules do not learn it.
 #[repr(transparent)]
-struct ContextPtr(u64);
+pub struct ContextPtr(u64);
 
 impl ContextPtr {
+    const NULL: Self = Self(0);
+
     #[inline]
     fn new(ptr: *const c_void) -> Self {
         Self(ptr.expose_provenance() as u64)
