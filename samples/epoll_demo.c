@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Three processes whose epoll instances watch files under misleading numbers.
+ * Three processes whose epoll instances watch files by misleading descriptors.
  *
  * Prints "ready PID PID PID" and does nothing until its stdin ends.  With -t it
  * first prints the right output of "kcmp_epoll_client PID PID PID", in any order:
@@ -24,7 +24,7 @@
 
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
-/* The number that three pipes are added by. */
+/* The descriptor that three pipes are added by. */
 #define TFD		702
 
 /* A descriptor of one of the processes; pid 0 is none. */
@@ -33,7 +33,7 @@ struct owner {
 	int fd;
 };
 
-/* The right output about a target; without a number: about an efd. */
+/* The right output about a target, or about an efd if number is NULL. */
 struct truth {
 	int efd;
 	int tfd;
@@ -88,7 +88,7 @@ static pid_t spawn(const char *name, void (*setup)(const int *fds), const int *f
 	return pid;
 }
 
-/* Sends a descriptor; the message is its number here. */
+/* Sends a descriptor; the message says which one it is here. */
 static void send_fd(int sock, int fd)
 {
 	union {
@@ -207,7 +207,7 @@ static void print_truth(pid_t pid, const struct truth *truth)
 struct demo {
 	int set, outer, inner, moved;	/* epoll instances; moved is the true inner */
 	int plain, pipes[3], received, timer, event;
-	int sent;			/* the number of received in the sender */
+	int sent;			/* the sender's descriptor for received */
 	pid_t sender, worker;
 };
 
@@ -223,7 +223,7 @@ static void receive_from_sender(struct demo *d)
 	close(sock[1]);
 }
 
-/* Adds three files by one number, which is closed afterwards. */
+/* Adds three files by one descriptor, which is closed afterwards. */
 static void watch_pipes(struct demo *d)
 {
 	int mail[2];
@@ -251,13 +251,13 @@ static void set_up(struct demo *d)
 	d->outer = check(epoll_create1(0), "epoll_create1");
 	d->inner = check(epoll_create1(0), "epoll_create1");
 
-	/* The simple case: the number still refers to the file. */
+	/* The simple case: the descriptor still refers to the file. */
 	d->plain = read_end();
 	watch(d->set, d->plain, 1);
 
 	watch_pipes(d);
 
-	/* The number of the received file is reused for another one. */
+	/* The descriptor of the received file is reused for another one. */
 	watch(d->outer, d->received, 5);
 	other = check(open("/dev/null", O_RDONLY), "/dev/null");
 	check(dup2(other, d->received), "dup2");

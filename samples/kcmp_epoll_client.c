@@ -2,8 +2,8 @@
 /*
  * Which descriptors of some processes are the targets of their epoll instances?
  *
- * fdinfo shows the number that a target was added by.  That descriptor may be
- * closed by now, or refer to another file.  KCMP_EPOLL_TFD compares the file of a
+ * fdinfo shows the descriptor that a target was added by.  It may be closed
+ * by now, or refer to another file.  KCMP_EPOLL_TFD compares the file of a
  * descriptor with that of the target, so this tries all descriptors.  lsepoll
  * needs fewer queries: it searches in the order that kcmp gives.
  *
@@ -115,7 +115,7 @@ static void show_instance(const struct desc *efd)
 	while (fgets(line, sizeof(line), fdinfo) && nr < MAX) {
 		if (sscanf(line, "tfd: %d events: %x data: %llx", &tfds[nr], &events, &data) != 3)
 			continue;
-		/* toff counts the targets of one number, in the order of fdinfo. */
+		/* toff counts the targets with one tfd, in the order of fdinfo. */
 		for (i = 0, toff = 0; i < nr; i++)
 			toff += tfds[i] == tfds[nr];
 		snprintf(what, sizeof(what), "events=%#x data=%#llx", events, data);

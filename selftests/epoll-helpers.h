@@ -66,7 +66,7 @@ static inline int dup_as(int fd, int num)
 	return dup2(fd, num) < 0 ? -errno : num;
 }
 
-/* Add the file of @fd by the number @num, which is closed afterwards. */
+/* Add the file of @fd by descriptor @num, which is closed afterwards. */
 static inline int add_as(int efd, int fd, int num, __u32 events, __u64 data)
 {
 	int ret = dup_as(fd, num);
@@ -80,7 +80,7 @@ static inline int add_as(int efd, int fd, int num, __u32 events, __u64 data)
 	return ret;
 }
 
-/* Remove the target that was added by the number @num for the file of @fd. */
+/* Remove the target that was added by descriptor @num for the file of @fd. */
 static inline int del_as(int efd, int fd, int num)
 {
 	int ret = dup_as(fd, num);

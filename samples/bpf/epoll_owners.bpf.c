@@ -104,7 +104,7 @@ int list_targets(struct bpf_iter__epoll *ctx)
 	file = epi->ffd.file;
 	BPF_SEQ_PRINTF(seq, "%7d %5d %7d %8x %16llx ", instance_pid, instance_efd,
 		       epi->ffd.fd, epi->event.events, epi->event.data);
-	/* In most cases, the number is the owner: check that first. */
+	/* In most cases, the tfd is the owner: check that first. */
 	if (is_open_as(instance_pid, epi->ffd.fd, file) == OPEN_AS_SAME) {
 		BPF_SEQ_PRINTF(seq, "%7d:%-7d", instance_pid, epi->ffd.fd);
 	} else {

@@ -222,7 +222,7 @@ static inline int served_take_away(struct served *served, size_t nr)
 }
 
 /*
- * Add an eventfd with that value by the number @num. Afterwards nobody has a
+ * Add an eventfd with that value by descriptor @num. Afterwards nobody has a
  * descriptor for it: it is only in a message that was not received.
  */
 static inline int add_in_flight(int efd, unsigned int value, int num,

@@ -20,7 +20,7 @@ TEST_F(epoll_cr, no_such_entry)
 	EXPECT_EQ(-EOPNOTSUPP, fetch(self->dev, SELF, self->fd, TFD, 0, 0));
 }
 
-/* The number is closed, or refers to another file by now. */
+/* The tfd is closed, or refers to another file by now. */
 TEST_F(epoll_cr, closed_number)
 {
 	__u64 file = identity(self->dev, self->fd), value;
@@ -42,7 +42,7 @@ TEST_F(epoll_cr, closed_number)
 }
 
 /*
- * Many files that were added by one number, each by its toff and by its
+ * Many files that were added by one descriptor, each by its toff and by its
  * identity.
  */
 TEST_F(epoll_cr, same_number)

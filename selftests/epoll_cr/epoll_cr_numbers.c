@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Which numbers EPOLL_CR_RESTORE adds targets under: those that the caller can have. */
+/* EPOLL_CR_RESTORE adds targets only by descriptors the caller can have. */
 #include "epoll_cr_fixture.h"
 
 #define NR_OPEN	"/proc/sys/fs/nr_open"
@@ -50,7 +50,7 @@ TEST_F(epoll_cr, limit_of_descriptors)
 	EXPECT_EQ(3, entries(self->dev, self->efd));
 }
 
-/* Who may raise any limit may add any number that there can be. */
+/* Whoever may raise any limit may add a target by any possible descriptor. */
 TEST_F(epoll_cr, limit_of_root)
 {
 	int nr_open = read_number(NR_OPEN);

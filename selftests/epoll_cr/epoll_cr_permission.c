@@ -345,9 +345,9 @@ static int become_root_of_namespace(void)
 }
 
 /*
- * A set can be handed on without the files that it watches. Whoever gets it gets
- * none of them: they can be had from whoever has them open, by those who could
- * attach to it and duplicate the descriptor.
+ * An instance can be handed on without the files that it watches. Its receiver
+ * gets none of them: they can be had from whoever has them open, by those who
+ * could attach to it and duplicate the descriptor.
  */
 TEST_F(epoll_cr, target_of_another_process)
 {
@@ -405,7 +405,7 @@ TEST_F(epoll_cr, target_of_another_process)
 		/* What is not its own. */
 		EXPECT_EQ(-EPERM, fetch_as(dev, pidfd, efd, TFD, UID_A));
 		EXPECT_EQ(0, fetch_as(dev, pidfd, efd, TFD, 0));
-		/* The same, by one who has the set, too. */
+		/* The same, by one who has the instance, too. */
 		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_A));
 		EXPECT_EQ(-EPERM, fetch_as(dev, SELF, efd, TFD + 1, UID_B));
 		EXPECT_EQ(0, fetch_as(dev, SELF, efd, TFD + 1, 0));
@@ -416,7 +416,7 @@ TEST_F(epoll_cr, target_of_another_process)
 	EXPECT_EQ(1, entries(self->dev, self->efd));
 }
 
-/* What one has open oneself, under whatever number, and as whoever. */
+/* A file that the caller has open, by any descriptor and as any user. */
 TEST_F(epoll_cr, target_of_oneself)
 {
 	pid_t pid;
@@ -484,7 +484,7 @@ TEST_F(epoll_cr, capabilities)
 
 /*
  * A container has all capabilities, be it in a user namespace of its own or not,
- * and a set that was passed into it: it does not get what is outside.
+ * and an instance that was passed into it: it does not get what is outside.
  */
 TEST_F(epoll_cr, containers)
 {

@@ -174,7 +174,7 @@ TEST_F(epoll_cr, wakes_up)
 }
 
 /*
- * The number may be closed, or refer to another file; the file that is given
+ * The tfd may be closed, or refer to another file; the file that is given
  * counts.
  */
 TEST_F(epoll_cr, numbers)

@@ -108,7 +108,7 @@ TEST_F(epoll_cr, identities)
 	EXPECT_EQ(items[0].file, more[0].file);
 	EXPECT_EQ(identity(self->dev, self->efd), more[1].file);
 
-	/* Two files that were added by one number. */
+	/* Two files that were added by one descriptor. */
 	EXPECT_EQ(TFD, items[2].tfd);
 	EXPECT_EQ(0, items[2].toff);
 	EXPECT_EQ(TFD, items[3].tfd);

@@ -185,7 +185,7 @@ TEST_F(epoll_cr, killed)
 	}
 }
 
-/* Killed while it waits for a set that somebody holds: to add, or to remove again. */
+/* Killed while it waits for a held instance: to add, or to remove again. */
 TEST_F(epoll_cr, killed_waiting_for_set)
 {
 	int pass, ret, ready = ready_eventfd();
@@ -215,7 +215,7 @@ TEST_F(epoll_cr, killed_waiting_for_set)
 	}
 }
 
-/* The same, if a set within the set is held. */
+/* The same, if a nested instance is held. */
 TEST_F(epoll_cr, killed_waiting_for_inner_set)
 {
 	int inner = epoll_create1(EPOLL_CLOEXEC);
@@ -243,7 +243,7 @@ TEST_F(epoll_cr, killed_waiting_for_inner_set)
 	EXPECT_EQ(0, restore(self->dev, self->efd, &add, 1, &bad));
 }
 
-/* What somebody else does with the set meanwhile stays as it is. */
+/* What somebody else does with the instance meanwhile stays as it is. */
 TEST_F(epoll_cr, others_add_and_delete)
 {
 	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 77 };

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Callers that wait for a set: what ends it, and what does not wait for them. */
+/* Waiting for an epoll instance: what ends it, and what goes on meanwhile. */
 #include "epoll_cr_fixture.h"
 
 #define CANNOT_HOLD	"needs root and userfaultfd to hold a set"
 
-/* The calls that look at a set. */
+/* The calls that look at an instance. */
 FIXTURE_VARIANT(epoll_cr)
 {
 	bool fetch;

@@ -174,9 +174,9 @@ static inline ssize_t pass(struct bpf_program *prog, int efd, size_t step,
 }
 
 /*
- * Adds @nr new files with data from @data on: by numbers from @num on if @step
- * is 1, or all by @num if it is 0. They stay open as other descriptors, which
- * are stored to @fds.
+ * Adds @nr new files with data from @data on: by descriptors from @num on if
+ * @step is 1, or all by @num if it is 0. They stay open as other descriptors,
+ * which are stored to @fds.
  */
 static inline int add_files(int efd, int *fds, int nr, int num, int step,
 			    __u64 data)

@@ -270,7 +270,7 @@ TEST_F(epoll_iter, ids_do_not_count)
 	EXPECT_NE((ids[0] - 1) / range, (ids[1] - 1) / range);
 }
 
-/* A link has the set as such, not its descriptor. */
+/* A link has the instance as such, not its descriptor. */
 TEST_F(epoll_iter, set_is_closed)
 {
 	long long id = fdinfo_of(self->efd, "\nepoll-id:");
@@ -281,7 +281,7 @@ TEST_F(epoll_iter, set_is_closed)
 	iter = bpf_iter_create(link);
 	ASSERT_GE(iter, 0);
 	close(self->efd);
-	/* That number refers to another file now. */
+	/* That descriptor refers to another file now. */
 	ASSERT_EQ(self->efd, dup2(self->fd, self->efd));
 
 	EXPECT_EQ(1, is_right(iter));

@@ -38,7 +38,7 @@ FIXTURE_TEARDOWN(epoll_iter)
 
 /*
  * Begins to read an epoll instance with @nr new files, whose data is 0 and so
- * on. Their numbers begin with 100 if @step is 1, and all are 100 if it is 0.
+ * on. Their tfds begin with 100 if @step is 1, and all are 100 if it is 0.
  */
 static inline int begin(struct __test_metadata *_metadata, struct epoll_iter *skel,
 			int efd, int *fds, int nr, int step)

@@ -277,7 +277,7 @@ TEST_F(epoll_iter, free_in_between)
 	EXPECT_EQ(POLLHUP, pfd.revents);
 }
 
-/* A program waits for whoever has the set, and can be killed meanwhile. */
+/* A program waits for whoever holds the instance, and can be killed. */
 TEST_F(epoll_iter, held_set)
 {
 	struct held_set held;

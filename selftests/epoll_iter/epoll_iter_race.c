@@ -53,7 +53,7 @@ TEST_F(epoll_iter, next_is_removed)
 	expect_end(_metadata, iter);
 }
 
-/* All have one number, so that the position depends on the file. */
+/* All have one tfd, so that the position depends on the file. */
 TEST_F(epoll_iter, shown_of_one_number_is_removed)
 {
 	bool seen[NR_FEW] = {};
@@ -116,8 +116,8 @@ struct storm {
 static int come_and_go(struct storm *storm, int nr)
 {
 	/*
-	 * Two files by each number; one of them stays open as another
-	 * descriptor.
+	 * Two files by each descriptor; one of them stays open as another
+	 * one.
 	 */
 	int i, num = storm->first;
 
@@ -167,7 +167,7 @@ static void *run_storm(void *data)
 
 TEST_F_TIMEOUT(epoll_iter, storm, LONG_TIMEOUT)
 {
-	/* Numbers of their own, between and after those that stay. */
+	/* Descriptors of their own, between and after those that stay. */
 	static struct storm storms[2] = { { .first = 12000 },
 					  { .first = 30000 } };
 	const size_t steps[] = { sizeof(struct record) / 2 + 1, 400, 65536 };
@@ -178,7 +178,7 @@ TEST_F_TIMEOUT(epoll_iter, storm, LONG_TIMEOUT)
 	struct record *r;
 
 	ASSERT_EQ(0, allow_fds(40000));
-	/* Half of them have a number each, half of them share one. */
+	/* Half of them have a tfd each, half of them share one. */
 	ASSERT_EQ(0, add_files(self->efd, fds, NR_STAY / 4, 11600, 1, 0));
 	ASSERT_EQ(0, add_files(self->efd, fds + NR_STAY / 4, NR_STAY / 4,
 			       12100, 1, NR_STAY / 4));

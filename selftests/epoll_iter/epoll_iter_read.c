@@ -161,7 +161,7 @@ TEST_F(epoll_iter, reads_of_any_size)
 	struct record *all, *r;
 	int fds[NR_FEW], i, j;
 
-	/* Three targets to a number. */
+	/* Three targets with each tfd. */
 	for (i = 0; i < NR_FEW; i++) {
 		fds[i] = eventfd(0, EFD_CLOEXEC);
 		ASSERT_EQ(0, add_as(self->efd, fds[i], 100 + i / 3, EPOLLIN, i));
@@ -227,7 +227,7 @@ TEST_F(epoll_iter, one_number)
 	int fds[NR_SOME + 2], i;
 	struct record *r;
 
-	/* All but the first and the last one, whose numbers are adjacent. */
+	/* All but the first and the last one, whose tfds are adjacent. */
 	ASSERT_EQ(0, add_files(self->efd, fds, NR_SOME, 2000, 0, 0));
 	ASSERT_EQ(0, add_files(self->efd, fds + NR_SOME, 2, 1999, 2, NR_SOME));
 	for (i = 0; i < ARRAY_SIZE(steps); i++) {

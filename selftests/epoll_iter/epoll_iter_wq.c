@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A program that runs in a kernel thread, which nobody can kill: it must not wait
- * for a set that a program can hold as long as it likes.
+ * for an instance that a program can hold as long as it likes.
  */
 #include "epoll_iter.h"
 #include "epoll_iter_wq.skel.h"

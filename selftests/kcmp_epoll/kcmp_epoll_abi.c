@@ -133,7 +133,7 @@ TEST_F(kcmp_epoll, enoent)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, TFD, UINT_MAX));
 
 	/*
-	 * A descriptor that the file has now is not the number it was added by.
+	 * A descriptor that the file has now is not the one it was added by.
 	 */
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, self->fd, 0));
 }
@@ -228,7 +228,7 @@ static int ask_wrongly(const struct question *q, unsigned int wrongs,
 		slot.efd = q->fd;
 	if (wrongs & (1 << WRONG_TFD))
 		slot.tfd = TFD + 1;
-	/* A slot with wrong numbers can still be read. */
+	/* A slot with wrong descriptors can still be read. */
 	if (wrongs & (1 << WRONG_SLOT))
 		readable = offsetof(struct kcmp_epoll_slot, toff);
 

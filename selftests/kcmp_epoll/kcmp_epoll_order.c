@@ -136,7 +136,7 @@ static int which(const int *fds, int nr, int efd, int tfd, int toff)
 
 #define NR_SAME		40
 
-/* toff names each target with a number once, always in the same order. */
+/* toff names each target with one tfd once, always in the same order. */
 TEST_F(kcmp_epoll, same_number)
 {
 	int efd = epoll_create1(EPOLL_CLOEXEC);
@@ -152,7 +152,7 @@ TEST_F(kcmp_epoll, same_number)
 		ASSERT_GE(fds[i], 0);
 	}
 
-	/* Targets with neighbouring numbers are not counted. */
+	/* Targets with neighbouring tfds are not counted. */
 	for (i = 0; i < NR_SAME; i++) {
 		ASSERT_EQ(0, add_as(efd, fds[i], TFD, EPOLLIN, 0));
 		ASSERT_EQ(0, add_as(efd, fds[i], TFD - 1 - i, EPOLLIN, 0));
@@ -219,7 +219,7 @@ static int read_fdinfo(int efd, struct fdinfo_line *lines, int max)
 }
 
 /*
- * fdinfo is sorted by number, regardless of the order of files and of adding.
+ * fdinfo is sorted by tfd, regardless of the order of files and of adding.
  */
 TEST_F(kcmp_epoll, fdinfo_sorted)
 {
@@ -247,7 +247,7 @@ TEST_F(kcmp_epoll, fdinfo_sorted)
 	}
 }
 
-/* toff counts the targets with a number in the order of fdinfo. */
+/* toff counts the targets with one tfd in the order of fdinfo. */
 TEST_F(kcmp_epoll, fdinfo_and_toff)
 {
 	struct fdinfo_line lines[2 * NR_SAME];

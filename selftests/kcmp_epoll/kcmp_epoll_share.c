@@ -95,7 +95,7 @@ TEST_F(kcmp_epoll, owner_is_forked_child)
 }
 
 /*
- * The same numbers refer to other files and epoll instances in another process.
+ * The same descriptors refer to other files and instances in another process.
  */
 TEST_F(kcmp_epoll, numbers_are_per_task)
 {

@@ -129,7 +129,7 @@ TEST_F(kcmp_epoll, layout)
 	EXPECT_EQ(0, memcmp(before, words, sizeof(words)));
 }
 
-/* A closed number names the target, as long as the file is open. */
+/* A closed descriptor names the target, as long as the file is open. */
 TEST_F(kcmp_epoll, closed_number)
 {
 	int fds[2];
@@ -143,7 +143,7 @@ TEST_F(kcmp_epoll, closed_number)
 	EXPECT_EQ(-EBADF, kcmp_tfd_self(fds[0], self->efd, fds[0], 0));
 }
 
-/* A number that was reused names the target that was added by it. */
+/* A descriptor that was reused names the target that was added by it. */
 TEST_F(kcmp_epoll, reused_number)
 {
 	ASSERT_EQ(TFD, dup_as(self->other, TFD));
@@ -155,14 +155,14 @@ TEST_F(kcmp_epoll, reused_number)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(TFD, self->efd, TFD, 1));
 }
 
-/* Added again for another file, the number names both targets. */
+/* Added again for another file, the descriptor names both targets. */
 TEST_F(kcmp_epoll, number_added_twice)
 {
 	int targets[2], toff;
 
 	ASSERT_EQ(TFD, dup_as(self->other, TFD));
 	ASSERT_EQ(0, epoll_add(self->efd, TFD, EPOLLIN, 0));
-	/* One pair of file and number can be added only once. */
+	/* One pair of file and descriptor can be added only once. */
 	ASSERT_EQ(-EEXIST, epoll_add(self->efd, TFD, EPOLLIN, 0));
 
 	if (!kcmp_tfd_self(self->fd, self->efd, TFD, 0)) {
@@ -182,7 +182,7 @@ TEST_F(kcmp_epoll, number_added_twice)
 	EXPECT_EQ(-ENOENT, kcmp_tfd_self(self->fd, self->efd, TFD, 2));
 }
 
-/* One file that was added by several numbers is several targets. */
+/* One file that was added by several descriptors is several targets. */
 TEST_F(kcmp_epoll, duplicated_descriptor)
 {
 	int dup1 = fcntl(self->fd, F_DUPFD_CLOEXEC, TFD + 1);
@@ -270,7 +270,7 @@ struct many {
 	int order[NR_MANY];
 };
 
-/* Add NR_MANY targets with one number, and some with neighbouring numbers. */
+/* Add NR_MANY targets with one tfd, and some with neighbouring tfds. */
 static int make_many(struct many *many)
 {
 	int ret, i;
@@ -283,7 +283,7 @@ static int make_many(struct many *many)
 	if (many->efd < 0)
 		return -errno;
 
-	/* Leave the low numbers to other users. */
+	/* Leave the low descriptors to other users. */
 	for (i = 0; i < NR_MANY; i++) {
 		int fd = eventfd(0, EFD_CLOEXEC);
 
@@ -399,7 +399,7 @@ static int churn_neighbours(const struct many *many, unsigned int i)
 	return ret ? : add_as(many->efd, fd, num, EPOLLIN, 0);
 }
 
-/* Changes of targets with other numbers have no effect. */
+/* Changes of targets with other tfds have no effect. */
 TEST_F(kcmp_epoll, many_with_changing_neighbours)
 {
 	static struct many many;

@@ -113,7 +113,7 @@ static pid_t fork_executor(int *sock)
 
 /*
  * The tasks that a caller asks about can execute another program while it waits
- * for the set: nothing of theirs is locked.
+ * for the instance: nothing of theirs is locked.
  */
 TEST_F(kcmp_epoll, exec_while_caller_waits)
 {
@@ -229,7 +229,7 @@ TEST_F(kcmp_epoll, first_file_stays_open)
 /*
  * A target whose file has lost its last reference, but which is still there, is
  * none any more: there is no file to compare with. Its removal waits for the
- * set, behind the caller.
+ * instance, behind the caller.
  */
 TEST_F(kcmp_epoll, target_is_closed_meanwhile)
 {

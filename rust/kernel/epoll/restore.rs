@@ -59,12 +59,12 @@ pub const fn are_valid_events(events: u32) -> bool {
     events & ALWAYS == ALWAYS
 }
 
-/// Checks whether the current task could have a descriptor of this number, and so add an epitem of
-/// it by `epoll_ctl(2)`.
+/// Checks whether the current task could have this descriptor, and so add an epitem by it with
+/// `epoll_ctl(2)`.
 ///
-/// Each number is one more epitem that a file can have, and each of these is visited when the file
-/// becomes ready, so more of them must not be possible than there. The limit is the hard one, which
-/// the task may raise its limit to. With `CAP_SYS_RESOURCE`, it may raise that, too.
+/// Each descriptor is one more epitem that a file can have, and each of these is visited when the
+/// file becomes ready, so more of them must not be possible than there. The limit is the hard one,
+/// which the task may raise its limit to. With `CAP_SYS_RESOURCE`, it may raise that, too.
 ///
 /// Fails with [`EINVAL`] if no task can have such a descriptor, and with [`EMFILE`] if this one
 /// cannot.
@@ -92,7 +92,7 @@ fn check_fd(fd: i32) -> Result {
     Ok(())
 }
 
-/// Returns whether a task can have a descriptor of this number.
+/// Returns whether a task can have this descriptor.
 #[doc(alias = "sysctl_nr_open")]
 fn is_possible_fd(fd: i32) -> bool {
     // SAFETY: The variable is valid, and always written as a whole.

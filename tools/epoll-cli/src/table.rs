@@ -227,7 +227,7 @@ impl Line {
         }
     }
 
-    /// Prints a text from `at` on, or behind what is there, or on a line of its own.
+    /// Prints a text from `at` on, or after the previous one, or on a line of its own.
     fn put(&mut self, at: usize, cell: &Cell, out: &mut impl Write) -> io::Result<()> {
         let Cell { text, width, style } = cell;
         let width = *width;

@@ -23,7 +23,7 @@ pub fn link(descriptor: Descriptor) -> Option<OsString> {
 }
 
 /// The directories of the process that was asked about last: many descriptors in a row are of
-/// the same one, and to look up its path takes about as long as to read what is there.
+/// the same one, and looking up its path takes about as long as reading one of its files.
 #[derive(Debug, Default)]
 pub struct Directories(Option<(i32, Directory)>);
 

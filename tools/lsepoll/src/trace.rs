@@ -332,7 +332,7 @@ impl Session<'_> {
             .take_while(|closed| is_due(closed))
             .count();
         let due = due.max(self.waiting.len().saturating_sub(WAITING));
-        // Others can have had the target at its number as well: the last one is judged.
+        // Others can have had the target's file as its tfd, too: the last one is judged.
         let ids = self.waiting.iter().enumerate();
         let last: HashMap<Id, usize> = ids.map(|(n, (_, closed))| (id(closed), n)).collect();
         let (mut times, mut judged) = (Vec::new(), Vec::new());

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::RawFd;
 
 /// A line: an instance, and a target of it if it has any. Not by its toff, which changes
-/// if another target of the number comes or goes, nor by what epoll_ctl(2) can change.
+/// if another target with its tfd comes or goes, nor by what epoll_ctl(2) can change.
 type Key = (i32, RawFd, Option<(RawFd, Option<Inode>)>);
 
 fn key(instance: &Instance, target: Option<&Resolved>) -> Key {
@@ -179,7 +179,7 @@ mod tests {
                 .map(|was| was.as_ref().and_then(|was| was.data));
             of.collect::<Vec<_>>()
         };
-        // Another one took the first place of the number.
+        // Another target is now the first one with this tfd.
         let mut old = HashMap::from([(key, vec![shown(7, 8, "moved")])]);
         let now = [(key, shown(4, 4, "ok")), (key, shown(7, 8, "moved"))];
         assert_eq!(of(&pairs(&mut old, &now)), [None, Some(7)]);
@@ -195,7 +195,7 @@ mod tests {
             of(&pairs(&mut old, &[(key, shown(1, 8, "moved"))])),
             [Some(7)]
         );
-        // It is another number's.
+        // That target has another tfd.
         let mut old = HashMap::from([(key, vec![shown(7, 8, "moved")])]);
         let other = (1, 3, Some((5, None)));
         assert_eq!(

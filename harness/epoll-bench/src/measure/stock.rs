@@ -506,7 +506,7 @@ fn loops(session: &mut Session<'_>) -> Result<()> {
     let (&first, &last) = match &session.cpus[..] {
         [first, .., last] => (first, last),
         _ => {
-            eprintln!("# an event loop and who looks at it need two processors: left out");
+            eprintln!("# an event loop and its inspector need two processors: left out");
             return Ok(());
         }
     };

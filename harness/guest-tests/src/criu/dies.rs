@@ -123,8 +123,8 @@ impl Scenario {
             }
             (Answer::Refused(message), Victim::Child) => {
                 goes_on(parent)?;
-                // It is whole: it can be dumped, and go on. Not beside what is there of the
-                // first dump.
+                // It is intact: it can be dumped, and go on, once the remains of the first
+                // dump are removed.
                 let images = subject.dir.join("images");
                 fs::remove_dir_all(&images)?;
                 fs::create_dir(&images)?;

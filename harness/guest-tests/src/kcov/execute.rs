@@ -159,8 +159,8 @@ fn move_to(fd: rustix::io::Result<i32>, number: u64) -> rustix::io::Result<i32> 
     sys::renumber(fd?, number as i32)
 }
 
-/// What is there before the programs: files that their processes inherit, with instances
-/// that all of them share, and the other process.
+/// Opens what exists before the programs start: files that their processes inherit, with
+/// instances that all of them share, and the other process.
 pub fn prepare_shared() -> Result<()> {
     for efd in EPOLLS.take(2) {
         move_to(sys::epoll_create(), efd)?;

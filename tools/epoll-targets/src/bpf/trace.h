@@ -46,7 +46,7 @@ struct who {
 };
 
 struct record {
-	/* the table in which the number means the file; 0 if the target was removed */
+	/* the table in which the tfd refers to the file; 0 if the target was removed */
 	__u64 files;
 	/* when it was added; 0 if that was before the trace */
 	__u64 time;
@@ -300,7 +300,7 @@ static __always_inline void set_who(struct who *who, struct task_struct *task,
 #define CAST(type, address)						\
 	((type *)bpf_rdonly_cast(address, bpf_core_type_id_kernel(type)))
 
-/* What a number means in a table. */
+/* What a descriptor refers to in a table. */
 static __always_inline struct file *file_at(const struct files_struct *files, __u32 fd)
 {
 	const struct fdtable *fdt = CAST(struct files_struct, files)->fdt;

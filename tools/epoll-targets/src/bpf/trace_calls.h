@@ -230,7 +230,7 @@ static __always_inline void close_one(struct config *cfg, const struct files_str
 		if (key.fd != fd)
 			continue;
 		record = find_record(&key);
-		/* Once one may have left it behind, others can have it at the number, too. */
+		/* Once one may have left it behind, others can have its file as the tfd, too. */
 		if (record && (record->left || record->files == (__u64)files))
 			left(cfg, &key, record, regs);
 	}

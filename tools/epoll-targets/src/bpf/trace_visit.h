@@ -195,7 +195,7 @@ static __always_inline void look_in_ring(struct seq_file *seq, struct config *cf
 	}
 }
 
-/* Targets whose number means their file in this table, which has their instance. */
+/* Targets whose tfd refers to their file in this table, which has their instance. */
 static __always_inline void look_at_targets(struct task_struct *task, struct file *file,
 					    struct config *cfg, bool seed,
 					    const struct found *found)

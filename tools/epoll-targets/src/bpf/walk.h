@@ -57,7 +57,7 @@ struct control {
 	__u32 left;
 	/* in: whether to list only the chosen tables */
 	__u32 only;
-	/* in: for how many ns what is there before and after was there all the time */
+	/* in: whatever is seen twice within this many ns was there all the time */
 	__u64 instant;
 
 	/* out: words that are filled */

@@ -8,8 +8,8 @@
 //! one place with one file, was there all the time. The descriptors are listed between
 //! the two, so that one with the address of the target's file has that file.
 //!
-//! The iterator shows what is there, as it takes the mutex; but the list may change
-//! before the descriptors are listed, so that it is read twice, too.
+//! The iterator shows only targets that exist, as it takes the mutex; but the list may
+//! change before the descriptors are listed, so that it is read twice, too.
 
 mod agree;
 mod holders;

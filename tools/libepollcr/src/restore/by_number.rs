@@ -2,8 +2,8 @@
 
 //! Adds targets with epoll_ctl(2), on a kernel without the device.
 //!
-//! epoll_ctl() records the number of the descriptor that it is given. So the file gets a
-//! descriptor of that number, if it has none, and the number is closed again, or given
+//! epoll_ctl() records the descriptor that it is given. So the file is duplicated to that
+//! descriptor, unless it has it already, and the descriptor is closed again, or given
 //! back to the file that has it in the image.
 //!
 //! A target that is added is put on the ready list if there is an event. What must not be
@@ -226,7 +226,7 @@ impl Maker<'_> {
             let fd = self.placed.get(&tfd).ok_or_else(|| refused(Errno::BADF))?;
             return change(self.fd(instance)?, fd.as_fd());
         }
-        // The number is lent to this file.
+        // The descriptor is lent to this file.
         let mut place = self
             .placed
             .remove(&tfd)
@@ -292,7 +292,7 @@ impl Maker<'_> {
     }
 }
 
-/// Why a number could not be lent.
+/// Why a descriptor could not be lent.
 enum Lent {
     Number(io::Error),
     Other(Error),

@@ -8,13 +8,13 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Moves descriptors to numbers that an image does not use.
+/// Moves files to descriptors that an image does not use.
 ///
-/// What is needed during a restore must be at such a number.
+/// Files that are needed during a restore must have such descriptors.
 #[derive(Debug)]
 pub struct Parking {
     used: HashSet<i32>,
-    /// All numbers below are of the image, or were open a moment ago.
+    /// All descriptors below are of the image, or were open a moment ago.
     next: i32,
 }
 
@@ -22,7 +22,7 @@ impl Parking {
     /// Avoids the descriptors of `image`, and those that targets were added by.
     pub fn new(image: &Image) -> Self {
         let numbers = image.descriptors.iter().map(|d| d.number as i32);
-        // Targets may be added by a number of their own.
+        // Targets may have been added by other descriptors.
         let sets = image.files.iter().filter_map(|file| match &file.kind {
             Kind::Epoll { items } => Some(items),
             _ => None,
@@ -34,12 +34,12 @@ impl Parking {
         }
     }
 
-    /// The largest number that the image uses; 0 if there is none.
+    /// The largest descriptor that the image uses; 0 if there is none.
     pub fn largest(&self) -> i32 {
         self.used.iter().copied().max().unwrap_or(0)
     }
 
-    /// Whether the image uses the same number.
+    /// Whether the image uses the same descriptor.
     pub fn is_used(&self, fd: impl AsFd) -> bool {
         self.used.contains(&fd.as_fd().as_raw_fd())
     }
@@ -48,7 +48,7 @@ impl Parking {
     ///
     /// # Errors
     ///
-    /// `EMFILE` if no number is left; the other errors of `F_DUPFD_CLOEXEC`.
+    /// `EMFILE` if no descriptor is left; the other errors of `F_DUPFD_CLOEXEC`.
     pub fn park(&mut self, fd: impl AsFd) -> io::Result<OwnedFd> {
         loop {
             while self.used.contains(&self.next) {

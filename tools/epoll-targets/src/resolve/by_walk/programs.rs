@@ -238,11 +238,11 @@ impl Programs {
         Ok(())
     }
 
-    /// Whether the programs see what is there.
+    /// Whether the programs see the sample as it is.
     fn is_right(&mut self, sample: &Sample) -> io::Result<bool> {
         let listing = self.list_tasks(own(), true)?;
         let fd = |fd: &OwnedFd| fd.as_raw_fd();
-        // Other threads can have tables of their own, and instances by the same number.
+        // Other threads can have tables of their own, and instances by the same descriptors.
         for table in &listing.tables {
             let file = |fd: &OwnedFd| table.file(fd.as_raw_fd());
             let (a, b, c) = (
