@@ -32,8 +32,6 @@ use crate::stats::Summary;
 pub enum Suite {
     /// Time of a query, by the number of targets; each target has its own descriptor
     // The alias is the name in older measurements.
-    #[serde(alias = "question")]
-    #[value(alias = "question")]
     Query,
     /// Time of a query if all targets have the same descriptor
     OneNumber,
@@ -278,16 +276,6 @@ impl Measurement {
         Ok(serde_json::to_string(self)?)
     }
 
-    /// Whether a line says how two variants compare, as older files do: the
-    /// report derives that. Only the names of such pairs have these characters.
-    fn is_comparison(line: &str) -> bool {
-        #[derive(Deserialize)]
-        struct Pair {
-            variant: String,
-        }
-        serde_json::from_str(line).is_ok_and(|pair: Pair| pair.variant.contains(['/', '-']))
-    }
-
     fn from_line(line: &str) -> Result<Self> {
         let m: Self = serde_json::from_str(line)?;
         m.check()?;
@@ -331,9 +319,6 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Measurement>> {
         let text =
             fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         for (i, line) in text.lines().enumerate() {
-            if Measurement::is_comparison(line) {
-                continue;
-            }
             let place = place(&file, i);
             let m = Measurement::from_line(line)
                 .with_context(|| format!("{place} is not a measurement"))?;
@@ -458,21 +443,6 @@ pub mod tests {
     }
 
     #[test]
-    fn comparisons_of_older_files_are_left_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a.jsonl");
-        let line = example().to_line().unwrap();
-        let pair = |name: &str, unit: &str| {
-            line.replace("\"rust\"", &format!("\"{name}\""))
-                .replace("\"ns\"", &format!("\"{unit}\""))
-        };
-        let (ratio, difference) = (pair("rust/c", "ratio"), pair("c-kcmp_file", "ns"));
-        fs::write(&file, format!("{ratio}\n{line}\n{difference}\n")).unwrap();
-        assert_eq!(load(&[file]).unwrap(), [example()]);
-        assert!(refusal(&pair("rus", "ns")).contains("unknown variant `rus`"));
-    }
-
-    #[test]
     fn what_is_not_json_is_refused_with_its_place() {
         let good = example().to_line().unwrap();
         let said = refusal(&format!("{good}\nguest: TCG\n"));
@@ -513,9 +483,6 @@ pub mod tests {
         let good = example().to_line().unwrap();
         let said = refusal(&good.replace("\"query\"", "\"answer\""));
         assert!(said.contains("unknown variant `answer`"), "{said}");
-        let old = good.replace("\"query\"", "\"question\"");
-        let old: Measurement = serde_json::from_str(&old).unwrap();
-        assert_eq!(old.suite, Suite::Query);
         let said = refusal(&good.replace("2026-11-21T", "2026-11-41T"));
         assert!(said.contains("line 1, is not a measurement"), "{said}");
     }

@@ -102,7 +102,7 @@ const SEMAPHORE: &str = "keep EFD_SEMAPHORE, so one read takes the whole value";
 const NOBODY: &str = "is open in none of the tasks";
 /// It resolves the targets of a process before it has seen the files of the next one.
 const UNKNOWN: &str = "kid_lookup_epoll: no match";
-/// Both targets would get the descriptor that the file has.
+/// All targets would get the descriptor that the file has.
 const TWICE: &str = "Can't add event";
 /// The process that restores an epoll instance adds each target by its number: it may not
 /// have it, or have it in flight.
@@ -154,6 +154,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         Restores(&[Difference("unexpected", 1, REPORTED)]),
         Restores(&[Difference("unexpected", 1, REPORTED)]),
     ),
+    // Here none has.
+    scenario(
+        "edge-idle",
+        1,
+        Restores(&[Difference("unexpected", 1, REPORTED)]),
+        EXACT,
+    ),
     scenario("flags", 4, EXACT, EXACT),
     scenario("oneshot", 2, EXACT, EXACT),
     scenario(
@@ -163,6 +170,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         EXACT,
     ),
     scenario("twice", 2, Refuses(Restore, TWICE), EXACT),
+    scenario("thrice", 3, Refuses(Restore, TWICE), EXACT),
     scenario("child", 1, Refuses(Dump, UNKNOWN), EXACT),
     scenario("heir", 1, Refuses(Restore, NOT_THERE), EXACT),
     scenario(

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{add, can, copy, file, found, new_set, pid};
+use common::{add, can, copy, file, found, new_set, pair, pid};
 use epoll_targets::resolve::{Method, Owner, Resolver, TfdState};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -90,4 +90,27 @@ fn a_thousand_targets() {
     assert!(calls.file > 0 && calls.file <= m as u64 * log2(m));
     assert!(calls.epoll_tfd <= N as u64 * (1 + log2(m + 1)));
     println!("{m} descriptors, {N} targets: {calls:?}");
+
+    // A socket is known by its inode.
+    drop(set);
+    let set = new_set();
+    let sockets: Vec<_> = (0..N / 2).map(|_| pair()).collect();
+    for (data, (one, other)) in (0..).zip(&sockets) {
+        add(&set, one, data);
+        let moved = far_away(copy(other));
+        add(&set, &moved, data);
+    }
+    let report = resolve();
+    let targets = &found(&report, &set).targets;
+    assert_eq!(targets.len(), N);
+    for target in targets {
+        let (one, other) = &sockets[target.target.data as usize];
+        let fds = [one.as_raw_fd(), other.as_raw_fd()];
+        match &target.owner {
+            Owner::Tfd(owner) => assert_eq!(owner.fd, fds[0]),
+            Owner::Others(owners) => assert_eq!(owners[0].fd, fds[1]),
+            owner => panic!("{fds:?}: {owner:?}"),
+        }
+    }
+    assert_eq!(report.calls.epoll_tfd, 0);
 }

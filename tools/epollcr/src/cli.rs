@@ -241,6 +241,7 @@ mod tests {
             for arg in sub.get_arguments().filter_map(|arg| arg.get_long()) {
                 let option = format!("\\-\\-{}", arg.replace('-', "\\-"));
                 assert!(rest.contains(&option), "{option}");
+                assert!(synopsis.contains(&option) || arg == "pid", "{option}");
             }
         }
     }

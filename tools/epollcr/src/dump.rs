@@ -2,11 +2,11 @@
 
 //! `epollcr dump`
 
-use crate::{TOOL, advance, cli, limit, signals, warnings};
+use crate::{TOOL, advance, cli, limit, open_device, signals, warnings};
 use anyhow::{Context, Result};
 use epoll_cli::progress::Progress;
 use epoll_targets::proc::Stat;
-use libepollcr::device::{self, Device};
+use libepollcr::device::Device;
 use libepollcr::dump::{Dump, Error};
 use libepollcr::image::Image;
 use rustix::fs::{AtFlags, CWD, linkat};
@@ -30,28 +30,6 @@ pub fn run(args: &cli::Dump) -> Result<()> {
         eprintln!("{TOOL}: warning: {warning}");
     }
     write(&image, &args.file).with_context(|| format!("cannot write {}", args.file.display()))
-}
-
-/// Opens the device; `None` if there is none, or it may not be opened.
-pub fn open_device(without: bool) -> Result<Option<Device>> {
-    if without {
-        return Ok(None);
-    }
-    match Device::open() {
-        Ok(device) => Ok(Some(device)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => {
-            let what = format!("cannot open {} (--no-device does without)", device::PATH);
-            Err(anyhow::Error::new(error).context(what))
-        }
-    }
 }
 
 fn make(args: &cli::Dump, device: Option<&Device>) -> Result<Image> {

@@ -15,6 +15,7 @@ mod warnings;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use cli::{Args, Command};
+use libepollcr::device::{self, Device};
 use libepollcr::image::Image;
 use libepollcr::types::Progress;
 use std::fs::File;
@@ -41,6 +42,28 @@ fn main() -> ExitCode {
         Err(error) => {
             report(&mut io::stderr(), &error);
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Opens the device; `None` if there is none, or it may not be opened.
+fn open_device(without: bool) -> Result<Option<Device>> {
+    if without {
+        return Ok(None);
+    }
+    match Device::open() {
+        Ok(device) => Ok(Some(device)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => {
+            let what = format!("cannot open {} (--no-device does without)", device::PATH);
+            Err(anyhow::Error::new(error).context(what))
         }
     }
 }

@@ -3,7 +3,7 @@
 //! `epollcr restore`
 
 use crate::cli::{self, Given, Which};
-use crate::{TOOL, advance, dump, limit, read, report, warnings};
+use crate::{TOOL, advance, limit, read, report, warnings};
 use anyhow::{Context, Result, bail};
 use epoll_cli::progress::Progress;
 use epoll_cli::text::printable;
@@ -230,7 +230,7 @@ fn open_device(
     image: &Image,
     restore: &Restore<'_>,
 ) -> Result<Option<Device>> {
-    let device = dump::open_device(args.no_device || !restore.uses_device())?;
+    let device = crate::open_device(args.no_device || !restore.uses_device())?;
     let moved = device.map(|device| Parking::new(image).park(device));
     let moved = moved.transpose();
     let moved = moved.context("no descriptor is left (raise the limit with ulimit -n)")?;

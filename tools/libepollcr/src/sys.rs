@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! poll(2) of one file; and system calls that rustix 1.1 does not wrap: options of sockets, among them
-//! `SO_PEEK_OFF`; `SIOCATMARK`; recvmsg(2) that keeps all descriptors it is given;
-//! `F_SETSIG`, `F_SETOWN_EX` and their like; signalfd(2); `F_GETFD` of a number that need
-//! not be open, which no `BorrowedFd` may stand for; and the ioctl `TFD_IOC_SET_TICKS`,
-//! which goes through [`rustix::ioctl`].
+//! poll(2) of one file; and system calls that rustix 1.1 does not wrap: options of sockets,
+//! among them `SO_PEEK_OFF`; recvmsg(2) that keeps all descriptors it is given; `F_SETSIG`,
+//! `F_SETOWN_EX` and their like; signalfd(2); `F_GETFD` of a descriptor that need not be
+//! open, which no `BorrowedFd` may stand for; and the ioctls `SIOCATMARK` and
+//! `TFD_IOC_SET_TICKS`, which go through [`rustix::ioctl`].
 
 use crate::types::{Owner, OwnerKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::ioctl::{self, Setter, opcode};
+use rustix::ioctl::{self, Getter, Setter, opcode};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -146,16 +146,15 @@ pub fn set_peek_offset(socket: BorrowedFd<'_>, offset: i32) -> io::Result<()> {
 /// `SIOCATMARK`.
 pub fn is_at_mark(socket: BorrowedFd<'_>) -> bool {
     /// Of `asm/sockios.h`; some architectures have another one.
-    const SIOCATMARK: u32 = if cfg!(any(target_arch = "mips", target_arch = "mips64")) {
+    const SIOCATMARK: ioctl::Opcode = if cfg!(any(target_arch = "mips", target_arch = "mips64")) {
         0x4004_7307
     } else {
         0x8905
     };
 
-    let mut at_mark = 0i32;
     // SAFETY: the call writes an integer, if the file has it.
-    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCATMARK as _, &raw mut at_mark) };
-    ret == 0 && at_mark != 0
+    let at_mark = unsafe { ioctl::ioctl(socket, Getter::<SIOCATMARK, i32>::new()) };
+    at_mark.is_ok_and(|at_mark| at_mark != 0)
 }
 
 /// A message that stays in the queue.

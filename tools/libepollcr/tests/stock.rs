@@ -24,7 +24,7 @@ use rustix::time::{
     timerfd_settime,
 };
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 #[test]
 fn numbers_that_are_closed_or_reused() {
@@ -357,6 +357,52 @@ fn memory_has_its_contents_and_seals() {
     assert_eq!(pread(&fds[&601], &mut buffer[..], (3 << 20) - 10), Ok(10));
     assert_eq!(&buffer[..10], b"at the end");
     assert_eq!(rustix::io::write(&fds[&601], b"x"), Err(Errno::BADF));
+}
+
+/// Each that this kernel has is named as what it is: none of them has a path.
+#[test]
+fn memory_and_queues_that_are_not_read() {
+    let Some(_alone) = alone() else { return };
+    let opened = |fd: libc::c_long| {
+        // SAFETY: A system call has just opened it, and nobody else knows of it.
+        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    };
+    let name = format!("/libepollcr-{}", std::process::id());
+    let name = std::ffi::CString::new(name).unwrap();
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
+    // SAFETY: These take numbers, a string, and no attributes.
+    let (secret, queue) = unsafe {
+        let attributes = std::ptr::null_mut::<libc::mq_attr>();
+        let secret = libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC);
+        let queue = libc::mq_open(name.as_ptr(), flags, 0o600, attributes);
+        libc::mq_unlink(name.as_ptr());
+        (opened(secret), opened(queue.into()))
+    };
+    let huge = memfd_create("huge", MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC).ok();
+    let files = [
+        (
+            secret,
+            "it is secret memory (memfd_secret(2)), which only its own process can read",
+        ),
+        (
+            queue,
+            "it is a POSIX message queue, and its messages would be lost",
+        ),
+        (
+            huge,
+            "it is memory of huge pages (memfd_create(2)), which is not read",
+        ),
+    ];
+    let files = files.into_iter().zip(600..);
+    let files = files.filter_map(|((fd, words), n)| Some((at(n, fd?), words)));
+    let files: Vec<_> = files.collect();
+    if files.is_empty() {
+        return skip("this kernel has neither secret memory nor message queues nor huge pages");
+    }
+    let image = dump();
+    for (fd, words) in &files {
+        assert_eq!(why(&image, fd.as_raw_fd()), Some(*words));
+    }
 }
 
 #[test]

@@ -51,9 +51,10 @@ fn completions(shell: clap_complete::Shell) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "lsepoll", &mut script);
     let mut out = epoll_cli::stdout();
-    match out.write_all(&script).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => written.context("cannot print").map(|()| ExitCode::SUCCESS),
+    let written = out.write_all(&script).and_then(|()| out.flush());
+    match written.context("cannot print") {
+        Err(error) if epoll_cli::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        written => written.map(|()| ExitCode::SUCCESS),
     }
 }
 

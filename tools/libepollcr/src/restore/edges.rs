@@ -9,8 +9,7 @@
 //! once they are put together. So only files that get nothing from outside are quiet, and in
 //! the end each is compared with what the image says.
 
-use super::maker::{Maker, at};
-use super::{Error, plan};
+use super::plan;
 use crate::image::{Image, Item, Kind};
 use crate::types::PipeEnds;
 use crate::{fdinfo, sys};
@@ -56,54 +55,29 @@ pub fn is_armed(item: &Item) -> bool {
     !item.has_fired() && item.events & libc::EPOLLET as u32 != 0
 }
 
-impl Maker<'_> {
-    /// Whether a target must not be reported before its file changes.
-    pub fn is_reported(&self, item: &Item) -> bool {
-        is_armed(item) && !item.ready && self.quiet[item.file as usize]
-    }
-
-    /// Lets targets report again whose files have other events than at the dump. From now on,
-    /// the kernel notices.
-    pub fn changed<'a>(
-        &mut self,
-        instance: usize,
-        items: impl IntoIterator<Item = &'a Item>,
-    ) -> Result<(), Error> {
-        for item in items {
-            if self.is_reported(item) && self.has_changed(item)? {
-                self.add_again(instance, item)?;
+/// Whether a file has an event now that it had not at the dump.
+pub fn has_changed(image: &Image, item: &Item, fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let file = &image.files[item.file as usize];
+    let mut known = PollFlags::empty();
+    match &file.kind {
+        Kind::TimerFd(timer) => return Ok(ticks(fd)? != timer.ticks),
+        Kind::Pipe { pipe } => {
+            let size = image.pipes[*pipe as usize].size();
+            if ioctl_fionread(fd)? != size as u64 {
+                return Ok(true);
+            }
+            // An empty one had room, too.
+            if size > 0 {
+                known = PollFlags::OUT;
             }
         }
-        Ok(())
+        // A unix socket tells of room whenever some of it is received.
+        _ => return Ok(false),
     }
-
-    /// Whether a file has an event now that it had not at the dump.
-    pub fn has_changed(&self, item: &Item) -> Result<bool, Error> {
-        let index = item.file as usize;
-        let file = &self.image.files[index];
-        let fd = self.fd(index)?;
-        let mut known = PollFlags::empty();
-        match &file.kind {
-            Kind::TimerFd(timer) => return Ok(at(index, ticks(fd))? != timer.ticks),
-            Kind::Pipe { pipe } => {
-                let pipe = &self.image.pipes[*pipe as usize];
-                let size = pipe.size();
-                if at(index, ioctl_fionread(fd))? != size as u64 {
-                    return Ok(true);
-                }
-                // An empty one had room, too.
-                if size > 0 {
-                    known = PollFlags::OUT;
-                }
-            }
-            // A unix socket tells of room whenever some of it is received.
-            _ => return Ok(false),
-        }
-        let now = u32::from(at(index, sys::events(fd))?.bits());
-        let before = file.events.unwrap_or(now & !u32::from(known.bits()));
-        let wanted = item.events | (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-        Ok(now & !before & wanted != 0)
-    }
+    let now = u32::from(sys::events(fd)?.bits());
+    let before = file.events.unwrap_or(now & !u32::from(known.bits()));
+    let wanted = item.events | (libc::EPOLLERR | libc::EPOLLHUP) as u32;
+    Ok(now & !before & wanted != 0)
 }
 
 /// How many times a timer has expired.

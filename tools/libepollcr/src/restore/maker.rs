@@ -4,7 +4,7 @@
 
 use super::{Error, Parking, Restored, edges, make, plan};
 use crate::device::{Add, Device};
-use crate::image::{Image, Kind, Peer};
+use crate::image::{Image, Item, Kind, Peer};
 use crate::sys;
 use crate::types::Progress;
 use epoll_targets::pidfd::PidFd;
@@ -273,6 +273,31 @@ impl Maker<'_> {
             descriptors: self.placed,
             held,
         })
+    }
+
+    /// Whether a target must not be reported before its file changes.
+    pub fn is_reported(&self, item: &Item) -> bool {
+        edges::is_armed(item) && !item.ready && self.quiet[item.file as usize]
+    }
+
+    fn has_changed(&self, item: &Item) -> Result<bool, Error> {
+        let file = item.file as usize;
+        at(file, edges::has_changed(self.image, item, self.fd(file)?))
+    }
+
+    /// Lets targets report again whose files have other events than at the dump. From now on,
+    /// the kernel notices.
+    pub fn changed<'a>(
+        &mut self,
+        instance: usize,
+        items: impl IntoIterator<Item = &'a Item>,
+    ) -> Result<(), Error> {
+        for item in items {
+            if self.is_reported(item) && self.has_changed(item)? {
+                self.add_again(instance, item)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds the targets of epoll instances.

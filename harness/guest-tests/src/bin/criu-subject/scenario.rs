@@ -54,6 +54,12 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
             world.ready = vec![world.watch(set, source, Mode::Level)?];
         }
         "edge" => edge(&mut world, set)?,
+        "edge-idle" => {
+            let source = world.source(Source::pipe()?);
+            world.watch(set, source, Mode::Edge)?;
+            world.fire(source)?;
+            world.collect(set, true)?;
+        }
         "flags" => flags(&mut world, set)?,
         "oneshot" => {
             for source in [Source::counter()?, Source::pipe()?] {
@@ -73,6 +79,14 @@ pub fn build(name: &str, targets: u32) -> Result<World> {
             let source = world.source(Source::counter()?);
             world.watch(set, source, Mode::Level)?;
             world.watch_under(set, source, 704)?;
+        }
+        "thrice" => {
+            let source = world.source(Source::counter()?);
+            world.watch(set, source, Mode::Level)?;
+            world.watch_under(set, source, 704)?;
+            world.watch_under(set, source, 705)?;
+            let file = File::open(std::env::current_exe()?)?;
+            world.others.push(fcntl_dupfd_cloexec(file, 705)?);
         }
         "child" => child(&mut world, set)?,
         "apart" => apart(&mut world, set)?,

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, read};
+use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recv, recvmsg, send,
@@ -24,7 +25,7 @@ pub fn empty_messages() -> Result<()> {
     let device = device.as_ref();
     for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
         let (near, far) = pair(kind)?;
-        set_size(&far, libc::SO_SNDBUFFORCE, 1 << 20)?;
+        set_socket_send_buffer_size_force(&far, 1 << 20)?;
         // Longer than the buffer of the first attempt to read it.
         let long = vec![b'x'; 300_000];
         let all: [&[u8]; 5] = [b"", b"one", b"", &long, b""];
@@ -69,7 +70,8 @@ pub fn sockets() -> Result<()> {
         send(&far, &long, SendFlags::empty())?;
         send(&far, b"to near", SendFlags::empty())?;
         send(&near, b"to far", SendFlags::empty())?;
-        sys_size(&near, 300_000)?;
+        // The kernel doubles it.
+        set_socket_recv_buffer_size_force(&near, 300_000)?;
         let (orphan, closed) = pair(kind)?;
         send(&closed, b"a legacy", SendFlags::empty())?;
         drop(closed);
@@ -127,27 +129,6 @@ pub fn sockets() -> Result<()> {
             );
         }
     }
-    Ok(())
-}
-
-fn sys_size(socket: &OwnedFd, size: usize) -> Result<()> {
-    // The kernel doubles it.
-    set_size(socket, libc::SO_RCVBUFFORCE, size)
-}
-
-fn set_size(socket: &OwnedFd, option: i32, size: usize) -> Result<()> {
-    let value = i32::try_from(size)?;
-    // SAFETY: it reads a number of that size.
-    let ret = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const value).cast(),
-            4,
-        )
-    };
-    ensure!(ret == 0, "option {option}");
     Ok(())
 }
 
