@@ -7,9 +7,9 @@
 //! process has open. See `kcmp(2)` for the interface.
 //!
 //! The handler is a port of `kcmp_epoll_target()` in `kernel/kcmp.c` and of the functions of
-//! `fs/eventpoll.c` that it calls, which are found here by the same names. The results are the same.
-//! The handler drops the mutex of the instance every few epitems, where C holds it until it has
-//! counted them.
+//! `fs/eventpoll.c` that it calls, which are found here by the same names. The results are the
+//! same. The handler drops the mutex of the instance every few epitems, where C holds it until it
+//! has counted them.
 
 use core::ops::ControlFlow;
 use kernel::{

@@ -9,7 +9,8 @@
 //! - All calls work in batches, so the memory that a call needs does not depend on the number of
 //!   targets or descriptors.
 //! - Access to the process is checked for each batch. Descriptors and references to files are taken
-//!   while it is granted. Neither is user memory accessed meanwhile, nor an epoll instance waited for.
+//!   while it is granted. Neither is user memory accessed meanwhile, nor an epoll instance waited
+//!   for.
 //! - No reference to an object of another process is kept when a call returns, between two batches,
 //!   or while user memory is accessed.
 

@@ -88,9 +88,9 @@ fn item(key: &IdentityKey, epi: &Epitem, toff: u32) -> Item {
 /// Takes a reference to the epoll file that a descriptor of the task refers to, if the current task
 /// may attach to it.
 ///
-/// The permission ends when this returns, so that waiting for the instance, which can take as long as
-/// its owner likes, does not make anybody else wait. What the instance contains by then is not more
-/// than a caller could see who has duplicated the descriptor by pidfd_getfd(2).
+/// The permission ends when this returns, so that waiting for the instance, which can take as long
+/// as its owner likes, does not make anybody else wait. What the instance contains by then is not
+/// more than a caller could see who has duplicated the descriptor by pidfd_getfd(2).
 fn get_instance(task: &Task, efd: u32) -> Result<ARef<RemoteFile>> {
     let attach = Attach::new(task)?;
     let file = RemoteFile::fget_task(task, efd).map_err(|_| no_such_fd(&attach))?;
@@ -206,8 +206,8 @@ impl Search {
         }
     }
 
-    /// Examines the next `count` epitems. If the wanted one is among them, returns a reference to its
-    /// file.
+    /// Examines the next `count` epitems. If the wanted one is among them, returns a reference to
+    /// its file.
     ///
     /// Fails with [`ENOENT`] if the instance has no such epitem.
     fn go_on(

@@ -62,8 +62,8 @@ mod tests {
         Ok(instance)
     }
 
-    /// Returns what a program sees in one read that shows `count` epitems. The epitem after the last
-    /// one is visited, too, but not shown.
+    /// Returns what a program sees in one read that shows `count` epitems. The epitem after the
+    /// last one is visited, too, but not shown.
     fn read(items: &mut EpollItems, count: usize) -> Result<KVec<u64>> {
         let mut seen = KVec::new();
         let mut visit = items.start()?;
@@ -190,7 +190,8 @@ mod tests {
         Ok(())
     }
 
-    /// Covers each boundary of a batch, with epitems of one descriptor and released files around it.
+    /// Covers each boundary of a batch, with epitems of one descriptor and released files around
+    /// it.
     #[test]
     fn batches() -> Result {
         const COUNT: usize = 3 * WALK_BATCH + 2;

@@ -94,11 +94,11 @@ impl OpenCoded for EpollLoop {
 }
 
 kernel::bpf_open_coded_iter! {
-    // SAFETY: Nothing else in the kernel has names that begin with `epoll_items_`. `epoll_iter_bpf.h`
-    // declares the functions with the same arguments, and `Item` as `union bpf_epoll_item`, whose
-    // layout is asserted above and in `epoll_iter_bpf.c`. They are only called there, each by one
-    // kfunc, to which the verifier passes the iterator of the program, and trusted pointers only, as
-    // to all kfuncs: so the task is valid.
+    // SAFETY: Nothing else in the kernel has names that begin with `epoll_items_`.
+    // `epoll_iter_bpf.h` declares the functions with the same arguments, and `Item` as `union
+    // bpf_epoll_item`, whose layout is asserted above and in `epoll_iter_bpf.c`. They are only
+    // called there, each by one kfunc, to which the verifier passes the iterator of the program,
+    // and trusted pointers only, as to all kfuncs: so the task is valid.
     unsafe extern "C" for EpollLoop {
         new: epoll_items_new(task: &Task, efd: c_int),
         next: epoll_items_next,

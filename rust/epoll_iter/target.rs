@@ -33,9 +33,9 @@ pub(crate) struct EpollTarget;
 
 #[vtable]
 // SAFETY: `bpf_iter_epoll()` in `epoll_iter_bpf.c` takes a `struct eventpoll *`, which is never
-// `NULL`, and a `struct epitem *` with the suffix `__nullable`. `Args` has a reference to the one and
-// an optional one to the other. `epoll_iter_register_kfuncs()` stands there, too, has the type that
-// is declared above, and only registers kfuncs of this module.
+// `NULL`, and a `struct epitem *` with the suffix `__nullable`. `Args` has a reference to the one
+// and an optional one to the other. `epoll_iter_register_kfuncs()` stands there, too, has the type
+// that is declared above, and only registers kfuncs of this module.
 unsafe impl Target for EpollTarget {
     const NAME: &'static CStr = c"epoll";
     const REGISTER_KFUNCS: Option<unsafe extern "C" fn() -> c_int> =
@@ -63,8 +63,8 @@ unsafe impl Target for EpollTarget {
 
 /// An open iterator over an epoll instance.
 ///
-/// It holds no reference to a watched file, which could close a cycle: a watched socket may have the
-/// iterator's own descriptor in its queue.
+/// It holds no reference to a watched file, which could close a cycle: a watched socket may have
+/// the iterator's own descriptor in its queue.
 pub(crate) struct EpollItems {
     file: ARef<EpollFile>,
     /// The position after the epitems that the program has seen.

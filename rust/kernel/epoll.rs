@@ -22,9 +22,9 @@
 //! `epoll_wait(2)` fault on memory that a userspace server provides. Reading epitems therefore
 //! either waits for the mutex killably or does not wait at all, and should hold it for a bounded
 //! number of epitems only, as [`Eventpoll::walk`] does. A kernel thread cannot be killed, and never
-//! waits: it may well be running for a program, as the workqueues of BPF do. While it waits, it must
-//! not hold anything that others wait for, such as the `exec_update_lock` of a task. Adding and
-//! removing epitems waits killably, too.
+//! waits: it may well be running for a program, as the workqueues of BPF do. While it waits, it
+//! must not hold anything that others wait for, such as the `exec_update_lock` of a task. Adding
+//! and removing epitems waits killably, too.
 //!
 //! While it is held, do not take the mutex of another instance, nor call anything that does: epoll
 //! itself nests these mutexes in the order in which the instances are nested. Dropping the last
@@ -101,8 +101,8 @@ pub use self::walk::{
 pub enum Wait {
     /// Do not wait. Fail with [`EAGAIN`] if the mutex is taken.
     Never,
-    /// Wait, and fail with [`EINTR`] if the current task is killed. A kernel thread cannot be killed,
-    /// so it does not wait.
+    /// Wait, and fail with [`EINTR`] if the current task is killed. A kernel thread cannot be
+    /// killed, so it does not wait.
     Killable,
 }
 
@@ -143,8 +143,8 @@ impl Eventpoll {
     /// Locks the mutex of the instance.
     ///
     /// Fails with [`EINTR`] if the current task is killed while it waits, and with [`EAGAIN`] if it
-    /// is a kernel thread and the mutex is taken: nothing could end the wait if the program that has
-    /// the mutex does not.
+    /// is a kernel thread and the mutex is taken: nothing could end the wait if the program that
+    /// has the mutex does not.
     ///
     /// Context: may sleep. See the [module documentation](self#locking) for the locking rules.
     #[inline]
@@ -348,8 +348,8 @@ impl Epitem {
         Some(unsafe { ARef::from_raw(file.cast()) })
     }
 
-    /// Returns whether the last reference to the watched file is gone, so that [`Epitem::pin`] fails
-    /// and the epitem is about to be removed.
+    /// Returns whether the last reference to the watched file is gone, so that [`Epitem::pin`]
+    /// fails and the epitem is about to be removed.
     #[doc(alias = "file_ref_read")]
     #[inline]
     pub fn is_closing(&self) -> bool {
@@ -392,8 +392,8 @@ impl Epitem {
         // SAFETY: By the type invariants, this is a valid epitem.
         let rdllink = unsafe { &raw mut (*self.0.get()).rdllink };
 
-        // As in `list_empty`. The overflow list is empty: it is used only during a scan, which holds
-        // the mutex.
+        // As in `list_empty`. The overflow list is empty: it is used only during a scan, which
+        // holds the mutex.
         //
         // SAFETY: `rdllink` is always initialized. It is written under the lock of the instance,
         // which we do not hold, but always as a whole pointer.

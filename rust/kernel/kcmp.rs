@@ -81,8 +81,8 @@ impl From<FileOrder> for Ordering {
 pub fn file_order(file1: FileIdentity<'_>, file2: FileIdentity<'_>) -> FileOrder {
     // INVARIANT: This is a return value of `kcmp_file`.
     //
-    // SAFETY: Neither file is freed as long as its identity exists. `kcmp_file` uses their addresses
-    // only.
+    // SAFETY: Neither file is freed as long as its identity exists. `kcmp_file` uses their
+    // addresses only.
     FileOrder(unsafe { bindings::kcmp_file(file1.as_ptr(), file2.as_ptr()) })
 }
 
@@ -145,9 +145,9 @@ pub trait EpollHandler {
     ///
     /// The first call for a query has [`Wait::Never`]; unregistering the handler waits for it to
     /// return. If the mutex of the instance is taken, which may last as long as its owner wants,
-    /// the handler must fail with [`EAGAIN`]. It is then called again with [`Wait::Killable`], while
-    /// a reference to its module is held, unless the module is being loaded or unloaded. The second
-    /// call must not fail with [`EAGAIN`].
+    /// the handler must fail with [`EAGAIN`]. It is then called again with [`Wait::Killable`],
+    /// while a reference to its module is held, unless the module is being loaded or unloaded. The
+    /// second call must not fail with [`EAGAIN`].
     ///
     /// Context: may sleep. No lock is held: however long the second call waits, nothing waits for
     /// it. The caller had access to the tasks when the files were taken.

@@ -43,8 +43,8 @@ pub fn find_get_task(nr: Pid) -> Option<ARef<Task>> {
     // It is not used afterwards.
     unsafe { bindings::put_pid(pid) };
 
-    // SAFETY: `get_pid_task` took a reference to the task that it returned, and we pass ownership of
-    // it to the `ARef`. The cast is okay because `Task` is `repr(transparent)`.
+    // SAFETY: `get_pid_task` took a reference to the task that it returned, and we pass ownership
+    // of it to the `ARef`. The cast is okay because `Task` is `repr(transparent)`.
     NonNull::new(task).map(|task| unsafe { ARef::from_raw(task.cast()) })
 }
 

@@ -220,6 +220,7 @@ struct epoll_cr_files {
  * @length: length of a regular file, as st_size in struct stat
  * @path_offset: offset of the path in @paths
  * @path_len: length of the path, without the NUL that follows it
+ * @reserved: 0
  */
 struct epoll_cr_file {
 	__u32 fd;

@@ -22,8 +22,8 @@ unsafe impl Struct for Epitem {}
 impl LinkConfig {
     /// Returns the caller's descriptor of the epoll instance to iterate over.
     ///
-    /// Returns `None` if it is 0, as it is if the caller has not passed any. As with the descriptors
-    /// of other targets, this one must not be 0.
+    /// Returns `None` if it is 0, as it is if the caller has not passed any. As with the
+    /// descriptors of other targets, this one must not be 0.
     #[inline]
     pub fn epoll_fd(&self) -> Option<u32> {
         // SAFETY: All bytes are initialized, and any value is a valid `u32`.

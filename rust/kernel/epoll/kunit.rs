@@ -2,8 +2,8 @@
 
 //! Epoll instances for KUnit tests.
 //!
-//! A [`TestInstance`] is a real epoll instance that watches real files, so whatever safe code may do
-//! with an instance or a file, a test may do with these. Only the end of a file is feigned, see
+//! A [`TestInstance`] is a real epoll instance that watches real files, so whatever safe code may
+//! do with an instance or a file, a test may do with these. Only the end of a file is feigned, see
 //! [`TestInstance::release_file`].
 
 use super::{
@@ -128,10 +128,11 @@ impl TestFile {
 impl Drop for TestFile {
     fn drop(&mut self) {
         if self.is_released() {
-            // SAFETY: By the type invariants, the file is valid and its count says that there are no
-            // references, so that no epitem can be added or removed by others. This is what `__fput`
-            // calls then. References are taken from epitems with the mutex of their instance held,
-            // which this takes, and there are none afterwards: nobody uses the count any more.
+            // SAFETY: By the type invariants, the file is valid and its count says that there are
+            // no references, so that no epitem can be added or removed by others. This is what
+            // `__fput` calls then. References are taken from epitems with the mutex of their
+            // instance held, which this takes, and there are none afterwards: nobody uses the count
+            // any more.
             unsafe {
                 bindings::eventpoll_release_file(self.0.as_ptr());
                 atomic_store(self.count(), bindings::FILE_REF_ONEREF as isize, Relaxed);
@@ -158,8 +159,8 @@ pub struct TestInstance {
 impl TestInstance {
     /// Creates an instance with the epitems `(fd, file)`.
     ///
-    /// Context: may sleep. The current task must be able to have descriptors, as kernel threads are,
-    /// which KUnit runs tests in.
+    /// Context: may sleep. The current task must be able to have descriptors, as kernel threads
+    /// are, which KUnit runs tests in.
     pub fn new(epitems: &[(i32, usize)]) -> Result<Self> {
         let count = epitems.iter().map(|&(_, file)| file + 1).max().unwrap_or(0);
         let mut files = KVec::with_capacity(count, GFP_KERNEL)?;
@@ -276,8 +277,8 @@ impl TestInstance {
         !self.files[file].is_released() && self.ctl(bindings::EPOLL_CTL_DEL, fd, file, 0, 0).is_ok()
     }
 
-    /// Sets the events and the data of an epitem, as `EPOLL_CTL_MOD` does: `EPOLLERR` and `EPOLLHUP`
-    /// are always included. Returns whether it exists.
+    /// Sets the events and the data of an epitem, as `EPOLL_CTL_MOD` does: `EPOLLERR` and
+    /// `EPOLLHUP` are always included. Returns whether it exists.
     ///
     /// # Panics
     ///

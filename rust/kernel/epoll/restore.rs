@@ -73,8 +73,8 @@ fn check_fd(fd: i32) -> Result {
         return Err(EINVAL);
     }
 
-    // SAFETY: The current task has a `signal` as long as it runs. Limits are always written as whole
-    // words.
+    // SAFETY: The current task has a `signal` as long as it runs. Limits are always written as
+    // whole words.
     let limit = unsafe {
         let signal = (*Task::current_raw()).signal;
         let limit = &raw mut (*signal).rlim[bindings::RLIMIT_NOFILE as usize].rlim_max;
@@ -117,9 +117,9 @@ pub struct EpitemState {
 impl EpitemState {
     /// Returns whether events that are pending when the epitem is added must not be reported.
     ///
-    /// With `EPOLLET` they have been reported before, and with `EPOLLEXCLUSIVE` to another instance.
-    /// Without either flag, an epitem stays on the ready list while events are pending, and would
-    /// never be put there again if they were skipped.
+    /// With `EPOLLET` they have been reported before, and with `EPOLLEXCLUSIVE` to another
+    /// instance. Without either flag, an epitem stays on the ready list while events are pending,
+    /// and would never be put there again if they were skipped.
     fn is_quiet(&self) -> bool {
         self.events & (bindings::EPOLLET | bindings::EPOLLEXCLUSIVE) != 0 && !self.ready
     }
@@ -191,7 +191,8 @@ impl<'a> Restore<'a> {
     ///
     /// Fails with
     ///
-    /// - [`EINVAL`] if no epitem can be in this state, or its descriptor is one that no task can have,
+    /// - [`EINVAL`] if no epitem can be in this state, or its descriptor is one that no task can
+    ///   have,
     /// - [`EMFILE`] if its descriptor is one that the current task cannot have, and
     /// - [`EPERM`] if `target` cannot be polled, or the epitem would block suspend and the current
     ///   task may not do that.
@@ -225,8 +226,8 @@ impl<'a> Restore<'a> {
     /// Fails as [`Restore::check`] does, and with
     ///
     /// - [`EEXIST`] if there is an epitem for this file and descriptor,
-    /// - [`ELOOP`] or [`EINVAL`] if `target` is an epoll file and adding it would create a cycle, or
-    ///   too deep or too many nested paths,
+    /// - [`ELOOP`] or [`EINVAL`] if `target` is an epoll file and adding it would create a cycle,
+    ///   or too deep or too many nested paths,
     /// - [`ENOSPC`] as [`Restore::new`] does,
     /// - [`ENOMEM`], and
     /// - [`EINTR`] if the current task is killed.
@@ -270,8 +271,8 @@ impl<'a> Restore<'a> {
 
     /// Removes the added epitems.
     ///
-    /// If the current task is killed while another one holds the mutex, those that are left stay. The
-    /// other one could hold it as long as it likes, and a task that has been killed must end.
+    /// If the current task is killed while another one holds the mutex, those that are left stay.
+    /// The other one could hold it as long as it likes, and a task that has been killed must end.
     #[cold]
     fn undo(&self) {
         let mut cursor = Some(Cursor::START);

@@ -142,7 +142,8 @@ impl<'a> FdTable<'a> {
 
 impl Drop for FdTable<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, we hold both locks and are responsible for releasing them.
+        // SAFETY: By the type invariants, we hold both locks and are responsible for releasing
+        // them.
         unsafe {
             bindings::spin_unlock(&raw mut (*self.as_ptr()).file_lock);
             bindings::task_unlock(self.attach.task().as_ptr());

@@ -134,8 +134,8 @@ impl RemoteFile {
     /// Returns the file position without taking a lock. It may be changing concurrently.
     #[inline]
     pub fn position(&self) -> i64 {
-        // As in `seq_show` of `fs/proc/fd.c`. Reading does not disturb a task that uses the position
-        // without a lock.
+        // As in `seq_show` of `fs/proc/fd.c`. Reading does not disturb a task that uses the
+        // position without a lock.
         //
         // SAFETY: The file is valid because the shared reference guarantees a nonzero refcount.
         unsafe { atomic_load(&raw mut (*self.as_ptr()).f_pos, Relaxed) }
@@ -144,8 +144,8 @@ impl RemoteFile {
     /// Returns the file type and permissions of the inode.
     #[inline]
     pub fn mode(&self) -> u16 {
-        // SAFETY: As above. An open file has an inode, which does not change. `i16` has the size and
-        // the alignment of the mode.
+        // SAFETY: As above. An open file has an inode, which does not change. `i16` has the size
+        // and the alignment of the mode.
         let mode: i16 = unsafe {
             atomic_load(
                 (&raw mut (*(*self.as_ptr()).f_inode).i_mode).cast(),
@@ -159,8 +159,8 @@ impl RemoteFile {
     /// Returns whether the file can be polled.
     #[inline]
     pub fn can_poll(&self) -> bool {
-        // SAFETY: As above. The `f_op` of an open file is never `NULL` and points to operations that
-        // do not change.
+        // SAFETY: As above. The `f_op` of an open file is never `NULL` and points to operations
+        // that do not change.
         unsafe {
             (*atomic_load(&raw mut (*self.as_ptr()).f_op, Relaxed))
                 .poll
@@ -170,8 +170,8 @@ impl RemoteFile {
 
     /// Returns the credentials that the file was opened with.
     pub fn opened_by(&self) -> OpenedBy {
-        // SAFETY: As above. A file has credentials, which do not change. The current task has a user
-        // namespace as long as it runs.
+        // SAFETY: As above. A file has credentials, which do not change. The current task has a
+        // user namespace as long as it runs.
         unsafe {
             let cred = (*self.as_ptr()).f_cred;
             let ns = bindings::current_user_ns();
@@ -204,9 +204,9 @@ impl RemoteFile {
             return None;
         }
 
-        // SAFETY: Once set, `f_owner` stays set until the file is freed. Its lock is initialized and
-        // protects all fields that are read here. `pid` holds a reference to the `struct pid`, and
-        // `pid_task` is called under RCU.
+        // SAFETY: Once set, `f_owner` stays set until the file is freed. Its lock is initialized
+        // and protects all fields that are read here. `pid` holds a reference to the `struct pid`,
+        // and `pid_task` is called under RCU.
         unsafe {
             bindings::read_lock_irq(&raw mut (*owner).lock);
             let ns = bindings::current_user_ns();
@@ -280,9 +280,9 @@ impl RemoteFile {
         let is_under_root = self.is_under_root();
 
         // Files that have a name instead of a path are in file systems that make up names. Some of
-        // these files can be mounted, as namespaces can. One that was opened where it is mounted has
-        // a path like any other file, which the caller may or may not be able to reach. The condition
-        // is that of `d_path`, apart from files of failfs, which cannot be opened.
+        // these files can be mounted, as namespaces can. One that was opened where it is mounted
+        // has a path like any other file, which the caller may or may not be able to reach. The
+        // condition is that of `d_path`, apart from files of failfs, which cannot be opened.
         //
         // SAFETY: The file is valid as above, and so are its path, with the mount, and its dentry.
         // The operations of a dentry and the root of a mount do not change.
@@ -341,13 +341,13 @@ impl RemoteFile {
         })
     }
 
-    /// Installs the file under a new descriptor of the current task, as if it had been received over
-    /// a unix socket.
+    /// Installs the file under a new descriptor of the current task, as if it had been received
+    /// over a unix socket.
     ///
-    /// `flags` may contain `O_CLOEXEC`. Fails if a security module denies it, and with [`ENOENT`] if
-    /// the file is a unix socket that the garbage collector has purged: only messages that nobody
-    /// could receive referred to it when the reference was taken from an epitem. Such a socket must
-    /// not be used, since its queue is purged without any lock that a reader takes.
+    /// `flags` may contain `O_CLOEXEC`. Fails if a security module denies it, and with [`ENOENT`]
+    /// if the file is a unix socket that the garbage collector has purged: only messages that
+    /// nobody could receive referred to it when the reference was taken from an epitem. Such a
+    /// socket must not be used, since its queue is purged without any lock that a reader takes.
     ///
     /// Context: may sleep.
     #[doc(alias = "unix_is_collected")]
@@ -357,7 +357,8 @@ impl RemoteFile {
             return Err(ENOENT);
         }
 
-        // SAFETY: The file is valid as above. `NULL` is allowed for callers that use only the result.
+        // SAFETY: The file is valid as above. `NULL` is allowed for callers that use only the
+        // result.
         let fd = unsafe { bindings::receive_fd(self.as_ptr(), ptr::null_mut(), flags) };
 
         if fd < 0 {
@@ -371,8 +372,8 @@ impl RemoteFile {
     fn is_under_root(&self) -> bool {
         let mut root = bindings::path::default();
 
-        // SAFETY: The current task has an `fs` as long as it runs. `get_fs_root` takes references to
-        // the root, which are dropped here. The path of the file is valid as above.
+        // SAFETY: The current task has an `fs` as long as it runs. `get_fs_root` takes references
+        // to the root, which are dropped here. The path of the file is valid as above.
         unsafe {
             bindings::get_fs_root((*Task::current_raw()).fs, &mut root);
             let is_under =

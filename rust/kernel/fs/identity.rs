@@ -11,8 +11,8 @@ use crate::bindings;
 /// A key for mapping kernel objects to opaque identities.
 ///
 /// The identity of an object is its address under a keyed permutation of all nonzero 64-bit values.
-/// Two objects that exist at the same time thus have the same identity under one key exactly if they
-/// are the same object, which a hash could not guarantee, and no state is needed. Each kind of
+/// Two objects that exist at the same time thus have the same identity under one key exactly if
+/// they are the same object, which a hash could not guarantee, and no state is needed. Each kind of
 /// object has its own permutation, so identities of different kinds are unrelated.
 ///
 /// Without the key, an identity reveals neither the address nor whether it corresponds to one under
@@ -20,8 +20,8 @@ use crate::bindings;
 /// created later reveals that the memory of the old object has been reused.
 ///
 /// The permutation is a Feistel network with SipHash as its round function. Four rounds of a
-/// pseudorandom function yield a pseudorandom permutation for far fewer than 2^16 inputs. Six rounds
-/// raise this bound to 2^32.
+/// pseudorandom function yield a pseudorandom permutation for far fewer than 2^16 inputs. Six
+/// rounds raise this bound to 2^32.
 pub struct IdentityKey(bindings::siphash_key_t);
 
 impl IdentityKey {

@@ -30,10 +30,10 @@ use core::{
 ///
 /// This type is for files that come from the descriptor table of another task, or from a kernel
 /// object that another task has added them to. That task may be in an `fdget_pos` section that did
-/// not take the `f_pos_lock`, because the file was not shared when the section began. Hence the file
-/// is neither a [`File`], for which no such section exists, nor a [`LocalFile`], for which it can
-/// only be on the current thread, and cannot be converted into one. No method may write the file
-/// position or rely on its value. Reading it, as fdinfo does, is fine.
+/// not take the `f_pos_lock`, because the file was not shared when the section began. Hence the
+/// file is neither a [`File`], for which no such section exists, nor a [`LocalFile`], for which it
+/// can only be on the current thread, and cannot be converted into one. No method may write the
+/// file position or rely on its value. Reading it, as fdinfo does, is fine.
 ///
 /// [`File`]: crate::fs::File
 /// [`LocalFile`]: crate::fs::LocalFile
@@ -93,8 +93,8 @@ impl RemoteFile {
         Ok(unsafe { ARef::from_raw(file.cast()) })
     }
 
-    /// Returns a raw pointer to the inner C struct, for the abstractions. Modules have no use for it
-    /// that is safe, and must not show it to anybody.
+    /// Returns a raw pointer to the inner C struct, for the abstractions. Modules have no use for
+    /// it that is safe, and must not show it to anybody.
     #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::file {
         self.inner.get()
@@ -158,8 +158,8 @@ impl FileIdentity<'_> {
 
     /// Returns the raw pointer, for C functions that use the address only.
     ///
-    /// This is private to the crate because code that prints or keeps the address defeats the purpose
-    /// of this type.
+    /// This is private to the crate because code that prints or keeps the address defeats the
+    /// purpose of this type.
     #[inline]
     pub(crate) fn as_ptr(&self) -> *mut bindings::file {
         self.file.as_ptr()

@@ -15,17 +15,17 @@ const ARG_MAX: usize = bindings::BPF_ITER_CTX_ARG_MAX as usize;
 ///
 /// # Safety
 ///
-/// The type must be `#[repr(transparent)]` over a C struct that is defined in the BTF of the kernel.
-/// While there is a reference to it, programs must be allowed to read any of its fields, and to pass
-/// it to any function that programs may call with a trusted pointer to that struct.
+/// The type must be `#[repr(transparent)]` over a C struct that is defined in the BTF of the
+/// kernel. While there is a reference to it, programs must be allowed to read any of its fields,
+/// and to pass it to any function that programs may call with a trusted pointer to that struct.
 pub unsafe trait Struct {}
 
 /// An argument of a program.
 ///
 /// # Safety
 ///
-/// `for_program` must return a pointer to a [`Struct`] that is valid as long as `self` is, or `NULL`
-/// if programs have to check for that.
+/// `for_program` must return a pointer to a [`Struct`] that is valid as long as `self` is, or
+/// `NULL` if programs have to check for that.
 pub unsafe trait Arg: Copy {
     /// Returns the pointer that is passed to the program.
     fn for_program(self) -> ContextPtr;

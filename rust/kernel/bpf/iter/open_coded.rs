@@ -117,8 +117,9 @@ impl<T: OpenCoded> State<T> {
     ///
     /// # Safety
     ///
-    /// `it` must be an initialized state that nobody else uses until this returns. The item must not
-    /// be used after the state has been destroyed, and may be overwritten when this is called again.
+    /// `it` must be an initialized state that nobody else uses until this returns. The item must
+    /// not be used after the state has been destroyed, and may be overwritten when this is called
+    /// again.
     #[inline]
     pub unsafe fn next(it: *mut Self) -> *const T::Item {
         // SAFETY: Per the safety requirements.
@@ -130,8 +131,8 @@ impl<T: OpenCoded> State<T> {
         }
     }
 
-    /// Returns the negative errno that `init` has failed with or that has ended the iteration early,
-    /// or 0.
+    /// Returns the negative errno that `init` has failed with or that has ended the iteration
+    /// early, or 0.
     ///
     /// # Safety
     ///
@@ -165,13 +166,13 @@ impl<T: OpenCoded> State<T> {
 /// They are for a type that implements [`OpenCoded`]. It must have a function `new` that takes the
 /// arguments listed after the name of the first function.
 ///
-/// The functions are called by kfuncs in the C part of the module. If the item type is not a struct,
-/// the verifier does not let programs use an item after they have destroyed the iterator.
+/// The functions are called by kfuncs in the C part of the module. If the item type is not a
+/// struct, the verifier does not let programs use an item after they have destroyed the iterator.
 ///
 /// # Safety
 ///
-/// What C and the verifier do cannot be checked here, so whoever uses this has to write `unsafe`, and
-/// to guarantee that
+/// What C and the verifier do cannot be checked here, so whoever uses this has to write `unsafe`,
+/// and to guarantee that
 ///
 /// - no other symbol of the kernel has one of the names;
 /// - C declares the functions with the same arguments, and with an item type of the same layout;

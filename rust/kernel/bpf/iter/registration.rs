@@ -33,8 +33,8 @@ const PRIVATE_ALIGN: usize = 8;
 ///
 /// # Invariants
 ///
-/// `visit` is set only between `seq_operations.start` and `seq_operations.stop`, which are called by
-/// the same task.
+/// `visit` is set only between `seq_operations.start` and `seq_operations.stop`, which are called
+/// by the same task.
 struct Private<I: Items> {
     items: I,
     visit: Option<I::Visit>,
@@ -182,7 +182,8 @@ impl<T: Target> Registration<T> {
         from_result(|| {
             let link = T::attach(config)?.into_foreign();
 
-            // SAFETY: The caller guarantees that `aux` is valid; `private` is for the target to use.
+            // SAFETY: The caller guarantees that `aux` is valid; `private` is for the target to
+            // use.
             unsafe { (*aux).private = link };
 
             Ok(0)
@@ -230,8 +231,8 @@ impl<T: Target> Registration<T> {
         aux: *const bindings::bpf_iter_aux_info,
         info: *mut bindings::bpf_link_info,
     ) -> c_int {
-        // SAFETY: The caller guarantees that both are valid, and has exclusive access to `info`. The
-        // cast is okay because `LinkInfo` is `repr(transparent)`.
+        // SAFETY: The caller guarantees that both are valid, and has exclusive access to `info`.
+        // The cast is okay because `LinkInfo` is `repr(transparent)`.
         unsafe { T::fill_link_info(Self::link(aux), &mut *info.cast()) };
 
         0
