@@ -32,6 +32,7 @@ check-all:
 	@$(MAKE) --no-print-directory setup
 	@$(MAKE) --no-print-directory criu
 	@$(MAKE) --no-print-directory check RELOADS=200
+	@$(MAKE) --no-print-directory check T=steps
 	@$(MAKE) --no-print-directory check T=deb
 	@$(MAKE) --no-print-directory check T=static
 	@$(MAKE) --no-print-directory check KERNEL=lean
