@@ -5,6 +5,8 @@
 //! The tools run as root and print to a terminal. Such text must not be able to
 //! drive it, to forge a line, or to reorder what stands beside it.
 
+use std::borrow::Cow;
+
 /// Whether a terminal obeys a character rather than showing it: control characters,
 /// line and paragraph separators, bidirectional controls (U+061C, U+200E, U+200F,
 /// U+202A to U+202E, U+2066 to U+2069), and other invisible ones.
@@ -73,6 +75,33 @@ pub fn quoted(name: &[u8]) -> String {
     }
 }
 
+/// A name as a string of JSON, which has to be UTF-8. A byte that is not, and each byte of a
+/// U+FFFD, becomes U+FFFD and two hexadecimal digits: different names stay different, and a
+/// program can have the name back.
+///
+/// ```
+/// use epoll_cli::text::unicode;
+///
+/// assert_eq!(unicode("/a é".as_bytes()), "/a é");
+/// assert_eq!(unicode(b"/a\xff"), "/a\u{fffd}ff");
+/// ```
+pub fn unicode(name: &[u8]) -> Cow<'_, str> {
+    const MARK: char = char::REPLACEMENT_CHARACTER;
+    match std::str::from_utf8(name) {
+        Ok(name) if !name.contains(MARK) => return Cow::Borrowed(name),
+        _ => {}
+    }
+    let escape = |bytes: &[u8]| -> String {
+        let escaped = bytes.iter().map(|byte| format!("{MARK}{byte:02x}"));
+        escaped.collect()
+    };
+    let mut mark = [0; 4];
+    let mark = escape(MARK.encode_utf8(&mut mark).as_bytes());
+    let chunks = name.utf8_chunks();
+    let chunks = chunks.map(|chunk| chunk.valid().replace(MARK, &mark) + &escape(chunk.invalid()));
+    Cow::Owned(chunks.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,22 +130,44 @@ mod tests {
         }
     }
 
+    const NAMES: [&[u8]; 14] = [
+        b"",
+        b"a",
+        b"a b",
+        b"\"a b\"",
+        b"a\x01",
+        b"a\x02",
+        b"a\\u{1}",
+        b"a\xff",
+        b"a\xfe",
+        b"a\\xff",
+        b"aff",
+        b"a\xef\xbf\xbd",
+        b"a\xef\xbf\xbdff",
+        b"a (now 6 is b)",
+    ];
+
+    #[test]
+    fn names_in_json_are_not_merged() {
+        let back = |text: &str| {
+            let mut bytes = Vec::new();
+            let mut parts = text.split('\u{fffd}');
+            bytes.extend(parts.next().unwrap().as_bytes());
+            for part in parts {
+                let (byte, rest) = part.split_at(2);
+                bytes.push(u8::from_str_radix(byte, 16).unwrap());
+                bytes.extend(rest.as_bytes());
+            }
+            bytes
+        };
+        for name in NAMES {
+            assert_eq!(back(&unicode(name)), name, "{:?}", unicode(name));
+        }
+    }
+
     #[test]
     fn different_names_look_different() {
-        let names: [&[u8]; 12] = [
-            b"",
-            b"a",
-            b"a b",
-            b"\"a b\"",
-            b"a\x01",
-            b"a\x02",
-            b"a\\u{1}",
-            b"a\xff",
-            b"a\xfe",
-            b"a\\xff",
-            "a\u{fffd}".as_bytes(),
-            b"a (now 6 is b)",
-        ];
+        let names = NAMES;
         let shown: std::collections::BTreeSet<_> = names.iter().map(|name| quoted(name)).collect();
         assert_eq!(shown.len(), names.len(), "{shown:?}");
         assert!(!shown.iter().any(|name| name.contains(is_hidden)));

@@ -3,6 +3,7 @@
 //! Output for programs, as epollcr(1) documents it in OUTPUT FOR PROGRAMS.
 
 use crate::table::flag_names;
+use epoll_cli::text::unicode;
 use epoll_targets::fdinfo::Events;
 use libepollcr::image::{self, Image, Kind, Peer};
 use libepollcr::types::DeviceNumber;
@@ -176,7 +177,7 @@ const fn pair(device: DeviceNumber) -> (u32, u32) {
 impl<'a> From<&'a image::Place> for Place<'a> {
     fn from(place: &'a image::Place) -> Self {
         Self {
-            path: String::from_utf8_lossy(&place.path),
+            path: unicode(&place.path),
             mode: place.mode,
             device: pair(place.device),
             inode: place.inode,
@@ -217,7 +218,7 @@ impl<'a> From<&'a image::OpenFile> for File<'a> {
     fn from(file: &'a image::OpenFile) -> Self {
         Self {
             kind: file.kind.name(),
-            link: String::from_utf8_lossy(&file.link),
+            link: unicode(&file.link),
             flags: Bits {
                 bits: file.flags,
                 names: flag_names(file.flags),
@@ -335,7 +336,7 @@ pub fn print(image: &Image, out: &mut impl Write) -> io::Result<()> {
             .memories
             .iter()
             .map(|memory| Memory {
-                name: String::from_utf8_lossy(&memory.name),
+                name: unicode(&memory.name),
                 length: memory.length,
                 bytes: memory.size(),
                 seals: memory.seals,

@@ -4,11 +4,13 @@
 
 use crate::extra::{Extra, Ready};
 use crate::names;
+use epoll_cli::text::unicode;
 use epoll_targets::resolve::{Descriptor, Owner, Resolved, TfdState};
 use epoll_targets::{fdinfo, resolve};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
 
 #[derive(Serialize)]
 struct Output<'a> {
@@ -112,7 +114,7 @@ impl From<Descriptor> for Place {
         Self {
             pid: descriptor.pid,
             fd: descriptor.fd,
-            file: names::link(descriptor).map(|link| link.to_string_lossy().into_owned()),
+            file: names::link(descriptor).map(|link| unicode(link.as_bytes()).into_owned()),
         }
     }
 }
@@ -148,7 +150,7 @@ impl<'a> From<&'a Resolved> for Target<'a> {
         let (number, number_file) = match &resolved.tfd_state {
             TfdState::Target => ("target", None),
             TfdState::Closed => ("closed", None),
-            TfdState::Other(link) => ("other", Some(link.to_string_lossy())),
+            TfdState::Other(link) => ("other", Some(unicode(link.as_bytes()))),
             _ => ("unknown", None),
         };
         Self {

@@ -12,6 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{FdFlags, dup, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::Value;
 use std::hint::black_box;
 use std::io::Write as _;
@@ -102,6 +103,39 @@ fn leaks_by_a_message() {
     close(file);
     sleep(LONG);
     drop(sockets);
+}
+
+/// A thread that has descriptors of its own ends, and leaves the instance to the others.
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_by_a_thread() {
+    let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let sockets = sockets();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: Others may go on using their descriptors.
+            unsafe { unshare_unsafe(UnshareFlags::FILES) }.unwrap();
+            let file = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+            add(&set, &file);
+            send(&sockets.0, std::slice::from_ref(&file));
+            std::mem::forget(file);
+        });
+    });
+    sleep(LONG);
+}
+
+#[test]
+fn the_end_of_a_thread_is_not_that_of_its_process() {
+    let Some((status, lines)) = trace("leaks_by_a_thread") else {
+        return;
+    };
+    let mut left = lines.iter().filter(|line| line["event"] == "left");
+    let left = left.next().unwrap_or_else(|| panic!("{lines:#?}"));
+    assert_eq!(status, 1);
+    assert!(has_line(&left["added"], ADD), "{left:#}");
+    let end = format!("the end of thread {}", left["closed"]["tid"]);
+    assert_eq!(left["by"], end);
+    assert_ne!(left["closed"]["tid"], left["closed"]["pid"]);
 }
 
 /// More of one instance than an iterator can tell of at a time.

@@ -32,7 +32,11 @@ pub fn closing(closed: &Closed) -> String {
         (calls::EXECVEAT, "execveat()"),
     ];
     if closed.is_exit {
-        return "the end of the process".into();
+        // A thread can have descriptors of its own.
+        return match super::runs(closed.closed.pid) {
+            true => format!("the end of thread {}", closed.closed.tid),
+            false => "the end of the process".into(),
+        };
     }
     let number = closed.closed.syscall.map(i64::from);
     let name = NAMES.iter().find(|(nr, _)| Some(*nr) == number);
