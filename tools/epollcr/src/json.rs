@@ -109,6 +109,9 @@ enum About<'a> {
         items: Vec<Item>,
     },
     PidFd {},
+    Inotify {
+        watches: Vec<Watch<'a>>,
+    },
     Other {
         why: &'a str,
     },
@@ -122,6 +125,14 @@ struct Place<'a> {
     inode: u64,
     special: Option<(u32, u32)>,
     unlinked: bool,
+}
+
+#[derive(Serialize)]
+struct Watch<'a> {
+    wd: u32,
+    mask: String,
+    #[serde(flatten)]
+    place: Place<'a>,
 }
 
 #[derive(Serialize)]
@@ -284,6 +295,16 @@ impl<'a> From<&'a Kind> for About<'a> {
                 }
             }
             Kind::PidFd => Self::PidFd {},
+            Kind::Inotify { watches } => {
+                let watches = watches.iter().map(|watch| Watch {
+                    wd: watch.wd,
+                    mask: format!("{:#x}", watch.mask),
+                    place: (&watch.place).into(),
+                });
+                Self::Inotify {
+                    watches: watches.collect(),
+                }
+            }
             Kind::Listener(listener) => Self::Listener {
                 address: &listener.address,
                 backlog: listener.backlog,

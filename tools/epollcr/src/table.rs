@@ -6,7 +6,9 @@ use epoll_cli::events;
 use epoll_cli::table::{Cell, Column, Table};
 use epoll_cli::text::{printable, printable_bytes};
 use epoll_targets::fdinfo::Events;
-use libepollcr::image::{Image, Item, Kind, Memory, Message, OpenFile, Peer, Pipe, Place, Timer};
+use libepollcr::image::{
+    Image, Item, Kind, Memory, Message, OpenFile, Peer, Pipe, Place, Timer, Watch,
+};
 use libepollcr::types::PipeEnds;
 use rustix::fs::SealFlags;
 use std::io::{self, Write};
@@ -219,6 +221,7 @@ fn contents(image: &Image, file: &OpenFile) -> String {
         }
         Kind::Epoll { items } => count(items.len(), "target"),
         Kind::PidFd => "the process itself".into(),
+        Kind::Inotify { watches } => self::watches(watches),
         Kind::Listener(listener) => format!("TCP, listens at {}", listener.address),
         Kind::Memory { memory, position } => {
             let text = self::memory(&image.memories[*memory as usize]);
@@ -286,6 +289,14 @@ fn memory(memory: &Memory) -> String {
         text += &format!(", sealed: {}", names.join("|"));
     }
     text
+}
+
+fn watches(watches: &[Watch]) -> String {
+    match watches {
+        [] => "watches nothing".into(),
+        [watch] => format!("watches {}", place(&watch.place)),
+        _ => format!("watches {}", count(watches.len(), "file")),
+    }
 }
 
 fn timer(timer: &Timer) -> String {

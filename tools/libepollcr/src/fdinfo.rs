@@ -3,7 +3,7 @@
 //! Parses `/proc/PID/fdinfo/FD` of files that are not in a file system.
 
 use crate::image::{Kind, Timer};
-use crate::types::{Clock, TimerFlags};
+use crate::types::{Clock, DeviceNumber, TimerFlags};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -71,10 +71,56 @@ pub fn process(text: &str) -> Option<i32> {
     number(text, "Pid")
 }
 
-/// Counts the files and directories that an inotify instance watches.
-pub fn watches(text: &str) -> usize {
-    let lines = text.lines().filter(|line| line.starts_with("inotify "));
-    lines.count()
+/// A file or directory that an inotify instance watches.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub wd: u32,
+    pub mask: u32,
+    /// The device of its file system, which is not always that of stat(2).
+    pub device: DeviceNumber,
+    pub inode: u64,
+    /// Type and bytes of its handle, if its file system has them: see open_by_handle_at(2).
+    pub handle: Option<(i32, Vec<u8>)>,
+}
+
+/// What an inotify instance watches.
+pub fn watches(text: &str) -> Option<Vec<Shown>> {
+    let lines = text.lines();
+    lines
+        .filter_map(|l| l.strip_prefix("inotify "))
+        .map(watch)
+        .collect()
+}
+
+fn watch(line: &str) -> Option<Shown> {
+    let text = |name: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.find_map(|field| field.strip_prefix(name)?.strip_prefix(':'))
+    };
+    let hexadecimal = |name| u64::from_str_radix(text(name)?, 16).ok();
+    let word = |name| u32::try_from(hexadecimal(name)?).ok();
+    // `MKDEV()` of the kernel.
+    let device = word("sdev")?;
+    let handle = match text("f_handle") {
+        Some(bytes) => {
+            let bytes = bytes
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+            Some((word("fhandle-type")? as i32, bytes.collect::<Option<_>>()?))
+        }
+        None => None,
+    };
+    Some(Shown {
+        wd: word("wd")?,
+        mask: word("mask")?,
+        device: DeviceNumber {
+            major: device >> 20,
+            minor: device & 0xf_ffff,
+        },
+        inode: hexadecimal("ino")?,
+        handle,
+    })
 }
 
 /// The numbers of the inodes in `/proc/locks`: of the file systems that they are in, only
@@ -136,9 +182,28 @@ mod tests {
         assert_eq!(signalfd(text), Some(Kind::SignalFd { mask: 0xa00 }));
 
         let text = "pos:\t0\nPid:\t12\nNSpid:\t12\t3\n";
-        assert_eq!((process(text), watches(text)), (Some(12), 0));
-        let text = "inotify wd:2 ino:9 sdev:3 mask:2\ninotify wd:1 ino:8 sdev:3 mask:2\n";
-        assert_eq!((process(text), watches(text)), (None, 2));
+        assert_eq!((process(text), watches(text)), (Some(12), Some(vec![])));
+        let text = "inotify wd:1f ino:2a sdev:fe00003 mask:4000002 ignored_mask:0 \
+                    fhandle-bytes:4 fhandle-type:81 f_handle:0a00ff10\n\
+                    inotify wd:1 ino:8 sdev:1b mask:2 ignored_mask:0 \n";
+        let device = |major, minor| DeviceNumber { major, minor };
+        let shown = [
+            Shown {
+                wd: 0x1f,
+                mask: 0x400_0002,
+                device: device(254, 3),
+                inode: 0x2a,
+                handle: Some((0x81, vec![0x0a, 0, 0xff, 0x10])),
+            },
+            Shown {
+                wd: 1,
+                mask: 2,
+                device: device(0, 27),
+                inode: 8,
+                handle: None,
+            },
+        ];
+        assert_eq!((process(text), watches(text)), (None, Some(shown.into())));
 
         let text = "lock:\t1: FLOCK  ADVISORY  WRITE 12 08:01:33 0 EOF\nlocks: no\n";
         assert_eq!(locks(text), 1);
@@ -158,6 +223,14 @@ mod tests {
             "sigmask: xyz",
         ] {
             assert_eq!(eventfd(text).or(timerfd(text)).or(signalfd(text)), None);
+        }
+        for text in [
+            "inotify wd:1",
+            "inotify wd:1 ino:8 sdev:100000000 mask:2",
+            "inotify wd:1 ino:8 sdev:1 mask:2 fhandle-bytes:1 fhandle-type:1 f_handle:0g",
+            "inotify wd:1 ino:8 sdev:1 mask:2 fhandle-bytes:1 f_handle:00",
+        ] {
+            assert_eq!(watches(text), None, "{text}");
         }
     }
 }

@@ -3,12 +3,13 @@
 //! poll(2) of one file; and system calls that rustix 1.1 does not wrap: options of sockets,
 //! among them `SO_PEEK_OFF`; recvmsg(2) that keeps all descriptors it is given; `F_SETSIG`,
 //! `F_SETOWN_EX` and their like; signalfd(2); `F_GETFD` of a descriptor that need not be
-//! open, which no `BorrowedFd` may stand for; and the ioctls `SIOCATMARK` and
-//! `TFD_IOC_SET_TICKS`, which go through [`rustix::ioctl`].
+//! open, which no `BorrowedFd` may stand for; open_by_handle_at(2); and the ioctls
+//! `SIOCATMARK`, `TFD_IOC_SET_TICKS` and `INOTIFY_IOC_SETNEXTWD`, which go through
+//! [`rustix::ioctl`].
 
 use crate::types::{Owner, OwnerKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::ioctl::{self, Getter, Setter, opcode};
+use rustix::ioctl::{self, Getter, IntegerSetter, Setter, opcode};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -334,6 +335,49 @@ pub fn set_ticks(timer: impl AsFd, ticks: u64) -> io::Result<()> {
     // and all callers pass a timer that they have just created.
     unsafe { ioctl::ioctl(timer, Setter::<REQUEST, u64>::new(ticks)) }?;
     Ok(())
+}
+
+/// Sets the watch descriptor that inotify_add_watch(2) returns next:
+/// `INOTIFY_IOC_SETNEXTWD` of `linux/inotify.h`, which takes `CONFIG_CHECKPOINT_RESTORE`.
+pub fn set_next_watch(inotify: impl AsFd, wd: u32) -> io::Result<()> {
+    const REQUEST: ioctl::Opcode = opcode::write::<i32>(b'I', 0);
+
+    // SAFETY: this ioctl takes an integer, not a pointer. The caller has just created the
+    // inotify instance.
+    unsafe { ioctl::ioctl(inotify, IntegerSetter::<REQUEST>::new_usize(wd as usize)) }?;
+    Ok(())
+}
+
+/// Opens a file with `O_PATH` by its handle, and a file in the same mount: see
+/// open_by_handle_at(2).
+pub fn open_by_handle(mount: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> io::Result<OwnedFd> {
+    /// `struct file_handle`, with room for the largest handle.
+    #[repr(C)]
+    struct Handle {
+        size: libc::c_uint,
+        kind: libc::c_int,
+        bytes: [u8; libc::MAX_HANDLE_SZ as usize],
+    }
+
+    let mut file = Handle {
+        size: handle.len() as libc::c_uint,
+        kind,
+        bytes: [0; libc::MAX_HANDLE_SZ as usize],
+    };
+    let room = file.bytes.get_mut(..handle.len());
+    room.ok_or(rustix::io::Errno::INVAL)?
+        .copy_from_slice(handle);
+    // SAFETY: the kernel reads a `struct file_handle`, and as many bytes of the handle as that
+    // says, which are there.
+    let fd = check(unsafe {
+        libc::open_by_handle_at(
+            mount.as_raw_fd(),
+            (&raw mut file).cast(),
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    })?;
+    // SAFETY: open_by_handle_at() has just opened this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Opens a signalfd for a set of signals, bit n - 1 of which is signal n.

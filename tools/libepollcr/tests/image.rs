@@ -6,7 +6,7 @@ mod common;
 
 use common::{bytes, file, image, place, socket};
 use image_mutator::{HEAD, seal};
-use libepollcr::image::{Descriptor, Error, Image, Item, Kind, Peer};
+use libepollcr::image::{Descriptor, Error, Image, Item, Kind, Peer, Watch};
 use libepollcr::types::{Clock, DeviceNumber, Directions, PipeEnds, SocketKind, TimerFlags};
 use proptest::prelude::*;
 use std::error::Error as _;
@@ -54,10 +54,10 @@ fn each_error_is_a_sentence() {
     assert_eq!(refused(&longer), "the image has data after its end");
 
     let mut other = good.clone();
-    other[8] = 3;
+    other[8] = 4;
     assert_eq!(
         refused(&other),
-        "the image has version 3, and only versions up to 2 can be read"
+        "the image has version 4, and only versions up to 3 can be read"
     );
 
     // No more is read than there is, whatever the length says.
@@ -147,6 +147,22 @@ const CONTRADICTIONS: &[(&str, Edit)] = &[
             if let Kind::Path { place, .. } = &mut image.files[8].kind {
                 place.path = b"etc/passwd".to_vec();
             }
+        },
+    ),
+    (
+        "file 2: watch descriptor 1 is too large, or not in ascending order",
+        |image| {
+            let watch = Watch::new(1, libc::IN_OPEN, place("/etc/passwd"));
+            let watches = vec![watch.clone(), watch];
+            image.files[2].kind = Kind::Inotify { watches };
+        },
+    ),
+    (
+        "file 2: watch 1: 0x20000002 is not a mask of events",
+        |image| {
+            let mask = libc::IN_MODIFY | libc::IN_MASK_ADD;
+            let watches = vec![Watch::new(1, mask, place("/etc/passwd"))];
+            image.files[2].kind = Kind::Inotify { watches };
         },
     ),
     ("file 2: it has unknown flags 0o100", |image| {

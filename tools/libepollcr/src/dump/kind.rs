@@ -4,7 +4,7 @@
 
 use super::table::{Dumper, Ends};
 use super::types::Source;
-use super::{Result, listener, memory, mounts, socket};
+use super::{Result, inotify, listener, memory, mounts, socket};
 use crate::device::Description;
 use crate::image::{FLAGS, Kind, Pipe, Place};
 use crate::types::{DeviceNumber, PipeEnds};
@@ -32,10 +32,7 @@ fn same_here(description: &Description, name: &[u8]) -> Option<Place> {
         return None;
     }
     let found = lstat(OsStr::from_bytes(name)).ok()?;
-    let device = DeviceNumber {
-        major: rustix::fs::major(found.st_dev),
-        minor: rustix::fs::minor(found.st_dev),
-    };
+    let device = DeviceNumber::of(found.st_dev);
     let same = (device, found.st_ino) == (stat.device, stat.inode);
     same.then(|| Place {
         path: name.to_vec(),
@@ -74,10 +71,13 @@ impl Dumper<'_, '_> {
                 _ if mode == libc::S_IFSOCK => self.socket(source, description),
                 _ if name.starts_with(b"/") => self.elsewhere(source, description, name),
                 b"anon_inode:inotify" => {
-                    let watches = fdinfo::watches(&self.fdinfo(source)?);
-                    other(&format!(
-                        "epollcr does not recreate its watches ({watches}, see inotify(7))"
-                    ))
+                    let shown = self.fdinfo(source)?;
+                    Ok(
+                        match self.with(source, |fd| inotify::describe(fd, &shown))? {
+                            Ok(watches) => Kind::Inotify { watches },
+                            Err(why) => Kind::Other { why },
+                        },
+                    )
                 }
                 _ if name == b"anon_inode:[pidfd]" || name.starts_with(b"pidfd:") => {
                     Ok(match fdinfo::process(&self.fdinfo(source)?) {

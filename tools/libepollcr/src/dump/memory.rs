@@ -23,11 +23,7 @@ const PIECE: usize = 1 << 20;
 /// The device of such files.
 pub fn device() -> Option<DeviceNumber> {
     let own = memfd_create("", MemfdFlags::CLOEXEC).ok()?;
-    let device = fstat(own).ok()?.st_dev;
-    Some(DeviceNumber {
-        major: rustix::fs::major(device),
-        minor: rustix::fs::minor(device),
-    })
+    Some(DeviceNumber::of(fstat(own).ok()?.st_dev))
 }
 
 /// Reads one. Its position stays where it is.

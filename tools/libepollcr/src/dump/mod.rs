@@ -9,6 +9,7 @@
 
 mod connect;
 mod contents;
+mod inotify;
 mod kernel;
 mod kind;
 mod listener;

@@ -251,8 +251,8 @@ impl Stock {
             owner: sys::owner(fd)?,
             stat: stat.map(|stat| Stat {
                 nlink: stat.st_nlink as u32,
-                device: device(stat.st_dev),
-                special: device(stat.st_rdev),
+                device: DeviceNumber::of(stat.st_dev),
+                special: DeviceNumber::of(stat.st_rdev),
                 inode: stat.st_ino,
                 length: stat.st_size.try_into().unwrap_or(0),
             }),
@@ -427,13 +427,6 @@ impl Stock {
         }
         let why = self.refused.get(&file).ok_or(Errno::STALE)?;
         Ok(Fetched::Refused(why.clone()))
-    }
-}
-
-fn device(device: u64) -> DeviceNumber {
-    DeviceNumber {
-        major: rustix::fs::major(device),
-        minor: rustix::fs::minor(device),
     }
 }
 

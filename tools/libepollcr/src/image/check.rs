@@ -4,7 +4,7 @@
 
 use super::{
     Bytes, Image, Item, Kind, Listener, Memory, OpenFile, Peer, Pipe, Place, Socket, SocketOption,
-    Timer,
+    Timer, Watch,
 };
 use crate::types::SocketKind;
 use minicbor::{Decoder, decode};
@@ -286,6 +286,7 @@ pub(crate) fn check_alone(file: &OpenFile) -> Result {
         }),
         Kind::TimerFd(timer) => check_timer(timer),
         Kind::Listener(listener) => check_listener(listener),
+        Kind::Inotify { watches } => check_watches(watches),
         Kind::SignalFd { .. }
         | Kind::Other { .. }
         | Kind::Socket(_)
@@ -323,6 +324,29 @@ fn check_listener(listener: &Listener) -> Result {
             kept.is_some_and(|kept| kept.2 == option.value.0.len()),
             || format!("{} is not an option of a listener", option.name),
         )?;
+    }
+    Ok(())
+}
+
+fn check_watches(watches: &[Watch]) -> Result {
+    let mut last = 0;
+    for &Watch {
+        wd,
+        mask,
+        ref place,
+    } in watches
+    {
+        let at = |error: Invalid| Invalid(format!("watch {wd}: {error}"));
+        ensure(wd > last && wd <= i32::MAX as u32, || {
+            format!("watch descriptor {wd} is too large, or not in ascending order")
+        })?;
+        last = wd;
+        ensure(
+            mask & libc::IN_ALL_EVENTS != 0 && mask & !Watch::MASK == 0,
+            || format!("{mask:#x} is not a mask of events"),
+        )
+        .map_err(at)?;
+        check_place(place).map_err(at)?;
     }
     Ok(())
 }

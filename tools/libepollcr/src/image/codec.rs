@@ -11,9 +11,9 @@ const MAGIC: [u8; 8] = *b"EPOLLCR\n";
 
 /// The newest version of the format. All versions are read, and the first one is written
 /// that has what an image needs: version 2 has
-/// [`Kind::Memory`], [`Kind::Listener`] and [`Kind::PidFd`]. Additions that an older
-/// reader can ignore do not change it.
-pub const VERSION: u32 = 2;
+/// [`Kind::Memory`], [`Kind::Listener`] and [`Kind::PidFd`], and version 3 has
+/// [`Kind::Inotify`]. Additions that an older reader can ignore do not change it.
+pub const VERSION: u32 = 3;
 
 /// The size of the head, in bytes: magic number, version, checksum and length of the
 /// body, little-endian.
@@ -61,12 +61,12 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 impl Image {
     /// The first version of the format that has what this image needs.
     fn version(&self) -> u32 {
-        let is_new =
-            |kind: &Kind| matches!(kind, Kind::Memory { .. } | Kind::Listener(_) | Kind::PidFd);
-        match self.files.iter().any(|file| is_new(&file.kind)) {
-            true => VERSION,
-            false => 1,
-        }
+        let versions = self.files.iter().map(|file| match file.kind {
+            Kind::Inotify { .. } => VERSION,
+            Kind::Memory { .. } | Kind::Listener(_) | Kind::PidFd => 2,
+            _ => 1,
+        });
+        versions.max().unwrap_or(1)
     }
 
     /// Reads an image, and checks it.

@@ -9,6 +9,7 @@ use crate::types::{
     Clock, DeviceNumber, Opener, Owner, PRIVATE_BITS, PipeEnds, TimerFlags, duration,
 };
 use minicbor::{Decode, Encode};
+use rustix::fs::Stat;
 use std::time::Duration;
 
 /// An open file description.
@@ -108,6 +109,13 @@ pub enum Kind {
     /// The process itself, see pidfd_open(2).
     #[n(10)]
     PidFd,
+    /// An inotify instance without events, see inotify(7).
+    #[n(11)]
+    Inotify {
+        /// What it watches, by ascending watch descriptor.
+        #[n(0)]
+        watches: Vec<Watch>,
+    },
     /// A file that cannot be restored.
     #[n(7)]
     Other {
@@ -222,6 +230,21 @@ pub struct Timer {
     pub interval: Duration,
 }
 
+/// A watch of an inotify instance.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub struct Watch {
+    /// The watch descriptor, as inotify_add_watch(2) returned it.
+    #[n(0)]
+    pub wd: u32,
+    /// The events (`IN_*`), and the flags `IN_EXCL_UNLINK` and `IN_ONESHOT`.
+    #[n(1)]
+    pub mask: u32,
+    /// The file or directory.
+    #[n(2)]
+    pub place: Place,
+}
+
 /// A target of an epoll instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Item {
@@ -279,6 +302,27 @@ impl Place {
             special: None,
             unlinked: false,
         }
+    }
+
+    /// The file that this is the state of.
+    pub(crate) fn of(path: impl Into<Vec<u8>>, stat: &Stat) -> Self {
+        let is_device = matches!(stat.st_mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK);
+        Self {
+            device: DeviceNumber::of(stat.st_dev),
+            inode: stat.st_ino,
+            special: is_device.then(|| DeviceNumber::of(stat.st_rdev)),
+            ..Self::new(path, stat.st_mode)
+        }
+    }
+}
+
+impl Watch {
+    /// The events, and the flags of inotify_add_watch(2) that stay.
+    pub(crate) const MASK: u32 = libc::IN_ALL_EVENTS | libc::IN_EXCL_UNLINK | libc::IN_ONESHOT;
+
+    /// A watch of a file or directory.
+    pub const fn new(wd: u32, mask: u32, place: Place) -> Self {
+        Self { wd, mask, place }
     }
 }
 
@@ -351,6 +395,7 @@ impl Kind {
             Self::Memory { .. } => "memfd",
             Self::Listener(_) => "listener",
             Self::PidFd => "pidfd",
+            Self::Inotify { .. } => "inotify",
             Self::Other { .. } => "other",
         }
     }

@@ -22,7 +22,7 @@ pub use bytes::Bytes;
 pub use check::Invalid;
 pub(crate) use check::{FLAGS, check_alone};
 pub use codec::{Error, VERSION};
-pub use file::{Extent, Item, Kind, Memory, OpenFile, Pipe, Place, Timer};
+pub use file::{Extent, Item, Kind, Memory, OpenFile, Pipe, Place, Timer, Watch};
 pub use socket::{Buffers, Listener, Message, Peer, Socket, SocketOption};
 
 use minicbor::{Decode, Encode};

@@ -2,7 +2,7 @@
 
 //! Makes single files.
 
-use crate::image::{Bytes, Listener, Memory, OpenFile, Pipe, Place, Timer};
+use crate::image::{Bytes, Listener, Memory, OpenFile, Pipe, Place, Timer, Watch};
 use crate::pipe::{self, Contents};
 use crate::sys;
 use crate::types::{Clock, DeviceNumber, PipeEnds, TimerFlags};
@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{
     Access, AtFlags, CWD, Gid, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, Uid, accessat,
     fchmod, fchown, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fcntl_setfl, fstat, ftruncate,
-    memfd_create, open, seek,
+    inotify, memfd_create, open, seek,
 };
 use rustix::io::{Errno, pwrite};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with};
@@ -20,6 +20,7 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -84,12 +85,8 @@ fn find(place: &Place) -> Result<OwnedFd, String> {
     let found = open(path, flags, Mode::empty());
     let found = found.map_err(|error| format!("it cannot be found: {error}"))?;
     let stat = fstat(&found).map_err(|error| format!("its attributes cannot be read: {error}"))?;
-    let number = |device| DeviceNumber {
-        major: rustix::fs::major(device),
-        minor: rustix::fs::minor(device),
-    };
-    let special = number(stat.st_rdev);
-    let same = number(stat.st_dev) == place.device
+    let special = DeviceNumber::of(stat.st_rdev);
+    let same = DeviceNumber::of(stat.st_dev) == place.device
         && stat.st_ino == place.inode
         && stat.st_mode & libc::S_IFMT == place.mode & libc::S_IFMT
         && place.special.is_none_or(|old| old == special);
@@ -383,6 +380,47 @@ pub fn counter(count: u64, semaphore: bool) -> io::Result<OwnedFd> {
         rustix::io::write(&fd, &count.to_ne_bytes())?;
     }
     Ok(fd)
+}
+
+/// Makes an inotify instance. Nobody notices but those who count them.
+pub fn inotify(watches: &[Watch]) -> io::Result<OwnedFd> {
+    let made = inotify::init(inotify::CreateFlags::CLOEXEC)
+        .map_err(|error| limited(error, Errno::MFILE, "max_user_instances"))?;
+    let mut next = 1;
+    for watch in watches {
+        let failed = |why: &dyn fmt::Display| {
+            let path = String::from_utf8_lossy(&watch.place.path);
+            io::Error::other(format!("{path} cannot be watched again: {why}"))
+        };
+        if watch.wd != next {
+            sys::set_next_watch(&made, watch.wd).map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOTTY) => {
+                    failed(&"this kernel cannot set a watch descriptor (CONFIG_CHECKPOINT_RESTORE)")
+                }
+                _ => failed(&error),
+            })?;
+        }
+        let found = find(&watch.place).map_err(|why| failed(&why))?;
+        let mask = inotify::WatchFlags::from_bits_retain(watch.mask);
+        let wd = inotify::add_watch(&made, link(&found), mask)
+            .map_err(|error| failed(&limited(error, Errno::NOSPC, "max_user_watches")))?;
+        if wd as u32 != watch.wd {
+            return Err(failed(&format!(
+                "it got watch descriptor {wd}, not {}",
+                watch.wd
+            )));
+        }
+        next = watch.wd.saturating_add(1);
+    }
+    Ok(made)
+}
+
+/// Names the limit that an error comes from.
+fn limited(error: Errno, at: Errno, limit: &str) -> io::Error {
+    match error == at {
+        true => io::Error::other(format!("{error} (raise /proc/sys/fs/inotify/{limit})")),
+        false => error.into(),
+    }
 }
 
 /// Makes a timer that is disarmed.

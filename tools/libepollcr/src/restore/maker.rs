@@ -87,9 +87,13 @@ impl Maker<'_> {
         }
         self.pipes()?;
         self.memories()?;
-        for (index, file) in self.image.files.iter().enumerate() {
-            if !self.given[index] {
-                self.file(index, &file.kind)?;
+        // Last, those that notice if others are opened.
+        for notices in [false, true] {
+            for (index, file) in self.image.files.iter().enumerate() {
+                let is_inotify = matches!(file.kind, Kind::Inotify { .. });
+                if !self.given[index] && is_inotify == notices {
+                    self.file(index, &file.kind)?;
+                }
             }
         }
         Ok(())
@@ -149,6 +153,7 @@ impl Maker<'_> {
             Kind::SignalFd { mask } => at(index, sys::signalfd(*mask))?,
             Kind::PidFd => at(index, PidFd::open(std::process::id() as i32))?.into(),
             Kind::Listener(listener) => at(index, make::listener(listener))?,
+            Kind::Inotify { watches } => at(index, make::inotify(watches))?,
             Kind::Epoll { .. } => at(index, epoll::create(epoll::CreateFlags::CLOEXEC))?,
             // The first of a pair makes both.
             Kind::Socket(socket) => match socket.peer {

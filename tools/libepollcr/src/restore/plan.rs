@@ -192,7 +192,7 @@ fn can_fire(image: &Image, given: &[bool], file: usize) -> bool {
             let writes = end.contains(PipeEnds::WRITE) && !is_full(pipe);
             reads || writes
         }
-        Kind::SignalFd { .. } | Kind::Listener(_) | Kind::PidFd => false,
+        Kind::SignalFd { .. } | Kind::Listener(_) | Kind::PidFd | Kind::Inotify { .. } => false,
         // Others can be written, or are made to expire.
         _ => true,
     }
@@ -382,6 +382,7 @@ impl Checks<'_> {
                     .err()
                     .map(|error| format!("it cannot listen at {} again: {error}", listener.address))
             }
+            Kind::Inotify { watches } => make::inotify(watches).err().map(|e| e.to_string()),
             Kind::Other { why } => Some(why.clone()),
             Kind::EventFd { .. } | Kind::SignalFd { .. } | Kind::Epoll { .. } | Kind::PidFd => None,
         });
