@@ -522,6 +522,65 @@ TEST_F(epoll_cr, containers)
 	EXPECT_LE(0, fetch(self->dev, SELF, self->efd, TFD, 0, 0));
 }
 
+/*
+ * Who has joined a container is in it, as far as FETCH is concerned: its next
+ * child for a pid namespace, itself for a user namespace.
+ */
+TEST_F(epoll_cr, containers_joined)
+{
+	static const struct {
+		int flag;
+		const char *name;
+	} cases[] = {
+		{ CLONE_NEWPID, "pid_for_children" }, { CLONE_NEWUSER, "user" },
+	};
+	unsigned int i;
+
+	if (geteuid())
+		SKIP(return, "needs root to make namespaces");
+	ASSERT_EQ(0, add_in_flight(self->efd, 1, TFD, 0));
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		pid_t pid, joined;
+		char path[64];
+		int sock;
+
+		pid = fork_synced(&sock);
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			if (unshare(cases[i].flag))
+				_exit(200);
+			/* A pid namespace is there once it has a process. */
+			pid = fork_bound();
+			if (pid)
+				_exit(wait_exit(pid));
+			sync_post(sock);
+			sync_wait(sock);
+			_exit(0);
+		}
+		EXPECT_TRUE(sync_wait(sock));
+		snprintf(path, sizeof(path), "/proc/%d/ns/%s", pid,
+			 cases[i].name);
+		joined = fork_bound();
+		ASSERT_GE(joined, 0);
+		if (!joined) {
+			int ns = open(path, O_RDONLY);
+
+			if (ns < 0 || setns(ns, cases[i].flag))
+				_exit(201);
+			joined = fork();
+			if (joined)
+				_exit(wait_exit(joined));
+			_exit(fetch(self->dev, SELF, self->efd, TFD, 0, 0) ==
+			      -EPERM ? 0 : 202);
+		}
+		EXPECT_EQ(0, wait_exit(joined)) {
+			TH_LOG("joined by %s", cases[i].name);
+		}
+		EXPECT_EQ(0, sync_end(sock, pid));
+	}
+	EXPECT_LE(0, fetch(self->dev, SELF, self->efd, TFD, 0, 0));
+}
+
 /* A pidfd names a process of another pid namespace as well as any. */
 TEST_F(epoll_cr, pid_namespace)
 {
