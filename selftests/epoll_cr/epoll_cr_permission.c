@@ -522,10 +522,7 @@ TEST_F(epoll_cr, containers)
 	EXPECT_LE(0, fetch(self->dev, SELF, self->efd, TFD, 0, 0));
 }
 
-/*
- * Who has joined a container is in it, as far as FETCH is concerned: its next
- * child for a pid namespace, itself for a user namespace.
- */
+/* The children of who has joined a container are in it. */
 TEST_F(epoll_cr, containers_joined)
 {
 	static const struct {
@@ -549,10 +546,14 @@ TEST_F(epoll_cr, containers_joined)
 		if (!pid) {
 			if (unshare(cases[i].flag))
 				_exit(200);
-			/* A pid namespace is there once it has a process. */
-			pid = fork_bound();
+			/*
+			 * A pid namespace is there once it has a process,
+			 * which does not see its parent.
+			 */
+			pid = fork();
 			if (pid)
 				_exit(wait_exit(pid));
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			sync_post(sock);
 			sync_wait(sock);
 			_exit(0);

@@ -352,6 +352,9 @@ mod tests {
         );
         assert_eq!(flags(libc::O_DSYNC as u32), "RDONLY|DSYNC");
         assert_eq!(flags((libc::O_WRONLY | libc::O_SYNC) as u32), "WRONLY|SYNC");
+        let watch = |path| Watch::new(1, 2, Place::new(path, 0));
+        assert_eq!(watches(&[watch("/a")]), "watches /a");
+        assert_eq!(watches(&[watch("/a"), watch("/b")]), "watches 2 files");
         assert_eq!(signals(0xa00), "signals 10,12");
         let mut timer = Timer::new(Clock::Monotonic);
         timer.ticks = 2;

@@ -348,8 +348,15 @@ pub fn set_next_watch(inotify: impl AsFd, wd: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file with `O_PATH` by its handle, and a file in the same mount: see
-/// open_by_handle_at(2).
+/// Gives this thread a working directory of its own.
+pub fn leave_shared_directory() -> io::Result<()> {
+    // SAFETY: no descriptor depends on the working directory, or on anything else that is
+    // shared by `CLONE_FS`.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?)
+}
+
+/// Opens a file with `O_PATH` by its handle, and a file or directory in the same mount, or
+/// [`CWD`](rustix::fs::CWD): see open_by_handle_at(2).
 pub fn open_by_handle(mount: BorrowedFd<'_>, kind: i32, handle: &[u8]) -> io::Result<OwnedFd> {
     /// `struct file_handle`, with room for the largest handle.
     #[repr(C)]

@@ -7,19 +7,16 @@ use super::mounts::{self, Mount};
 use crate::fdinfo::{self, Shown};
 use crate::image::{Place, Watch};
 use crate::sys;
-use crate::types::DeviceNumber;
-use rustix::fs::{Mode, OFlags, fstat, lstat, open};
+use rustix::fs::{CWD, Mode, OFlags, fstat, inotify, lstat, open};
 use rustix::io::ioctl_fionread;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// Returns the watches of an instance, ascending, or why they cannot be recreated.
 pub fn describe(inotify: BorrowedFd<'_>, fdinfo: &str) -> io::Result<Result<Vec<Watch>, String>> {
-    // This comes first: the search may cause events itself, if the root of a mount is watched.
     if ioctl_fionread(inotify)? > 0 {
         return Ok(Err(
             "it has events that were not read, and would be lost".into()
@@ -30,10 +27,43 @@ pub fn describe(inotify: BorrowedFd<'_>, fdinfo: &str) -> io::Result<Result<Vec<
             "the kernel shows its watches in a way that is not known here".into(),
         ));
     };
-    let mut finder = Finder::default();
-    if !shown.is_empty() {
-        finder.mounts = mounts::here()?;
+    if shown.is_empty() {
+        return Ok(Ok(Vec::new()));
     }
+    if !shows_flags()? {
+        return Ok(Err(
+            "this kernel does not show which of its watches are IN_ONESHOT or IN_EXCL_UNLINK"
+                .into(),
+        ));
+    }
+    // In a thread with a working directory of its own: a mount is searched by a descriptor
+    // that was opened for reading, which those who watch the mount would notice, or from the
+    // working directory.
+    let watches = std::thread::scope(|scope| {
+        let found = scope.spawn(|| {
+            sys::leave_shared_directory()?;
+            find_all(shown)
+        });
+        found.join()
+    });
+    watches.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Whether fdinfo shows more of a mask than the events, which older kernels do not.
+fn shows_flags() -> io::Result<bool> {
+    let own = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    let mask = inotify::WatchFlags::DELETE_SELF | inotify::WatchFlags::ONESHOT;
+    inotify::add_watch(&own, "/", mask)?;
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", own.as_raw_fd()))?;
+    let shown = fdinfo::watches(&text).unwrap_or_default();
+    Ok(shown.iter().any(|watch| watch.mask & libc::IN_ONESHOT != 0))
+}
+
+fn find_all(shown: Vec<Shown>) -> io::Result<Result<Vec<Watch>, String>> {
+    let mut finder = Finder {
+        mounts: mounts::here()?,
+        here: None,
+    };
     let mut watches = Vec::with_capacity(shown.len());
     for shown in shown {
         match finder.find(&shown) {
@@ -51,63 +81,53 @@ pub fn describe(inotify: BorrowedFd<'_>, fdinfo: &str) -> io::Result<Result<Vec<
     Ok(Ok(watches))
 }
 
-#[derive(Default)]
 struct Finder {
     mounts: Vec<Mount>,
-    /// The roots of mounts that were opened, by the ids of these.
-    roots: HashMap<u64, Option<OwnedFd>>,
+    /// The id of the mount whose root is the working directory.
+    here: Option<u64>,
 }
 
 impl Finder {
     fn find(&mut self, shown: &Shown) -> Result<Place, &'static str> {
-        let here = self.mounts.iter();
-        let here: Vec<_> = here.filter(|m| m.device == shown.device).collect();
-        if here.is_empty() {
+        let mut mounts = self.mounts.iter().filter(|m| m.device == shown.device);
+        let mut next = mounts.next();
+        if next.is_none() {
             return Err("which is in no file system that is mounted here");
         }
-        // A root needs no handle, and the file systems of the kernel have none.
-        for mount in &here {
-            let root = lstat(OsStr::from_bytes(&mount.path)).ok();
-            let root = root.filter(|root| {
-                DeviceNumber::of(root.st_dev) == shown.device && root.st_ino == shown.inode
-            });
-            if let Some(root) = root {
-                return Ok(Place::of(&mount.path[..], &root));
-            }
-        }
         let Some((kind, handle)) = &shown.handle else {
-            return Err("whose handle its file system does not show");
+            return Err("whose handle the kernel does not show");
         };
-        let mut why = "which its file system does not open by its handle";
-        for mount in here {
-            let root = self.roots.entry(mount.id).or_insert_with(|| root(mount));
-            let Some(root) = root else { continue };
-            match sys::open_by_handle(root.as_fd(), *kind, handle) {
+        let mut why = "which is below no mount that can be opened here";
+        while let Some(mount) = next {
+            next = mounts.next();
+            if self.here != Some(mount.id) {
+                self.here = enter(mount);
+                if self.here.is_none() {
+                    continue;
+                }
+            }
+            match sys::open_by_handle(CWD, *kind, handle) {
                 Ok(found) => match path_of(&found) {
                     Ok(place) => return Ok(place),
                     Err(reason) => why = reason,
                 },
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EPERM) => {
-                        return Err("whose path is found only with CAP_DAC_READ_SEARCH");
-                    }
-                    Some(libc::ESTALE) => why = "which is not in its file system any more",
-                    _ => {}
-                },
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                    return Err("whose path is found only with CAP_DAC_READ_SEARCH");
+                }
+                Err(_) => why = "which its file system does not find by its handle",
             }
         }
         Err(why)
     }
 }
 
-/// Opens the root of a mount, unless another mount is on top of it.
-fn root(mount: &Mount) -> Option<OwnedFd> {
+/// Makes the root of a mount the working directory, unless another mount is on top of it.
+fn enter(mount: &Mount) -> Option<u64> {
     let path = OsStr::from_bytes(&mount.path);
-    // O_PATH would not do.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = open(path, flags, Mode::empty()).ok()?;
+    let root = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", root.as_raw_fd())).ok()?;
-    (mounts::of(&info) == Some(mount.id)).then_some(root)
+    rustix::process::fchdir(&root).ok()?;
+    mounts::of(&info).filter(|&id| id == mount.id)
 }
 
 /// Returns the path of a file, if it leads there.
@@ -122,8 +142,12 @@ fn path_of(found: &OwnedFd) -> Result<Place, &'static str> {
     let path = link.map_err(|_| NONE)?.into_os_string();
     let same =
         lstat(&path).is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino));
-    match same && path.as_bytes().starts_with(b"/") {
-        true => Ok(Place::of(path.as_bytes(), &stat)),
+    if same && path.as_bytes().starts_with(b"/") {
+        return Ok(Place::of(path.as_bytes(), &stat));
+    }
+    // A watch keeps the inode, not its name.
+    match path.as_bytes() == b"/" && stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        true => Err("whose path the kernel does not remember (once it is opened, it does)"),
         false => Err(NONE),
     }
 }

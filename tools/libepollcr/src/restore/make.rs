@@ -385,7 +385,7 @@ pub fn counter(count: u64, semaphore: bool) -> io::Result<OwnedFd> {
 /// Makes an inotify instance. Nobody notices but those who count them.
 pub fn inotify(watches: &[Watch]) -> io::Result<OwnedFd> {
     let made = inotify::init(inotify::CreateFlags::CLOEXEC)
-        .map_err(|error| limited(error, Errno::MFILE, "max_user_instances"))?;
+        .map_err(|error| limited(error, Errno::MFILE, "max_user_instances, or ulimit -n"))?;
     let mut next = 1;
     for watch in watches {
         let failed = |why: &dyn fmt::Display| {
@@ -401,7 +401,8 @@ pub fn inotify(watches: &[Watch]) -> io::Result<OwnedFd> {
             })?;
         }
         let found = find(&watch.place).map_err(|why| failed(&why))?;
-        let mask = inotify::WatchFlags::from_bits_retain(watch.mask);
+        // The kernel ignores this one, and refuses a mask without any.
+        let mask = inotify::WatchFlags::from_bits_retain(watch.mask | libc::IN_ISDIR);
         let wd = inotify::add_watch(&made, link(&found), mask)
             .map_err(|error| failed(&limited(error, Errno::NOSPC, "max_user_watches")))?;
         if wd as u32 != watch.wd {

@@ -7,7 +7,9 @@ use crate::image::{Image, Item, Kind, OpenFile, Peer, Pipe, Timer};
 use crate::sys;
 use crate::types::{Owner, OwnerKind, PipeEnds};
 use rustix::process::{Resource, getrlimit};
+use std::cell::RefCell;
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 /// A reason why an image cannot be restored.
 ///
@@ -326,6 +328,8 @@ struct Checks<'a> {
     /// Why each pipe cannot be restored.
     pipes: Vec<Option<String>>,
     ticks: bool,
+    /// Inotify instances that can be made.
+    inotify: RefCell<Vec<OwnedFd>>,
 }
 
 impl<'a> Checks<'a> {
@@ -339,6 +343,7 @@ impl<'a> Checks<'a> {
                 .map(|(pipe, files)| check_pipe(image, given, pipe, files))
                 .collect(),
             ticks: sys::can_set_ticks(),
+            inotify: RefCell::default(),
         }
     }
 }
@@ -382,7 +387,14 @@ impl Checks<'_> {
                     .err()
                     .map(|error| format!("it cannot listen at {} again: {error}", listener.address))
             }
-            Kind::Inotify { watches } => make::inotify(watches).err().map(|e| e.to_string()),
+            // All at once: a user can have so many.
+            Kind::Inotify { watches } => match make::inotify(watches) {
+                Ok(made) => {
+                    self.inotify.borrow_mut().push(made);
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            },
             Kind::Other { why } => Some(why.clone()),
             Kind::EventFd { .. } | Kind::SignalFd { .. } | Kind::Epoll { .. } | Kind::PidFd => None,
         });
