@@ -5,15 +5,21 @@
 
 mod common;
 
-use common::{bytes, image};
+use common::{bytes, file, image, place};
 use image_mutator::mutated;
 use libepollcr::device::Device;
-use libepollcr::image::{Image, Kind};
+use libepollcr::image::{Descriptor, Image, Kind, Watch};
 use libepollcr::restore::Restore;
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 
 fn open_files() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// How many edits are tried.
+fn mutations() -> u64 {
+    number("EPOLLCR_MUTATIONS", 50_000)
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -21,21 +27,15 @@ fn number(name: &str, default: u64) -> u64 {
     value.map_or(default, |value| value.parse().expect(name))
 }
 
-/// `EPOLLCR_MUTATIONS` says how many, `EPOLLCR_SEED` which.
-#[test]
-fn edits_are_refused_or_harmless() {
-    let mutations = number("EPOLLCR_MUTATIONS", 50_000);
+/// Restores an image with edits: `EPOLLCR_SEED` says which.
+fn edit(image: &Image, mutations: u64) {
+    /// Both count descriptors.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = number("EPOLLCR_SEED", 1);
     let device = Device::open().ok();
-    let mut image = image();
-    for file in &mut image.files {
-        match &mut file.kind {
-            // Or nothing would be restored at all.
-            Kind::Epoll { items } if device.is_none() => items.clear(),
-            _ => {}
-        }
-    }
-    let good = bytes(&image);
+    let good = bytes(image);
     let before = open_files();
     let (mut read, mut restored) = (0, 0);
     for n in 0..mutations {
@@ -60,4 +60,35 @@ fn edits_are_refused_or_harmless() {
     }
     println!("{mutations} mutations: {read} could be read, {restored} restored");
     assert!(restored > 0, "no mutation was so small that it did no harm");
+}
+
+/// `EPOLLCR_MUTATIONS` says how many.
+#[test]
+fn edits_are_refused_or_harmless() {
+    let mut image = image();
+    for file in &mut image.files {
+        match &mut file.kind {
+            // Or nothing would be restored at all.
+            Kind::Epoll { items } if Device::open().is_err() => items.clear(),
+            _ => {}
+        }
+    }
+    edit(&image, mutations());
+}
+
+/// Fewer: the kernel takes its time to close an inotify instance.
+#[test]
+fn edits_of_watches() {
+    let mut image = Image::default();
+    let watch = |wd, path| Watch::new(wd, libc::IN_MODIFY, place(path));
+    let watches = vec![watch(1, "/etc/passwd"), watch(7, "/etc")];
+    let kind = Kind::Inotify { watches };
+    image.files = vec![file(kind, libc::O_RDONLY | libc::O_NONBLOCK)];
+    let (number, file, cloexec) = (600, 0, true);
+    image.descriptors = vec![Descriptor {
+        number,
+        file,
+        cloexec,
+    }];
+    edit(&image, (mutations() / 50).max(200));
 }
