@@ -5,7 +5,7 @@
 //! - [`text`] keeps names that other users chose from driving the terminal;
 //! - [`table`] prints rows of cells for people, [`json`] one object for programs;
 //! - [`progress`] shows how far a long run is;
-//! - this module has what remains: [`stdout()`], [`report()`], [`events()`].
+//! - this module has what remains: [`parse()`], [`stdout()`], [`report()`], [`events()`].
 
 #![deny(missing_docs)]
 
@@ -18,10 +18,12 @@ mod out;
 
 pub use out::{Stdout, stdout};
 
-use anyhow::Chain;
+use anyhow::{Chain, Context as _};
+use clap::Parser;
 use epoll_targets::fdinfo::Events;
 use std::error::Error;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 /// An error and its causes on one line: `what: cause: cause`. No cause is repeated if
 /// the message of each error says only its own part, which is the rule here.
@@ -36,6 +38,26 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 pub fn report(to: &mut impl Write, tool: &str, error: &anyhow::Error) {
     let message = text::printable(&chain(error.as_ref()));
     let _ = writeln!(to, "{tool}: {message}");
+}
+
+/// Parses the arguments of a program. Help and the version are printed here, as are errors.
+///
+/// # Errors
+///
+/// The exit status, which is `failed` if something cannot be printed.
+pub fn parse<T: Parser>(tool: &str, failed: u8) -> Result<T, ExitCode> {
+    let error = match T::try_parse() {
+        Ok(args) => return Ok(args),
+        Err(error) => error,
+    };
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    Err(match printed.context("cannot print") {
+        Err(error) if !is_broken_pipe(&error) => {
+            report(&mut io::stderr(), tool, &error);
+            failed.into()
+        }
+        _ => u8::try_from(error.exit_code()).unwrap_or(failed).into(),
+    })
 }
 
 /// Whether this is the error of writing to a pipe that nobody reads any more, as

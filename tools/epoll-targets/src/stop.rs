@@ -41,13 +41,13 @@ pub struct Stopped {
 
 impl Stopped {
     /// Sends SIGSTOP to these processes, and waits for them to stop. Those that are
-    /// stopped already stay so afterwards. A thread stands for its process, as a signal
+    /// stopped already stay so afterwards, and those that do not exist are left out. A thread stands for its process, as a signal
     /// stops all of its threads.
     ///
     /// # Errors
     ///
     /// - `InvalidInput`: one of them is this process
-    /// - `ESRCH`, `EPERM`: one of them does not exist, or may not be stopped
+    /// - `EPERM`: one of them may not be stopped
     /// - `TimedOut`: one of them does not stop
     /// - those of fork(2)
     pub fn new(pids: &[i32]) -> io::Result<Self> {
@@ -61,10 +61,16 @@ impl Stopped {
                 let why = "a process cannot stop itself and go on";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
-            if !has_stopped(pid)? {
-                // One that may not be signalled may not be stopped.
-                PidFd::open(pid)?;
-                to_stop.push(pid);
+            // One that may not be signalled may not be stopped.
+            let runs = has_stopped(pid).and_then(|stopped| match stopped {
+                true => Ok(false),
+                false => PidFd::open(pid).map(|_| true),
+            });
+            match runs {
+                Ok(true) => to_stop.push(pid),
+                Ok(false) => {}
+                Err(error) if proc::is_no_process(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         let flags = SocketFlags::CLOEXEC;
@@ -94,7 +100,7 @@ impl Stopped {
         }
         let begin = Instant::now();
         for pid in to_stop {
-            while !has_stopped(pid)? {
+            while !has_stopped(pid).or_else(ended)? {
                 if begin.elapsed() > PATIENCE {
                     let why = format!("process {pid} does not stop");
                     return Err(io::Error::new(io::ErrorKind::TimedOut, why));
@@ -114,6 +120,14 @@ impl Drop for Stopped {
         unsafe {
             libc::waitpid(self.guardian, std::ptr::null_mut(), 0);
         }
+    }
+}
+
+/// A process that has ended does not run.
+fn ended(error: io::Error) -> io::Result<bool> {
+    match proc::is_no_process(&error) {
+        true => Ok(true),
+        false => Err(error),
     }
 }
 
@@ -160,6 +174,8 @@ fn guard(socket: i32, pids: &[i32], held: &mut [Option<PidFd>]) -> ! {
         });
         match process {
             Ok(process) => *held = Some(process),
+            // It has ended.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => errno = error.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -194,6 +210,17 @@ mod tests {
     }
 
     #[test]
+    fn what_has_ended_is_left_out() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        let stopped = Stopped::new(&[i32::MAX, pid]).unwrap();
+        assert!(has_stopped(pid).unwrap());
+        drop(stopped);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn what_cannot_be_stopped_is_an_error() {
         let own = std::process::id() as i32;
         // The test is run by another thread than the first one.
@@ -202,6 +229,5 @@ mod tests {
             let error = Stopped::new(&[own]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }
-        assert!(proc::is_no_process(&Stopped::new(&[i32::MAX]).unwrap_err()));
     }
 }

@@ -13,7 +13,7 @@ mod table;
 mod warnings;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use cli::{Args, Command};
 use libepollcr::device::{self, Device};
 use libepollcr::image::Image;
@@ -29,7 +29,11 @@ const TOOL: &str = "epollcr";
 fn main() -> ExitCode {
     // Before anything else opens a descriptor.
     let inherited = restore::inherited();
-    let result = match Args::parse().command {
+    let args: Args = match epoll_cli::parse(TOOL, 1) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let result = match args.command {
         Command::Dump(args) => dump::run(&args),
         Command::Restore(args) => return restore::run(&args, inherited),
         Command::Show(args) => show::run(&args),

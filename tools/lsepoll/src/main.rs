@@ -18,7 +18,7 @@ mod watch;
 
 use anyhow::{Context, Result};
 use args::{Action, Args, Owners, Sort};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use epoll_cli::progress;
 use epoll_cli::text::printable;
 use epoll_targets::proc;
@@ -31,7 +31,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = match epoll_cli::parse("lsepoll", 2) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
     exit(match (args.shell(), &args.action) {
         (Some(shell), _) => completions(shell),
         (_, Some(Action::Trace(args))) => trace(args),

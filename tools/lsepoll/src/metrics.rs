@@ -8,11 +8,12 @@
 use crate::names::Commands;
 use crate::summary::{Counts, count};
 use epoll_cli::text::is_hidden;
+use epoll_targets::pidfd::PidFd;
 use epoll_targets::resolve::Report;
 use rustix::fs::PROC_SUPER_MAGIC;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -117,6 +118,18 @@ fn is_open_file(path: &Path) -> bool {
     filesystem.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC)
 }
 
+/// What this process has open under a path: `/dev/stdout` leads to `/proc/self/fd/1`.
+fn own_descriptor(path: &Path) -> Option<File> {
+    let fd = path.file_name()?.to_str()?.parse().ok()?;
+    let pid = std::process::id();
+    let directory = fs::canonicalize(directory(path)).ok()?;
+    if directory != Path::new(&format!("/proc/{pid}/fd")) {
+        return None;
+    }
+    let copy = PidFd::open(pid as i32).and_then(|own| own.getfd(fd));
+    copy.ok().map(File::from)
+}
+
 fn put(path: &Path, text: &str) -> io::Result<()> {
     let mut file = path.to_owned();
     for _ in 0..LINKS {
@@ -128,7 +141,11 @@ fn put(path: &Path, text: &str) -> io::Result<()> {
             Err(_) => false,
         };
         if is_other || is_open_file(&file) {
-            let mut out = OpenOptions::new().append(true).open(&file)?;
+            // Opened once more, it would have a position of its own.
+            let mut out = match own_descriptor(&file) {
+                Some(open) => open,
+                None => OpenOptions::new().append(true).open(&file)?,
+            };
             return out.write_all(text.as_bytes());
         }
         match fs::read_link(&file) {

@@ -74,6 +74,10 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 }
 
 pub fn run(args: &TraceArgs) -> Result<ExitCode> {
+    // Before processes are looked up in it.
+    if let Some(why) = resolve::foreign_proc() {
+        anyhow::bail!(why);
+    }
     let scope = match (&args.command[..], args.all) {
         ([], true) => Scope::All,
         ([], false) => {
@@ -91,9 +95,6 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         }
         _ => Scope::ChildrenOf(rustix::process::getpid().as_raw_pid()),
     };
-    if let Some(why) = resolve::foreign_proc() {
-        anyhow::bail!(why);
-    }
     if let Some(why) = resolve::pid_namespace().filter(|_| !args.json) {
         eprintln!("lsepoll: {why}");
     }

@@ -367,12 +367,34 @@ fn stop() {
     child.wait().unwrap();
     assert_eq!((status, errors.as_str()), (0, ""));
     assert_eq!(table.lines().count(), 3);
-    let (status, _, errors) = run(&["--stop", "-p", &pid]);
-    assert_eq!(status, 2);
-    assert!(
-        errors.starts_with("lsepoll: cannot stop the processes"),
-        "{errors}"
-    );
+    // One that has ended does not keep it from the others.
+    let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let mut child = Command::new("sleep").arg("600").stdin(set).spawn().unwrap();
+    let other = child.id().to_string();
+    let (status, table, errors) = run(&["--stop", "-p", &pid, &other]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((status, table.lines().count()), (2, 3), "{table}{errors}");
+    let said = format!("lsepoll: cannot inspect process {pid}: no such process");
+    assert!(errors.contains(&said), "{errors}");
+}
+
+#[test]
+fn help_that_cannot_be_printed() {
+    for option in ["--help", "--version"] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = Command::new(LSEPOLL)
+            .arg(option)
+            .stdout(full)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.starts_with("lsepoll: cannot print: "), "{errors}");
+    }
 }
 
 /// It lets them go on, also if it is killed.

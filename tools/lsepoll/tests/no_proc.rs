@@ -15,7 +15,11 @@ fn it_is_said_that_proc_is_missing() {
         command.args(["-m", "sh", "-c", &script, LSEPOLL]);
         command.output().unwrap()
     };
-    for arguments in ["init", "--resolver fdinfo", "--resolver kcmp"] {
+    let mut all = vec!["init", "--resolver fdinfo", "--resolver kcmp"];
+    if cfg!(feature = "bpf") {
+        all.push("trace -p $$");
+    }
+    for arguments in all {
         let output = unshared(arguments);
         if matches!(output.status.code(), Some(77 | 1)) {
             return say("nothing can be mounted on /proc here");

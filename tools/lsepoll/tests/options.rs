@@ -421,6 +421,29 @@ fn metrics_file() {
     );
     fs::remove_file(leftover).unwrap();
 
+    // Standard output goes on behind it.
+    let output = folder.0.join("output");
+    let both = format!(
+        "echo before; {LSEPOLL} --metrics /dev/stdout -p {}; echo after",
+        pid()
+    );
+    let file = fs::File::create(&output).unwrap();
+    let mut shell = Command::new("sh");
+    assert!(
+        shell
+            .args(["-c", &both])
+            .stdout(file)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let text = fs::read_to_string(&output).unwrap();
+    assert!(
+        text.starts_with("before\n# ") && text.ends_with("# EOF\nafter\n"),
+        "{text}"
+    );
+    fs::remove_file(output).unwrap();
+
     // What cannot be replaced is an error, and nothing is left of it.
     fs::create_dir(folder.0.join("directory")).unwrap();
     for name in ["directory", "none/file"] {

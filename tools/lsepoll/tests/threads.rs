@@ -91,6 +91,44 @@ fn a_thread_with_its_own_table_stands_for_itself() {
     });
 }
 
+/// The first of two threads that share another table names it, for each resolver.
+#[test]
+fn threads_that_share_a_table_of_their_own() {
+    let Some(_alone) = start() else { return };
+    let of_threads = || {
+        // SAFETY: What is opened after this stays open here, and nowhere else.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+        let mut fixture = Fixture::new();
+        fixture.good();
+        let (tell, told) = channel();
+        let (end, ended) = channel::<()>();
+        // It begins with the table of the thread that starts it.
+        let other = std::thread::spawn(move || {
+            tell.send(()).unwrap();
+            let _ = ended.recv();
+        });
+        told.recv().unwrap();
+        (fixture, end, other)
+    };
+    beside_thread(of_threads, |tid, (fixture, end, other)| {
+        let set = std::os::fd::AsRawFd::as_raw_fd(&fixture.set);
+        // They are descriptors of a table that goes with its threads.
+        std::mem::forget(fixture);
+        for resolver in resolvers() {
+            let (_, sets) = sets(resolver, &pid(), false);
+            let tid: i32 = tid.parse().unwrap();
+            let of = |s: &&Value| s["pid"] == tid && s["efd"] == set;
+            let found: Vec<_> = sets.iter().filter(of).collect();
+            assert_eq!(found.len(), 1, "{resolver}: {sets:?}");
+            assert_eq!(found[0]["also"], serde_json::json!([]), "{resolver}");
+            let owners = found[0]["targets"][0]["owners"].as_array().unwrap();
+            assert_eq!(owners.len(), 1, "{resolver}");
+        }
+        drop(end);
+        other.join().unwrap();
+    });
+}
+
 /// A process of two threads.
 struct Other(Child);
 

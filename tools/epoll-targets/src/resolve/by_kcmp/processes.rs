@@ -157,7 +157,10 @@ impl ByKcmp<'_> {
         };
         match alike.binary_search_by(compare) {
             Ok(place) => {
-                self.tables.share(alike[place], pid);
+                let table = &self.tables[alike[place]];
+                if !is_named(&table.pids, pid) {
+                    self.tables.share(alike[place], pid);
+                }
                 return Ok(());
             }
             Err(place) => alike.insert(place, self.tables.len()),
@@ -258,4 +261,13 @@ impl ByKcmp<'_> {
         changed.extend(new.flat_map(|table| table.open.links.values().cloned()));
         Ok((now, changed))
     }
+}
+
+/// Whether one of these is another thread of the same process, which stands for this one.
+fn is_named(pids: &[i32], tid: i32) -> bool {
+    let Ok(process) = proc::tgid(tid) else {
+        return false;
+    };
+    let of_it = |&other: &i32| proc::tgid(other).is_ok_and(|other| other == process);
+    process != tid && pids.iter().any(of_it)
 }
