@@ -205,7 +205,8 @@ pub struct Args {
     /// Stop the named processes while they are inspected
     ///
     /// They get SIGSTOP, and SIGCONT at the end, even if lsepoll is killed. A stopped
-    /// process opens and closes nothing.
+    /// process opens and closes nothing. A signal interrupts system calls, and a file that
+    /// only such a call has open is closed then.
     #[arg(long)]
     pub stop: bool,
 
