@@ -52,8 +52,8 @@ pub fn parse<T: Parser>(tool: &str, failed: u8) -> Result<T, ExitCode> {
     };
     let printed = error.print().and_then(|()| io::stdout().flush());
     Err(match printed.context("cannot print") {
-        Err(error) if !is_broken_pipe(&error) => {
-            report(&mut io::stderr(), tool, &error);
+        Err(cause) if !error.use_stderr() && !is_broken_pipe(&cause) => {
+            report(&mut io::stderr(), tool, &cause);
             failed.into()
         }
         _ => u8::try_from(error.exit_code()).unwrap_or(failed).into(),

@@ -41,8 +41,8 @@ pub struct Stopped {
 
 impl Stopped {
     /// Sends SIGSTOP to these processes, and waits for them to stop. Those that are
-    /// stopped already stay so afterwards, and those that do not exist are left out. A thread stands for its process, as a signal
-    /// stops all of its threads.
+    /// stopped already stay so afterwards, and those that do not exist are left out. A thread
+    /// stands for its process, as a signal stops all of its threads.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Stopped {
     /// - `TimedOut`: one of them does not stop
     /// - those of fork(2)
     pub fn new(pids: &[i32]) -> io::Result<Self> {
-        let mut to_stop = Vec::new();
+        let (mut to_stop, mut processes) = (Vec::new(), Vec::new());
         for &pid in pids {
             let pid = proc::tgid(pid).unwrap_or(pid);
             if to_stop.contains(&pid) {
@@ -62,13 +62,16 @@ impl Stopped {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
             // One that may not be signalled may not be stopped.
-            let runs = has_stopped(pid).and_then(|stopped| match stopped {
-                true => Ok(false),
-                false => PidFd::open(pid).map(|_| true),
+            let process = has_stopped(pid).and_then(|stopped| match stopped {
+                true => Ok(None),
+                false => PidFd::open(pid).map(Some),
             });
-            match runs {
-                Ok(true) => to_stop.push(pid),
-                Ok(false) => {}
+            match process {
+                Ok(Some(process)) => {
+                    to_stop.push(pid);
+                    processes.push(process);
+                }
+                Ok(None) => {}
                 Err(error) if proc::is_no_process(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -99,8 +102,9 @@ impl Stopped {
             errno => return Err(io::Error::from_raw_os_error(errno)),
         }
         let begin = Instant::now();
-        for pid in to_stop {
-            while !has_stopped(pid).or_else(ended)? {
+        for (pid, process) in to_stop.into_iter().zip(processes) {
+            // Another one may have its id by now.
+            while process.runs()? && !has_stopped(pid).or_else(ended)? {
                 if begin.elapsed() > PATIENCE {
                     let why = format!("process {pid} does not stop");
                     return Err(io::Error::new(io::ErrorKind::TimedOut, why));
@@ -175,7 +179,7 @@ fn guard(socket: i32, pids: &[i32], held: &mut [Option<PidFd>]) -> ! {
         match process {
             Ok(process) => *held = Some(process),
             // It has ended.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) if proc::is_no_process(&error) => {}
             Err(error) => errno = error.raw_os_error().unwrap_or(libc::EIO),
         }
     }

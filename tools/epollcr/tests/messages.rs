@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 const IMAGE: &[u8] = include_bytes!("version-1.image");
 
@@ -36,6 +36,27 @@ impl Scratch {
         fs::write(&path, contents).unwrap();
         path.to_str().unwrap().into()
     }
+}
+
+#[test]
+fn what_cannot_be_printed() {
+    let run = |args: &[&str], out: fs::File, errors: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_epollcr"));
+        command
+            .args(args)
+            .stdout(out)
+            .stderr(errors)
+            .output()
+            .unwrap()
+    };
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = run(&["--help"], full(), Stdio::piped());
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.starts_with("epollcr: cannot print: "), "{errors}");
+    // Invalid arguments are that all the same.
+    let output = run(&["--nonsense"], full(), full().into());
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn edits_are_refused_or_harmless() {
 fn edits_of_watches() {
     let mut image = Image::default();
     let watch = |wd, path| Watch::new(wd, libc::IN_MODIFY, place(path));
-    let watches = vec![watch(1, "/etc/passwd"), watch(7, "/etc")];
+    let watches = vec![watch(1, "/etc/passwd"), watch(2, "/etc")];
     let kind = Kind::Inotify { watches };
     image.files = vec![file(kind, libc::O_RDONLY | libc::O_NONBLOCK)];
     let (number, file, cloexec) = (600, 0, true);

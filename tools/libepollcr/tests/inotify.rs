@@ -89,7 +89,7 @@ fn watches_are_made_again() {
     events(&inotify);
     assert_eq!(add_watch(&inotify, &below, last), Ok(4));
     let none = WatchFlags::from_bits_retain(libc::IN_ISDIR);
-    assert_eq!(add_watch(&inotify, "/", none), Ok(5));
+    assert_eq!(add_watch(&inotify, &other, none), Ok(5));
     add(&set, &inotify, 7, EventFlags::IN | EventFlags::ET);
     let before = shown(601);
     assert_eq!(before.len(), 4);
@@ -161,6 +161,9 @@ fn another_file_is_not_watched() {
     let inotify = watcher(600);
     add_watch(&inotify, &path, WatchFlags::MODIFY).unwrap();
     let mut image = dump();
+    if is_skipped(&image, 600) {
+        return;
+    }
     assert!(
         matches!(&image.files[image.descriptors[0].file as usize].kind,
         Kind::Inotify { watches } if watches[0].place.path == path.as_os_str().as_encoded_bytes())

@@ -10,11 +10,12 @@ use crate::summary::{Counts, count};
 use epoll_cli::text::is_hidden;
 use epoll_targets::pidfd::PidFd;
 use epoll_targets::resolve::Report;
-use rustix::fs::PROC_SUPER_MAGIC;
+use rustix::fs::{OFlags, PROC_SUPER_MAGIC, fcntl_getfl};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -118,16 +119,25 @@ fn is_open_file(path: &Path) -> bool {
     filesystem.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC)
 }
 
-/// What this process has open under a path: `/dev/stdout` leads to `/proc/self/fd/1`.
+/// What this process has open for writing under a path: `/dev/stdout` leads to
+/// `/proc/self/fd/1`. Opened once more, a file would have a position of its own, and a socket
+/// cannot be.
 fn own_descriptor(path: &Path) -> Option<File> {
     let fd = path.file_name()?.to_str()?.parse().ok()?;
-    let pid = std::process::id();
-    let directory = fs::canonicalize(directory(path)).ok()?;
-    if directory != Path::new(&format!("/proc/{pid}/fd")) {
+    let own = fs::canonicalize("/proc/self/fd").ok()?;
+    if fs::canonicalize(directory(path)).ok()? != own {
         return None;
     }
-    let copy = PidFd::open(pid as i32).and_then(|own| own.getfd(fd));
-    copy.ok().map(File::from)
+    let copy = match fd {
+        1 => io::stdout().as_fd().try_clone_to_owned(),
+        2 => io::stderr().as_fd().try_clone_to_owned(),
+        fd => PidFd::open(std::process::id() as i32).and_then(|own| own.getfd(fd)),
+    };
+    let copy = copy.ok()?;
+    let mode = fcntl_getfl(&copy).ok()? & (OFlags::ACCMODE | OFlags::PATH);
+    [OFlags::WRONLY, OFlags::RDWR]
+        .contains(&mode)
+        .then(|| copy.into())
 }
 
 fn put(path: &Path, text: &str) -> io::Result<()> {
@@ -140,18 +150,17 @@ fn put(path: &Path, text: &str) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(_) => false,
         };
-        if is_other || is_open_file(&file) {
-            // Opened once more, it would have a position of its own.
-            let mut out = match own_descriptor(&file) {
-                Some(open) => open,
-                None => OpenOptions::new().append(true).open(&file)?,
-            };
+        if let Some(mut out) = own_descriptor(&file) {
             return out.write_all(text.as_bytes());
         }
-        match fs::read_link(&file) {
-            Ok(to) => file = directory(&file).join(to),
-            // It is no link, or is not there yet.
-            Err(_) => return replace(&file, text),
+        let to = fs::read_link(&file).ok().filter(|_| !is_open_file(&file));
+        if let Some(to) = to {
+            file = directory(&file).join(to);
+        } else if is_other || is_open_file(&file) {
+            let mut out = OpenOptions::new().append(true).open(&file)?;
+            return out.write_all(text.as_bytes());
+        } else {
+            return replace(&file, text);
         }
     }
     Err(rustix::io::Errno::LOOP.into())

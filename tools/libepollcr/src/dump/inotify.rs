@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::thread;
 
 /// Returns the watches of an instance, ascending, or why they cannot be recreated.
 pub fn describe(inotify: BorrowedFd<'_>, fdinfo: &str) -> io::Result<Result<Vec<Watch>, String>> {
@@ -30,6 +31,15 @@ pub fn describe(inotify: BorrowedFd<'_>, fdinfo: &str) -> io::Result<Result<Vec<
     if shown.is_empty() {
         return Ok(Ok(Vec::new()));
     }
+    match search(shown) {
+        Ok(found) => Ok(found),
+        Err(error) => Ok(Err(format!(
+            "its watches cannot be inspected here: {error}"
+        ))),
+    }
+}
+
+fn search(shown: Vec<Shown>) -> io::Result<Result<Vec<Watch>, String>> {
     if !shows_flags()? {
         return Ok(Err(
             "this kernel does not show which of its watches are IN_ONESHOT or IN_EXCL_UNLINK"
@@ -39,14 +49,14 @@ pub fn describe(inotify: BorrowedFd<'_>, fdinfo: &str) -> io::Result<Result<Vec<
     // In a thread with a working directory of its own: a mount is searched by a descriptor
     // that was opened for reading, which those who watch the mount would notice, or from the
     // working directory.
-    let watches = std::thread::scope(|scope| {
-        let found = scope.spawn(|| {
+    thread::scope(|scope| {
+        let found = thread::Builder::new().spawn_scoped(scope, || {
             sys::leave_shared_directory()?;
             find_all(shown)
-        });
-        found.join()
-    });
-    watches.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        let found = found.join();
+        found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Whether fdinfo shows more of a mask than the events, which older kernels do not.
@@ -97,7 +107,7 @@ impl Finder {
         let Some((kind, handle)) = &shown.handle else {
             return Err("whose handle the kernel does not show");
         };
-        let mut why = "which is below no mount that can be opened here";
+        let mut why = "which is below no directory that is mounted here";
         while let Some(mount) = next {
             next = mounts.next();
             if self.here != Some(mount.id) {

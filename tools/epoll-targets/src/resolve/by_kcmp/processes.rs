@@ -122,19 +122,27 @@ impl ByKcmp<'_> {
         order.is_ok_and(Ordering::is_ne)
     }
 
+    /// Whether two tasks have one table.
+    fn share(&self, one: i32, other: i32) -> bool {
+        let order = self.kernel.compare_tables(one, other);
+        order.is_ok_and(Ordering::is_eq)
+    }
+
     /// Lists the descriptors of threads that have another table than this one, but for the
-    /// first thread if that has ended.
+    /// first thread if that has ended. Of several that share such a table, the first names it.
     fn load_threads(&mut self, pid: i32, ended: Option<i32>) {
         let first = self.kernel.task(pid);
         let tasks = proc::tasks(pid).unwrap_or_default().into_iter();
+        let mut named = Vec::new();
         for tid in tasks.filter(|&tid| tid != pid && tid != first && Some(tid) != ended) {
-            if self.tables.of(tid).is_some() {
-                continue;
-            }
-            if self.differ(pid, tid) {
+            if self.tables.of(tid).is_none() {
+                if !self.differ(pid, tid) || named.iter().any(|&one| self.share(one, tid)) {
+                    continue;
+                }
                 // It can end at any time.
                 let _ = self.load_table(tid);
             }
+            named.push(tid);
         }
     }
 
@@ -157,10 +165,7 @@ impl ByKcmp<'_> {
         };
         match alike.binary_search_by(compare) {
             Ok(place) => {
-                let table = &self.tables[alike[place]];
-                if !is_named(&table.pids, pid) {
-                    self.tables.share(alike[place], pid);
-                }
+                self.tables.share(alike[place], pid);
                 return Ok(());
             }
             Err(place) => alike.insert(place, self.tables.len()),
@@ -261,13 +266,4 @@ impl ByKcmp<'_> {
         changed.extend(new.flat_map(|table| table.open.links.values().cloned()));
         Ok((now, changed))
     }
-}
-
-/// Whether one of these is another thread of the same process, which stands for this one.
-fn is_named(pids: &[i32], tid: i32) -> bool {
-    let Ok(process) = proc::tgid(tid) else {
-        return false;
-    };
-    let of_it = |&other: &i32| proc::tgid(other).is_ok_and(|other| other == process);
-    process != tid && pids.iter().any(of_it)
 }
