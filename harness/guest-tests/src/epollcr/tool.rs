@@ -193,7 +193,12 @@ fn named() -> Result<()> {
         let unlinked: OwnedFd = File::create(&gone)?.into();
         fs::remove_file(&gone)?;
         let listener: OwnedFd = TcpListener::bind("127.0.0.1:0")?.into();
+        // It has an event that nobody has read.
         let watcher = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        let watched = dir.path("watched");
+        File::create(&watched)?;
+        inotify::add_watch(&watcher, &watched, inotify::WatchFlags::OPEN)?;
+        File::open(&watched)?;
         let mut fds = Vec::new();
         for (fd, number) in [&reader, &unlinked, &listener, &watcher]
             .into_iter()
