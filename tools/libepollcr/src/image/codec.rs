@@ -62,7 +62,7 @@ impl Image {
     /// The first version of the format that has what this image needs.
     fn version(&self) -> u32 {
         let versions = self.files.iter().map(|file| match file.kind {
-            Kind::Inotify { .. } => VERSION,
+            Kind::Inotify { .. } => 3,
             Kind::Memory { .. } | Kind::Listener(_) | Kind::PidFd => 2,
             _ => 1,
         });
