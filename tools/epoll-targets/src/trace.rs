@@ -12,7 +12,8 @@
 //! target is left behind is decided a little later, by [`Tracer::settle`]: it is, if
 //!
 //! - it is in the interest list, and a process has the instance;
-//! - no process that has the instance has the file at the target's number.
+//! - no process that has the instance has the file at the target's number, or the one that
+//!   closed the descriptor has the instance, but not the file: it cannot remove the target.
 //!
 //! What io_uring adds or closes is not seen, nor is what 32-bit programs do.
 //!
@@ -139,6 +140,16 @@ impl fmt::Debug for TargetId {
     }
 }
 
+/// Identifies a descriptor table. It is no address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Table(u64);
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Table")
+    }
+}
+
 /// A closing that may leave a target behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -153,6 +164,7 @@ pub struct Closed {
     pub closed: Call,
     /// The process has ended.
     pub is_exit: bool,
+    table: Table,
 }
 
 /// An ADD that failed with `EEXIST`.
@@ -210,7 +222,15 @@ pub enum Fate {
     Removed,
     /// The descriptor was not closed, or another process that has the instance has the
     /// file at the same number, and can remove it.
-    Kept,
+    Kept {
+        /// The descriptors of the instance.
+        instance: Vec<Descriptor>,
+        /// What keeps the file open.
+        holders: Vec<Holder>,
+        /// Those of `holders` by which the target can be removed; none if the search did not
+        /// find the target, as the list changed.
+        by: Vec<Descriptor>,
+    },
     /// It was left behind.
     Left {
         /// The descriptors of the instance.
@@ -362,6 +382,17 @@ impl Tracer {
         })
     }
 
+    /// Whether the process that closed a descriptor had the instance when
+    /// [`settle`](Self::settle) looked last.
+    ///
+    /// # Errors
+    ///
+    /// Those of libbpf.
+    pub fn has_instance(&self, closed: &Closed) -> io::Result<bool> {
+        self.programs
+            .has_instance(closed.table.0, closed.target.0.ep)
+    }
+
     /// Finds out what became of targets. Call this some time after the closing, as
     /// others may be about to close the file, too: a child that will call execve(2).
     ///
@@ -399,13 +430,26 @@ impl Tracer {
                 let time = Duration::from_nanos(record.time);
                 record.files != 0 && closed.added.time.unwrap_or_default() == time
             });
-            let instance = of_instance.get(&key.ep);
+            let instance = of_instance.get(&key.ep).cloned();
+            let holders = holders.get(&key.file).cloned().unwrap_or_default();
             fates.push(match (record, instance) {
-                (Some(record), _) if record.left == 0 => Fate::Kept,
-                (Some(_), Some(instance)) if there.contains(&key) => Fate::Left {
-                    instance: instance.clone(),
-                    holders: holders.get(&key.file).cloned().unwrap_or_default(),
-                },
+                (Some(record), instance) if record.left == 0 => {
+                    let instance = instance.unwrap_or_default();
+                    let is_there = there.contains(&key);
+                    let removers = holders.iter().filter_map(|holder| match holder {
+                        Holder::Descriptor(d) if is_there && d.fd == key.fd => Some(*d),
+                        _ => None,
+                    });
+                    let by = removers.filter(|d| instance.iter().any(|i| i.pid == d.pid));
+                    Fate::Kept {
+                        by: by.collect(),
+                        instance,
+                        holders,
+                    }
+                }
+                (Some(_), Some(instance)) if there.contains(&key) => {
+                    Fate::Left { instance, holders }
+                }
                 (Some(_), _) => {
                     self.swept += u64::from(self.programs.forget(&key)?);
                     Fate::Removed
@@ -472,6 +516,7 @@ fn event(raw: &RawEvent) -> Option<Event> {
             added: added?,
             closed: call(),
             is_exit: raw.is_exit != 0,
+            table: Table(raw.files),
         })),
         WHAT_EXISTS => Event::Exists(Box::new(Exists {
             target,

@@ -12,8 +12,8 @@ use epoll_cli::is_broken_pipe;
 use epoll_targets::Descriptor;
 use epoll_targets::proc::{self, Stat, State};
 use epoll_targets::resolve;
-use epoll_targets::trace::{Closed, Event, Exists, Fate, Holder, Scope, TargetId, Tracer};
-use print::Printer;
+use epoll_targets::trace::{Call, Closed, Event, Exists, Fate, Holder, Scope, TargetId, Tracer};
+use print::{Left, Printer};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 
 /// How long others may take to close a file as well.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// How long a child may have the instance and the file, until it calls execve(2) or closes
+/// them, before the target counts as left behind to it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many targets that were left behind are known, to tell of each once: a hundred bytes
 /// each at most.
@@ -127,6 +131,7 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         resolver,
         printer: Printer::new(out, args.json),
         waiting: VecDeque::new(),
+        kept: VecDeque::new(),
         found: VecDeque::new(),
         late: 0,
         earlier: HashMap::new(),
@@ -220,6 +225,8 @@ enum Finding {
         closed: Box<Closed>,
         instance: Vec<Descriptor>,
         holders: Vec<Holder>,
+        /// The descriptors by which others can remove the target.
+        by: Vec<Descriptor>,
     },
     Exists(Box<Exists>),
 }
@@ -229,6 +236,8 @@ struct Session<'a> {
     resolver: Resolver,
     printer: Printer<'a>,
     waiting: VecDeque<(Instant, Closed)>,
+    /// What others can remove, but not all who closed it: to be judged once more.
+    kept: VecDeque<(Instant, Vec<Closed>)>,
     /// What was found, to be shown.
     found: VecDeque<(Instant, Finding)>,
     /// How many closings were judged late, and nothing was left behind by then.
@@ -262,6 +271,7 @@ impl Session<'_> {
             self.step()?;
         }
         self.judge(true)?;
+        self.judge_kept(true)?;
         while let Some((_, finding)) = self.found.pop_front() {
             self.show(finding)?;
         }
@@ -317,6 +327,7 @@ impl Session<'_> {
             }
         }
         self.judge(false)?;
+        self.judge_kept(false)?;
         if !shows {
             return Ok(());
         }
@@ -358,24 +369,89 @@ impl Session<'_> {
             let mut closings = self.earlier.remove(&id).unwrap_or_default();
             closings.push(closed);
             match fate {
-                Fate::Left { instance, holders } => {
-                    let Some(closed) = decisive(closings, &instance) else {
-                        continue;
-                    };
-                    if self.told.len() < TOLD {
-                        self.told.insert(id);
-                    }
-                    let closed = Box::new(closed);
-                    let left = Finding::Left {
-                        closed,
-                        instance,
-                        holders,
-                    };
-                    self.found.push_back((now, left));
+                Fate::Left { instance, holders } => self.leave(closings, instance, holders),
+                Fate::Kept { .. } if self.kept.len() < WAITING => {
+                    self.kept.push_back((now, closings));
                 }
                 Fate::Removed => self.late += u64::from(is_late),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// A target was left behind for good.
+    fn leave(&mut self, closings: Vec<Closed>, instance: Vec<Descriptor>, holders: Vec<Holder>) {
+        let Some(closed) = decisive(closings, &instance) else {
+            return;
+        };
+        if self.told.len() < TOLD {
+            self.told.insert(id(&closed));
+        }
+        let left = Finding::Left {
+            closed: Box::new(closed),
+            instance,
+            holders,
+            by: Vec::new(),
+        };
+        self.found.push_back((Instant::now(), left));
+    }
+
+    /// Finds out which processes still get the events of a target that only others can remove.
+    fn judge_kept(&mut self, all: bool) -> Result<()> {
+        let is_due = |(since, _): &&(Instant, _)| all || since.elapsed() >= PATIENCE;
+        let due = self.kept.iter().take_while(is_due).count();
+        if due == 0 {
+            return Ok(());
+        }
+        let due: Vec<_> = self
+            .kept
+            .drain(..due)
+            .map(|(_, closings)| closings)
+            .collect();
+        let last = due.iter().filter_map(|closings| closings.last().cloned());
+        let last: Vec<Closed> = last.collect();
+        let fates = self.tracer.settle(&last).context("cannot trace")?;
+        for (closings, fate) in due.into_iter().zip(fates) {
+            match fate {
+                Fate::Left { instance, holders } => self.leave(closings, instance, holders),
+                Fate::Kept {
+                    instance,
+                    holders,
+                    by,
+                } => self.leave_to(closings, instance, holders, by)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A target was left to those who can remove it, by one who keeps the instance.
+    fn leave_to(
+        &mut self,
+        closings: Vec<Closed>,
+        instance: Vec<Descriptor>,
+        holders: Vec<Holder>,
+        by: Vec<Descriptor>,
+    ) -> Result<()> {
+        let is_of = |d: &Descriptor, call: &Call| [call.pid, call.tid].contains(&d.pid);
+        for closed in closings.into_iter().rev() {
+            let call = &closed.closed;
+            let can_remove = by.is_empty() || by.iter().any(|d| is_of(d, call));
+            if can_remove || !instance.iter().any(|d| is_of(d, call)) {
+                continue;
+            }
+            if !self.tracer.has_instance(&closed).context("cannot trace")? {
+                continue;
+            }
+            let left = Finding::Left {
+                closed: Box::new(closed),
+                instance,
+                holders,
+                by,
+            };
+            self.found.push_back((Instant::now(), left));
+            break;
         }
         Ok(())
     }
@@ -387,7 +463,8 @@ impl Session<'_> {
                 closed,
                 instance,
                 holders,
-            } => self.show_left(&closed, &instance, &holders),
+                by,
+            } => self.show_left(&closed, &instance, &holders, &by),
             Finding::Exists(exists) => self.show_exists(&exists),
         }
     }
@@ -397,6 +474,7 @@ impl Session<'_> {
         closed: &Closed,
         instance: &[Descriptor],
         holders: &[Holder],
+        removers: &[Descriptor],
     ) -> Result<()> {
         let added = self.resolver.resolve(closed.added.pid, &closed.added.stack);
         let by = self
@@ -408,8 +486,16 @@ impl Session<'_> {
         }
         let count = self.tally.entry(places).or_default();
         *count += 1;
-        self.printer
-            .left(closed, &added, &by, instance, holders, *count)
+        let left = Left {
+            closed,
+            added: &added,
+            by: &by,
+            instance,
+            holders,
+            removers,
+            count: *count,
+        };
+        self.printer.left(&left)
     }
 
     fn show_exists(&mut self, exists: &Exists) -> Result<()> {

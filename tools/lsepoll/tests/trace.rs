@@ -70,6 +70,50 @@ fn leaks_by_a_child() {
     child.wait().unwrap();
 }
 
+/// The child goes on with the instance and the file.
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_to_a_child() {
+    let (set, file) = set_and_file();
+    add(&set, &file);
+    // SAFETY: The child calls nothing that another thread could have locked.
+    match unsafe { libc::fork() } {
+        0 => {
+            sleep(2 * LONG);
+            // SAFETY: It ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        child => assert!(child > 0),
+    }
+    close(file);
+    sleep(LONG);
+    drop(set);
+}
+
+/// As a server that hands connections over: the child is slow to call execve(2).
+#[test]
+#[ignore = "a program to be traced"]
+fn leaves_to_a_slow_child() {
+    let (set, file) = set_and_file();
+    add(&set, &file);
+    // SAFETY: The child calls nothing that another thread could have locked.
+    match unsafe { libc::fork() } {
+        0 => {
+            sleep(Duration::from_millis(250));
+            let arguments = [c"true".as_ptr(), std::ptr::null()];
+            // SAFETY: The strings are terminated, and so is the list; it ends the process.
+            unsafe {
+                libc::execvp(arguments[0], arguments.as_ptr());
+                libc::_exit(1)
+            }
+        }
+        child => assert!(child > 0),
+    }
+    close(file);
+    sleep(LONG);
+    drop(set);
+}
+
 /// This process closes it first, and ends. The child still has it at the number, with the
 /// instance, and closes it a little later.
 #[test]
@@ -257,6 +301,7 @@ fn left(program: &str) -> Option<String> {
     assert_eq!(summary["left"][0]["count"], 1);
     let added = summary["left"][0]["added"].as_str().unwrap();
     assert!(added.ends_with(&format!("tests/trace.rs:{ADD}")), "{added}");
+    assert_eq!(left[0]["removable_by"], serde_json::json!([]));
     let holders = left[0]["holders"].as_array().unwrap().iter();
     Some(
         holders
@@ -284,6 +329,32 @@ fn a_child_keeps_a_target() {
     assert!(holders.starts_with("fd "), "{holders}");
     assert!(holders.contains(" of process "), "{holders}");
     assert_eq!(holders.lines().count(), 1, "{holders}");
+}
+
+/// The parent gets its events, and cannot remove it; the child could.
+#[test]
+fn a_target_is_left_to_a_child_that_can_remove_it() {
+    let Some((status, lines)) = trace("leaks_to_a_child") else {
+        return;
+    };
+    let left = lines.iter().filter(|line| line["event"] == "left");
+    let left: Vec<_> = left.collect();
+    assert_eq!((status, left.len()), (1, 1), "{lines:#?}");
+    let left = left[0];
+    assert!(has_line(&left["added"], ADD), "{left:#}");
+    assert!(has_line(&left["closed"], CLOSE), "{left:#}");
+    let removers = left["removable_by"].as_array().unwrap();
+    assert_eq!(removers.len(), 1, "{left:#}");
+    assert_eq!(removers[0]["fd"], left["tfd"]);
+    assert_ne!(removers[0]["pid"], left["closed"]["pid"]);
+}
+
+#[test]
+fn nothing_is_left_to_a_child_that_executes_another_program() {
+    let Some((status, lines)) = trace("leaves_to_a_slow_child") else {
+        return;
+    };
+    assert_eq!((status, lines.len()), (0, 1), "{lines:#?}");
 }
 
 /// The last who could have removed it counts, and the trace goes on until that has ended.

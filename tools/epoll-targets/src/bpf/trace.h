@@ -69,6 +69,8 @@ enum what {
 struct event {
 	struct key key;
 	__u64 time;
+	/* the table in which it is closed */
+	__u64 files;
 	__u32 what;
 	__s32 efd;
 	__u32 has_record;

@@ -45,6 +45,7 @@ static __always_inline struct event *new_event(enum what what)
 	}
 	event->what = what;
 	event->time = bpf_ktime_get_boot_ns();
+	event->files = 0;
 	event->has_record = 0;
 	event->is_exit = 0;
 	event->efd = -1;
@@ -185,6 +186,7 @@ static __always_inline void left(struct config *cfg, struct key *key,
 	if (!event)
 		return;
 	event->key = *key;
+	event->files = (__u64)task->files;
 	set_who(&event->who, task, cfg);
 	if (regs) {
 		set_stack(&event->stack, CAST(struct pt_regs, regs));

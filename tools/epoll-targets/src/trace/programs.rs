@@ -80,6 +80,7 @@ pub(super) const WHAT_EXISTS: u32 = 2;
 pub(super) struct RawEvent {
     pub(super) key: Key,
     pub(super) time: u64,
+    pub(super) files: u64,
     pub(super) what: u32,
     pub(super) efd: RawFd,
     pub(super) has_record: u32,
@@ -155,6 +156,14 @@ struct Traced {
     mm: u64,
 }
 
+/// `struct instance`
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Instance {
+    ep: u64,
+    files: u64,
+}
+
 /// `enum holder`
 pub(super) const HOLDER_FD: u32 = 0;
 pub(super) const HOLDER_MESSAGE: u32 = 1;
@@ -182,7 +191,7 @@ pub(super) struct Found {
 
 const _: () = assert!(size_of::<Key>() == 24 && size_of::<RawStack>() == 32 + STACK);
 const _: () = assert!(size_of::<Record>() == 56 + size_of::<RawStack>());
-const _: () = assert!(size_of::<RawEvent>() == 72 + size_of::<RawStack>() + size_of::<Record>());
+const _: () = assert!(size_of::<RawEvent>() == 80 + size_of::<RawStack>() + size_of::<Record>());
 const _: () = assert!(size_of::<Config>() == 48 && size_of::<Found>() == 64);
 
 /// The programs that are attached to the functions of system calls, and what is attached
@@ -344,6 +353,13 @@ impl Programs {
 
     pub(super) fn record(&self, key: &Key) -> io::Result<Option<Record>> {
         self.read("records", key.as_bytes())
+    }
+
+    /// Whether a descriptor table had an instance in the last pass with [`Mode::Instances`].
+    pub(super) fn has_instance(&self, files: u64, ep: u64) -> io::Result<bool> {
+        let instance = Instance { ep, files };
+        let seen: Option<u32> = self.read("instances", instance.as_bytes())?;
+        Ok(seen == Some(self.generation))
     }
 
     /// Forgets a target; returns whether it was known.

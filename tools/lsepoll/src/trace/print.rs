@@ -111,6 +111,7 @@ enum Json<'a> {
         by: String,
         closed: JsonCall<'a>,
         holders: Vec<String>,
+        removable_by: Vec<Place>,
         count: u64,
     },
     Exists {
@@ -139,6 +140,15 @@ struct Place {
     fd: i32,
 }
 
+impl From<&Descriptor> for Place {
+    fn from(descriptor: &Descriptor) -> Self {
+        Self {
+            pid: descriptor.pid,
+            fd: descriptor.fd,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Sum<'a> {
     count: u64,
@@ -154,6 +164,21 @@ fn sums(tally: &Tally) -> Vec<Sum<'_>> {
     let mut sums: Vec<_> = sums.collect();
     sums.sort_by_key(|sum| (std::cmp::Reverse(sum.count), sum.added, sum.then));
     sums
+}
+
+/// A target that was left behind.
+pub struct Left<'a> {
+    pub closed: &'a Closed,
+    /// Where it was added.
+    pub added: &'a Trace,
+    /// Where its descriptor was closed.
+    pub by: &'a Trace,
+    pub instance: &'a [Descriptor],
+    pub holders: &'a [Holder],
+    /// The descriptors by which other processes can remove it.
+    pub removers: &'a [Descriptor],
+    /// How many were left behind at these places so far.
+    pub count: u64,
 }
 
 impl<'a> Printer<'a> {
@@ -188,32 +213,29 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// A target that was left behind, the `count`th at these places.
-    pub fn left(
-        &mut self,
-        closed: &Closed,
-        added: &Trace,
-        by: &Trace,
-        instance: &[Descriptor],
-        holders: &[Holder],
-        count: u64,
-    ) -> Result<()> {
+    pub fn left(&mut self, left: &Left<'_>) -> Result<()> {
+        let Left {
+            closed,
+            added,
+            by,
+            instance,
+            holders,
+            removers,
+            count,
+        } = *left;
         let mut commands = Commands::default();
         let mut name = |h| holder(h, &mut commands);
         let named = holders.iter().take(HOLDERS).map(&mut name);
         let mut named: Vec<String> = named.collect();
         if self.json {
-            let place = |d: &Descriptor| Place {
-                pid: d.pid,
-                fd: d.fd,
-            };
             return self.json(&Json::Left {
                 tfd: closed.tfd,
-                instance: instance.iter().map(place).collect(),
+                instance: instance.iter().map(Place::from).collect(),
                 added: json_call(&closed.added, added),
                 by: closing(closed),
                 closed: json_call(&closed.closed, by),
                 holders: holders.iter().map(name).collect(),
+                removable_by: removers.iter().map(Place::from).collect(),
                 count,
             });
         }
@@ -250,6 +272,17 @@ impl<'a> Printer<'a> {
             named.push("something that cannot be seen".into());
         }
         writeln!(self.out, "  its file is held by {}", named.join("; "))?;
+        if let [first, others @ ..] = removers {
+            let others = match others.len() {
+                0 => String::new(),
+                others => format!(" (and by {others} more)"),
+            };
+            writeln!(
+                self.out,
+                "  it can be removed by process {}{others} only, which has the instance, too",
+                first.pid
+            )?;
+        }
         Ok(self.out.flush()?)
     }
 
