@@ -223,7 +223,9 @@ fn rows_of_a_long_search() {
             std::io::BufRead::read_line(&mut output, &mut table).unwrap();
         }
         let is_early = state(&child) != State::Zombie;
+        let begin = std::time::Instant::now();
         output.read_to_string(&mut table).unwrap();
+        let took = begin.elapsed().as_secs_f64();
         let output = child.wait_with_output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{errors}");
@@ -231,9 +233,13 @@ fn rows_of_a_long_search() {
         let rows = table.lines().filter(|line| line.contains("eventfd"));
         assert_eq!(rows.count(), count as usize + 1, "{errors}");
         assert_eq!(line(&table, good)[4], "-");
-        if errors.contains("searching with kcmp(2) takes about ") {
+        if let Some((_, rest)) = errors.split_once("searching with kcmp(2) takes about ") {
             assert!(is_early);
             assert!(errors.contains("holds the mutex"), "{errors}");
+            let (estimate, _) = rest.split_once(" s;").unwrap();
+            let ratio = took / estimate.parse::<f64>().unwrap();
+            // What was to be searched for first takes less than the rest.
+            assert!((0.2..5.).contains(&ratio), "{took} s: {errors}");
             return;
         }
     }

@@ -36,37 +36,13 @@ const FEW: usize = 64;
 /// What takes longer than this is announced.
 const LONG: Duration = Duration::from_secs(2);
 
-/// How long searches are timed before the time of the others is estimated.
+/// How long searches may take before the time of the others is estimated.
 const TRIAL: Duration = Duration::from_millis(200);
 
-/// How long searches take.
-struct Pace {
-    /// When the first one had ended, which also sorted the descriptors.
-    begin: Option<Instant>,
-    searched: u32,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self {
-            begin: None,
-            searched: 0,
-        }
-    }
-
-    /// A search has ended. Returns how long so many others will take, once that can be
-    /// told.
-    fn searched(&mut self, left: usize) -> Option<Duration> {
-        let Some(begin) = self.begin else {
-            self.begin = Some(Instant::now());
-            return None;
-        };
-        self.searched += 1;
-        let elapsed = begin.elapsed();
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        (elapsed >= TRIAL).then(|| (elapsed / self.searched).saturating_mul(left))
-    }
-}
+/// Which of the targets that are left are searched first to estimate the time of all: these
+/// eighths. The kernel walks the interest list for each query, so that those at its end take
+/// longest.
+const SAMPLES: [usize; 7] = [4, 2, 6, 1, 5, 3, 7];
 
 pub(super) struct ByKcmp<'a> {
     scope: Scope,
@@ -251,7 +227,8 @@ impl<'a> ByKcmp<'a> {
         if count == 0 {
             return Ok(());
         }
-        self.announce(self.estimate(count, begin.elapsed()), tasks);
+        let calls = self.kernel.calls().epoll_tfd;
+        self.announce(self.estimate(count, begin.elapsed(), calls), tasks);
         let mut left: Vec<&mut Task> = tasks.iter_mut().filter(is_left).collect();
         self.search_far(&mut left)?;
         self.search_changes(&mut left)?;
@@ -280,8 +257,9 @@ impl<'a> ByKcmp<'a> {
             self.step(task, Self::likely)?;
             progress(&self.kernel, task);
         }
-        let mut count = tasks.iter().filter(|task| task.owner.is_none()).count();
-        let mut pace = Pace::new();
+        // The end of the first search, which also sorts the descriptors.
+        let mut begin = None;
+        let mut is_estimated = false;
         for index in 0..total {
             let task = &mut tasks[index];
             if task.owner.is_some() {
@@ -290,12 +268,42 @@ impl<'a> ByKcmp<'a> {
             self.step(task, Self::near)?;
             progress(&self.kernel, task);
             self.tell_early(task);
-            count -= 1;
-            if let Some(rest) = pace.searched(count) {
+            let begin = *begin.get_or_insert_with(Instant::now);
+            if !is_estimated && begin.elapsed() >= TRIAL {
+                is_estimated = true;
+                let rest = self.sample(&mut tasks[index + 1..])?;
                 self.announce(rest, tasks);
             }
         }
         Ok(())
+    }
+
+    /// How long it takes to search for all of these: searches for a few.
+    fn sample(&mut self, tasks: &mut [Task]) -> io::Result<Duration> {
+        let is_left = |&index: &usize| tasks[index].owner.is_none();
+        let left: Vec<usize> = (0..tasks.len()).filter(is_left).collect();
+        let (begin, calls) = (Instant::now(), self.kernel.calls().epoll_tfd);
+        let (mut searched, mut without) = (0, 0);
+        for eighth in SAMPLES {
+            let Some(&index) = left.get(left.len() * eighth / 8) else {
+                return Ok(Duration::ZERO);
+            };
+            let task = &mut tasks[index];
+            self.step(task, Self::near)?;
+            searched += 1;
+            without += usize::from(task.owner.is_none());
+            // The first of these have the average of all.
+            if begin.elapsed() > LONG {
+                break;
+            }
+        }
+        let elapsed = begin.elapsed();
+        let calls = self.kernel.calls().epoll_tfd - calls;
+        let of_all = |count: usize| count * left.len() / searched;
+        // Other processes are searched for what is not found.
+        let far = self.estimate(of_all(without), elapsed, calls);
+        let near = elapsed.as_secs_f64() / searched as f64 * left.len() as f64;
+        Ok(Duration::try_from_secs_f64(near).map_or(far, |near| near.saturating_add(far)))
     }
 
     /// Searches the descriptors of all processes.
@@ -380,13 +388,13 @@ impl<'a> ByKcmp<'a> {
         self.partial.is_none() && skipped.all(|s| s.efd.is_some() || s.has_ended())
     }
 
-    /// How long it takes at most to search all processes for these targets.
-    fn estimate(&self, targets: usize, elapsed: Duration) -> Duration {
-        let calls = self.kernel.calls().epoll_tfd.max(1);
+    /// How long it takes at most to search all processes for these targets, if so many calls
+    /// took so long.
+    fn estimate(&self, targets: usize, elapsed: Duration, calls: u64) -> Duration {
         let descriptors: usize = self.tables.iter().map(|t| t.open.links.len()).sum();
         let each = descriptors.checked_ilog2().unwrap_or(0) + 1;
         let queries = (targets as u64).saturating_mul(each.into());
-        let seconds = elapsed.as_secs_f64() / calls as f64 * queries as f64;
+        let seconds = elapsed.as_secs_f64() / calls.max(1) as f64 * queries as f64;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
