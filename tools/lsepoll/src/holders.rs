@@ -151,14 +151,20 @@ fn registered(fdinfo: &str) -> impl Iterator<Item = What> {
     files.filter_map(of_name)
 }
 
-/// What has a name.
+/// What has a name. Before Linux 6.13, that is the last part of a path: `[eventfd]`, or the
+/// protocol of a socket, which tells nothing more.
 fn of_name(name: &str) -> Option<What> {
     let inode = |kind| name.strip_prefix(kind)?.strip_suffix(']')?.parse().ok();
     let inode = inode("socket:[").or_else(|| inode("pipe:["));
     if let Some(inode) = inode {
         return Some(What::Inode(inode, None));
     }
-    name.starts_with("anon_inode:").then_some(What::Anonymous)
+    match name {
+        "<none>" => None,
+        _ if name.starts_with("anon_inode:") || name.starts_with('[') => Some(What::Anonymous),
+        // Regular files cannot be watched.
+        _ => (!name.contains('/')).then_some(What::Any),
+    }
 }
 
 /// What is mapped, and where: a line of maps that names an inode.
@@ -191,6 +197,10 @@ mod tests {
         let inode = |ino| What::Inode(ino, None);
         assert_eq!(found, [inode(53931), inode(7), What::Anonymous]);
         assert_eq!(registered("UserBufs:\t1\n    0: 7\n").count(), 0);
+        // Linux 6.12
+        let text = "UserFiles:\t3\n    0: <none>\n    1: [eventfd]\n    2: TCP\nUserBufs:\t0\n";
+        let found: Vec<What> = registered(text).collect();
+        assert_eq!(found, [What::Anonymous, What::Any]);
     }
 
     #[test]
