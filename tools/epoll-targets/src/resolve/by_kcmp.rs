@@ -247,15 +247,15 @@ impl<'a> ByKcmp<'a> {
     fn search_near(&mut self, tasks: &mut [Task]) -> io::Result<()> {
         let total = tasks.len();
         let mut done = 0;
-        let mut progress = |kernel: &Kernel<'_>, task: &Task| {
-            done += usize::from(task.owner.is_some());
+        let mut progress = |kernel: &Kernel<'_>, found: usize| {
+            done += found;
             if done % 1024 == 0 || done == total {
                 kernel.tell(Progress::Targets { done, total });
             }
         };
         for task in &mut *tasks {
             self.step(task, Self::likely)?;
-            progress(&self.kernel, task);
+            progress(&self.kernel, usize::from(task.owner.is_some()));
         }
         // The end of the first search, which also sorts the descriptors.
         let mut begin = None;
@@ -266,32 +266,33 @@ impl<'a> ByKcmp<'a> {
                 continue;
             }
             self.step(task, Self::near)?;
-            progress(&self.kernel, task);
+            progress(&self.kernel, usize::from(task.owner.is_some()));
             self.tell_early(task);
             let begin = *begin.get_or_insert_with(Instant::now);
-            if !is_estimated && begin.elapsed() >= TRIAL {
+            if !is_estimated && !self.is_long && begin.elapsed() >= TRIAL {
                 is_estimated = true;
-                let rest = self.sample(&mut tasks[index + 1..])?;
+                let (rest, found) = self.sample(&mut tasks[index + 1..])?;
+                progress(&self.kernel, found);
                 self.announce(rest, tasks);
             }
         }
         Ok(())
     }
 
-    /// How long it takes to search for all of these: searches for a few.
-    fn sample(&mut self, tasks: &mut [Task]) -> io::Result<Duration> {
+    /// How long it takes to search for all of these. Searches for a few, and returns also how
+    /// many it has found.
+    fn sample(&mut self, tasks: &mut [Task]) -> io::Result<(Duration, usize)> {
         let is_left = |&index: &usize| tasks[index].owner.is_none();
         let left: Vec<usize> = (0..tasks.len()).filter(is_left).collect();
         let (begin, calls) = (Instant::now(), self.kernel.calls().epoll_tfd);
-        let (mut searched, mut without) = (0, 0);
+        let mut searched = HashSet::new();
         for eighth in SAMPLES {
             let Some(&index) = left.get(left.len() * eighth / 8) else {
-                return Ok(Duration::ZERO);
+                return Ok((Duration::ZERO, 0));
             };
-            let task = &mut tasks[index];
-            self.step(task, Self::near)?;
-            searched += 1;
-            without += usize::from(task.owner.is_none());
+            if searched.insert(index) {
+                self.step(&mut tasks[index], Self::near)?;
+            }
             // The first of these have the average of all.
             if begin.elapsed() > LONG {
                 break;
@@ -299,11 +300,15 @@ impl<'a> ByKcmp<'a> {
         }
         let elapsed = begin.elapsed();
         let calls = self.kernel.calls().epoll_tfd - calls;
-        let of_all = |count: usize| count * left.len() / searched;
+        let is_found = |&&index: &&usize| tasks[index].owner.is_some();
+        let found = searched.iter().filter(is_found).count();
+        let times = left.len() as f64 / searched.len() as f64;
         // Other processes are searched for what is not found.
-        let far = self.estimate(of_all(without), elapsed, calls);
-        let near = elapsed.as_secs_f64() / searched as f64 * left.len() as f64;
-        Ok(Duration::try_from_secs_f64(near).map_or(far, |near| near.saturating_add(far)))
+        let without = (searched.len() - found) as f64 * times;
+        let far = self.estimate(without as usize, elapsed, calls);
+        let near = Duration::try_from_secs_f64(elapsed.as_secs_f64() * times);
+        let all = near.map_or(Duration::MAX, |near| near.saturating_add(far));
+        Ok((all, found))
     }
 
     /// Searches the descriptors of all processes.
