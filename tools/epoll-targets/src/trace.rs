@@ -12,8 +12,12 @@
 //! target is left behind is decided a little later, by [`Tracer::settle`]: it is, if
 //!
 //! - it is in the interest list, and a process has the instance;
-//! - no process that has the instance has the file at the target's number, or the one that
-//!   closed the descriptor has the instance, but not the file: it cannot remove the target.
+//! - no process that has the instance has the file at the target's number.
+//!
+//! A process that added a target, or through which a target that was there before can be
+//! removed, may close the descriptor and keep the instance, while another one has both. It
+//! gets the events, and cannot remove the target. [`Fate::Kept`] names the others, and
+//! [`Tracer::has_instance`] tells whether the first one is such a process.
 //!
 //! What io_uring adds or closes is not seen, nor is what 32-bit programs do.
 //!
@@ -140,7 +144,7 @@ impl fmt::Debug for TargetId {
     }
 }
 
-/// Identifies a descriptor table. It is no address.
+/// A descriptor table, by its address, which is not shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Table(u64);
 
@@ -382,8 +386,9 @@ impl Tracer {
         })
     }
 
-    /// Whether the process that closed a descriptor had the instance when
-    /// [`settle`](Self::settle) looked last.
+    /// Whether the descriptor table in which a descriptor was closed had the instance when
+    /// [`settle`](Self::settle) looked last. If the process has ended, another one can have
+    /// got that table: compare [`Call::pid`] with the descriptors of the instance, too.
     ///
     /// # Errors
     ///
@@ -391,6 +396,17 @@ impl Tracer {
     pub fn has_instance(&self, closed: &Closed) -> io::Result<bool> {
         self.programs
             .has_instance(closed.table.0, closed.target.0.ep)
+    }
+
+    /// Whether the target is still remembered, as it was when its descriptor was closed. If
+    /// not, it was removed. This takes less than [`settle`](Self::settle).
+    ///
+    /// # Errors
+    ///
+    /// Those of libbpf.
+    pub fn is_known(&self, closed: &Closed) -> io::Result<bool> {
+        let record = self.programs.record(&closed.target.0)?;
+        Ok(record.is_some_and(|record| is_of(&record, closed)))
     }
 
     /// Finds out what became of targets. Call this some time after the closing, as
@@ -426,10 +442,7 @@ impl Tracer {
         for closed in closed {
             let key = closed.target.0;
             let record = self.programs.record(&key)?;
-            let record = record.filter(|record| {
-                let time = Duration::from_nanos(record.time);
-                record.files != 0 && closed.added.time.unwrap_or_default() == time
-            });
+            let record = record.filter(|record| is_of(record, closed));
             let instance = of_instance.get(&key.ep).cloned();
             let holders = holders.get(&key.file).cloned().unwrap_or_default();
             fates.push(match (record, instance) {
@@ -487,6 +500,12 @@ impl Tracer {
         }
         Ok((there, holders))
     }
+}
+
+/// Whether a record is of the target that was closed, not of one that was added later.
+fn is_of(record: &Record, closed: &Closed) -> bool {
+    let time = Duration::from_nanos(record.time);
+    record.files != 0 && closed.added.time.unwrap_or_default() == time
 }
 
 /// What holds files, by their addresses.

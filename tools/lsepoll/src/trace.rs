@@ -131,11 +131,13 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         resolver,
         printer: Printer::new(out, args.json),
         waiting: VecDeque::new(),
-        kept: VecDeque::new(),
+        kept: HashMap::new(),
         found: VecDeque::new(),
         late: 0,
         earlier: HashMap::new(),
         told: HashSet::new(),
+        told_of_others: HashSet::new(),
+        left_behind: 0,
         left: HashMap::new(),
         tally: Tally::new(),
         exists: Tally::new(),
@@ -231,13 +233,22 @@ enum Finding {
     Exists(Box<Exists>),
 }
 
+/// A target that is to be judged once more.
+struct Kept {
+    since: Instant,
+    /// Who closed it.
+    closings: Vec<Closed>,
+    /// It was left behind when it was judged, but nobody was seen to close it.
+    is_left: bool,
+}
+
 struct Session<'a> {
     tracer: Tracer,
     resolver: Resolver,
     printer: Printer<'a>,
     waiting: VecDeque<(Instant, Closed)>,
-    /// What others can remove, but not all who closed it: to be judged once more.
-    kept: VecDeque<(Instant, Vec<Closed>)>,
+    /// What others could remove when it was judged first.
+    kept: HashMap<Id, Kept>,
     /// What was found, to be shown.
     found: VecDeque<(Instant, Finding)>,
     /// How many closings were judged late, and nothing was left behind by then.
@@ -246,6 +257,10 @@ struct Session<'a> {
     earlier: HashMap<Id, Vec<Closed>>,
     /// Which targets were left behind.
     told: HashSet<Id>,
+    /// Which were left to others that can remove them.
+    told_of_others: HashSet<Id>,
+    /// How many there are of both.
+    left_behind: u64,
     /// Where the targets that were left behind were closed.
     left: HashMap<TargetId, Place>,
     tally: Tally,
@@ -271,13 +286,17 @@ impl Session<'_> {
             self.step()?;
         }
         self.judge(true)?;
-        self.judge_kept(true)?;
+        while !self.kept.is_empty() {
+            self.step()?;
+        }
         while let Some((_, finding)) = self.found.pop_front() {
             self.show(finding)?;
         }
         let counts = self.tracer.counts().context("cannot trace")?;
         let (tally, exists) = (&self.tally, &self.exists);
-        self.printer.summary(tally, exists, counts, self.late)
+        let (left_behind, late) = (self.left_behind, self.late);
+        self.printer
+            .summary(tally, exists, counts, left_behind, late)
     }
 
     /// Whether all processes that were named have ended.
@@ -327,7 +346,7 @@ impl Session<'_> {
             }
         }
         self.judge(false)?;
-        self.judge_kept(false)?;
+        self.judge_kept()?;
         if !shows {
             return Ok(());
         }
@@ -366,13 +385,25 @@ impl Session<'_> {
         let now = Instant::now();
         for ((closed, fate), is_late) in due.into_iter().zip(fates).zip(are_late) {
             let id = id(&closed);
-            let mut closings = self.earlier.remove(&id).unwrap_or_default();
+            let (since, mut closings) = match self.kept.remove(&id) {
+                Some(kept) => (kept.since, kept.closings),
+                None => (now, Vec::new()),
+            };
+            closings.extend(self.earlier.remove(&id).unwrap_or_default());
             closings.push(closed);
             match fate {
                 Fate::Left { instance, holders } => self.leave(closings, instance, holders),
+                Fate::Kept { .. } if self.told_of_others.contains(&id) => {}
                 Fate::Kept { .. } if self.kept.len() < WAITING => {
-                    self.kept.push_back((now, closings));
+                    let is_left = false;
+                    let kept = Kept {
+                        since,
+                        closings,
+                        is_left,
+                    };
+                    self.kept.insert(id, kept);
                 }
+                Fate::Kept { .. } => self.late += 1,
                 Fate::Removed => self.late += u64::from(is_late),
                 _ => {}
             }
@@ -385,9 +416,14 @@ impl Session<'_> {
         let Some(closed) = decisive(closings, &instance) else {
             return;
         };
-        if self.told.len() < TOLD {
-            self.told.insert(id(&closed));
+        let id = id(&closed);
+        if self.told.contains(&id) {
+            return;
         }
+        if self.told.len() < TOLD {
+            self.told.insert(id);
+        }
+        self.left_behind += u64::from(!self.told_of_others.contains(&id));
         let left = Finding::Left {
             closed: Box::new(closed),
             instance,
@@ -397,29 +433,53 @@ impl Session<'_> {
         self.found.push_back((Instant::now(), left));
     }
 
-    /// Finds out which processes still get the events of a target that only others can remove.
-    fn judge_kept(&mut self, all: bool) -> Result<()> {
-        let is_due = |(since, _): &&(Instant, _)| all || since.elapsed() >= PATIENCE;
-        let due = self.kept.iter().take_while(is_due).count();
-        if due == 0 {
+    /// Finds out which processes still get the events of targets that only others can remove.
+    fn judge_kept(&mut self) -> Result<()> {
+        let is_due = |kept: &Kept| kept.since.elapsed() >= PATIENCE;
+        if !self.kept.values().any(is_due) {
             return Ok(());
         }
-        let due: Vec<_> = self
-            .kept
-            .drain(..due)
-            .map(|(_, closings)| closings)
-            .collect();
-        let last = due.iter().filter_map(|closings| closings.last().cloned());
-        let last: Vec<Closed> = last.collect();
+        // What was closed once more is judged with that.
+        let waiting: HashSet<Id> = self.waiting.iter().map(|(_, closed)| id(closed)).collect();
+        let ids = self.kept.iter().filter(|(_, kept)| is_due(kept));
+        let ids = ids.map(|(id, _)| *id).filter(|id| !waiting.contains(id));
+        let (mut due, mut last) = (Vec::new(), Vec::new());
+        for id in ids.collect::<Vec<_>>() {
+            let Some(kept) = self.kept.remove(&id) else {
+                continue;
+            };
+            let Some(closed) = kept.closings.last().cloned() else {
+                continue;
+            };
+            // Most were removed meanwhile.
+            if self.tracer.is_known(&closed).context("cannot trace")? {
+                due.push(kept);
+                last.push(closed);
+            }
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
         let fates = self.tracer.settle(&last).context("cannot trace")?;
-        for (closings, fate) in due.into_iter().zip(fates) {
+        for (kept, fate) in due.into_iter().zip(fates) {
             match fate {
-                Fate::Left { instance, holders } => self.leave(closings, instance, holders),
+                Fate::Left { instance, holders } if kept.is_left => {
+                    self.leave(kept.closings, instance, holders);
+                }
+                // The event of the closing is on its way, and that is judged in its turn.
+                Fate::Left { .. } => {
+                    let kept = Kept {
+                        since: Instant::now(),
+                        is_left: true,
+                        ..kept
+                    };
+                    self.kept.insert(id(&kept.closings[0]), kept);
+                }
                 Fate::Kept {
                     instance,
                     holders,
                     by,
-                } => self.leave_to(closings, instance, holders, by)?,
+                } => self.leave_to(kept.closings, instance, holders, by)?,
                 _ => {}
             }
         }
@@ -444,6 +504,10 @@ impl Session<'_> {
             if !self.tracer.has_instance(&closed).context("cannot trace")? {
                 continue;
             }
+            if self.told_of_others.len() < TOLD {
+                self.told_of_others.insert(id(&closed));
+            }
+            self.left_behind += 1;
             let left = Finding::Left {
                 closed: Box::new(closed),
                 instance,

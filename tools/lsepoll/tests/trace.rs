@@ -90,6 +90,29 @@ fn leaks_to_a_child() {
     drop(set);
 }
 
+/// The child closes it a little later; both keep the instance.
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_with_a_child() {
+    let (set, file) = set_and_file();
+    let copy = dup(&file).unwrap();
+    add(&set, &file);
+    // SAFETY: The child calls nothing that another thread could have locked.
+    match unsafe { libc::fork() } {
+        0 => {
+            sleep(Duration::from_millis(250));
+            close(file);
+            sleep(2 * LONG);
+            // SAFETY: It ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        child => assert!(child > 0),
+    }
+    close(file);
+    sleep(LONG);
+    drop((set, copy));
+}
+
 /// As a server that hands connections over: the child is slow to call execve(2).
 #[test]
 #[ignore = "a program to be traced"]
@@ -347,6 +370,16 @@ fn a_target_is_left_to_a_child_that_can_remove_it() {
     assert_eq!(removers.len(), 1, "{left:#}");
     assert_eq!(removers[0]["fd"], left["tfd"]);
     assert_ne!(removers[0]["pid"], left["closed"]["pid"]);
+}
+
+/// Two have closed it, and that is said once.
+#[test]
+fn a_target_is_left_by_a_child_and_its_parent() {
+    let Some(holders) = left("leaks_with_a_child") else {
+        return;
+    };
+    assert!(holders.starts_with("fd "), "{holders}");
+    assert_eq!(holders.lines().count(), 2, "{holders}");
 }
 
 #[test]

@@ -124,6 +124,7 @@ enum Json<'a> {
     Summary {
         left: Vec<Sum<'a>>,
         exists: Vec<Sum<'a>>,
+        left_behind: u64,
         adds: u64,
         dels: u64,
         forgotten: u64,
@@ -279,8 +280,8 @@ impl<'a> Printer<'a> {
             };
             writeln!(
                 self.out,
-                "  it can be removed by process {}{others} only, which has the instance, too",
-                first.pid
+                "  it can be removed by fd {} of process {}{others}, which has the instance, too",
+                first.fd, first.pid
             )?;
         }
         Ok(self.out.flush()?)
@@ -325,12 +326,14 @@ impl<'a> Printer<'a> {
         left: &Tally,
         exists: &Tally,
         counts: Counts,
+        left_behind: u64,
         late: u64,
     ) -> Result<()> {
         if self.json {
             return self.json(&Json::Summary {
                 left: sums(left),
                 exists: sums(exists),
+                left_behind,
                 adds: counts.adds,
                 dels: counts.dels,
                 forgotten: counts.forgotten,
@@ -347,7 +350,7 @@ impl<'a> Printer<'a> {
             "targets added: {}, removed: {}, left behind: {}, EEXIST: {}",
             counts.adds,
             counts.dels,
-            total(left),
+            left_behind,
             total(exists)
         )?;
         for (tally, then) in [(left, "closed"), (exists, "added again")] {
@@ -372,7 +375,7 @@ impl<'a> Printer<'a> {
             ),
             (
                 late,
-                "closings were judged late: what they left behind may have been gone by then",
+                "closings were judged late, or not at all: what they left behind may have been gone by then",
             ),
         ];
         for (count, what) in missed.iter().filter(|(count, _)| *count > 0) {
