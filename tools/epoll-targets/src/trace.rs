@@ -231,9 +231,12 @@ pub enum Fate {
         instance: Vec<Descriptor>,
         /// What keeps the file open.
         holders: Vec<Holder>,
-        /// Those of `holders` by which the target can be removed; none if the search did not
-        /// find the target, as the list changed.
+        /// Those of `holders` by which the target can be removed. If there are none any more
+        /// when this is asked again, the target was left behind.
         by: Vec<Descriptor>,
+        /// Whether the target was found, and an instance. If not, the list has changed during
+        /// the search, or the target was removed.
+        is_there: bool,
     },
     /// It was left behind.
     Left {
@@ -448,9 +451,9 @@ impl Tracer {
             fates.push(match (record, instance) {
                 (Some(record), instance) if record.left == 0 => {
                     let instance = instance.unwrap_or_default();
-                    let is_there = there.contains(&key);
+                    let is_there = there.contains(&key) && !instance.is_empty();
                     let removers = holders.iter().filter_map(|holder| match holder {
-                        Holder::Descriptor(d) if is_there && d.fd == key.fd => Some(*d),
+                        Holder::Descriptor(d) if d.fd == key.fd => Some(*d),
                         _ => None,
                     });
                     let by = removers.filter(|d| instance.iter().any(|i| i.pid == d.pid));
@@ -458,6 +461,7 @@ impl Tracer {
                         by: by.collect(),
                         instance,
                         holders,
+                        is_there,
                     }
                 }
                 (Some(_), Some(instance)) if there.contains(&key) => {

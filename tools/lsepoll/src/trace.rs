@@ -30,6 +30,13 @@ const GRACE: Duration = Duration::from_millis(100);
 /// them, before the target counts as left behind to it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long closings are judged after the end of the trace: they can be due at its end, and
+/// once more later.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// How many closings of one target are remembered.
+const CLOSINGS: usize = 64;
+
 /// How many targets that were left behind are known, to tell of each once: a hundred bytes
 /// each at most.
 const TOLD: usize = 1 << 18;
@@ -144,6 +151,7 @@ pub fn run(args: &TraceArgs) -> Result<ExitCode> {
         pids,
         child,
         outlived: false,
+        is_ending: false,
         json: args.json,
     };
     match session.work(&stop) {
@@ -235,11 +243,21 @@ enum Finding {
 
 /// A target that is to be judged once more.
 struct Kept {
-    since: Instant,
+    /// When.
+    due: Instant,
     /// Who closed it.
     closings: Vec<Closed>,
-    /// It was left behind when it was judged, but nobody was seen to close it.
+    /// It was left behind when it was judged, but nobody was seen to close it: they may have
+    /// closed the instance.
     is_left: bool,
+}
+
+/// Adds a closing. The first ones and the last ones can be decisive.
+fn remember(closings: &mut Vec<Closed>, closed: Closed) {
+    if closings.len() >= CLOSINGS {
+        closings.remove(CLOSINGS / 2);
+    }
+    closings.push(closed);
 }
 
 struct Session<'a> {
@@ -269,6 +287,8 @@ struct Session<'a> {
     child: Option<Child>,
     /// Whether it was said that others go on when the command had ended.
     outlived: bool,
+    /// Whether the trace is over, and only what was closed before is judged.
+    is_ending: bool,
     json: bool,
 }
 
@@ -280,15 +300,13 @@ impl Session<'_> {
             is_over = stop.load(Ordering::Relaxed) || self.nobody_runs()?;
             self.step()?;
         }
-        // Others get the same time as before.
-        let end = Instant::now() + GRACE;
-        while Instant::now() < end {
+        // What was closed by then gets the same time as before.
+        self.is_ending = true;
+        let end = Instant::now() + ENDING;
+        while !(self.waiting.is_empty() && self.kept.is_empty()) && Instant::now() < end {
             self.step()?;
         }
-        self.judge(true)?;
-        while !self.kept.is_empty() {
-            self.step()?;
-        }
+        self.late += (self.waiting.len() + self.kept.len()) as u64;
         while let Some((_, finding)) = self.found.pop_front() {
             self.show(finding)?;
         }
@@ -333,6 +351,8 @@ impl Session<'_> {
             match event {
                 Event::Process(pid) => self.resolver.look_at(pid),
                 Event::Closed(closed) if self.told.contains(&id(&closed)) => {}
+                Event::Closed(closed) if self.is_ending && !self.awaits(&id(&closed)) => {}
+                Event::Exists(_) if self.is_ending => {}
                 Event::Closed(closed) => {
                     // The process may have ended when it is shown.
                     self.resolver.look_at_once(closed.closed.pid);
@@ -345,7 +365,7 @@ impl Session<'_> {
                 _ => {}
             }
         }
-        self.judge(false)?;
+        self.judge()?;
         self.judge_kept()?;
         if !shows {
             return Ok(());
@@ -354,9 +374,15 @@ impl Session<'_> {
         next.map_or(Ok(()), |(_, finding)| self.show(finding))
     }
 
+    /// Whether a target is still to be judged.
+    fn awaits(&self, target: &Id) -> bool {
+        let mut waiting = self.waiting.iter();
+        self.kept.contains_key(target) || waiting.any(|(_, closed)| id(closed) == *target)
+    }
+
     /// Finds out what became of the closings that have waited long enough.
-    fn judge(&mut self, all: bool) -> Result<()> {
-        let is_due = |(since, _): &(Instant, Closed)| all || since.elapsed() >= GRACE;
+    fn judge(&mut self) -> Result<()> {
+        let is_due = |(since, _): &(Instant, Closed)| since.elapsed() >= GRACE;
         let due = self
             .waiting
             .iter()
@@ -372,7 +398,7 @@ impl Session<'_> {
                 times.push(time);
                 judged.push(closed);
             } else {
-                self.earlier.entry(id(&closed)).or_default().push(closed);
+                remember(self.earlier.entry(id(&closed)).or_default(), closed);
             }
         }
         let due = judged;
@@ -385,19 +411,21 @@ impl Session<'_> {
         let now = Instant::now();
         for ((closed, fate), is_late) in due.into_iter().zip(fates).zip(are_late) {
             let id = id(&closed);
-            let (since, mut closings) = match self.kept.remove(&id) {
-                Some(kept) => (kept.since, kept.closings),
-                None => (now, Vec::new()),
+            let (due, mut closings) = match self.kept.remove(&id) {
+                Some(kept) => (kept.due, kept.closings),
+                None => (now + PATIENCE, Vec::new()),
             };
-            closings.extend(self.earlier.remove(&id).unwrap_or_default());
-            closings.push(closed);
+            for closed in self.earlier.remove(&id).unwrap_or_default() {
+                remember(&mut closings, closed);
+            }
+            remember(&mut closings, closed);
             match fate {
                 Fate::Left { instance, holders } => self.leave(closings, instance, holders),
                 Fate::Kept { .. } if self.told_of_others.contains(&id) => {}
                 Fate::Kept { .. } if self.kept.len() < WAITING => {
                     let is_left = false;
                     let kept = Kept {
-                        since,
+                        due,
                         closings,
                         is_left,
                     };
@@ -435,7 +463,8 @@ impl Session<'_> {
 
     /// Finds out which processes still get the events of targets that only others can remove.
     fn judge_kept(&mut self) -> Result<()> {
-        let is_due = |kept: &Kept| kept.since.elapsed() >= PATIENCE;
+        let now = Instant::now();
+        let is_due = |kept: &Kept| kept.due <= now;
         if !self.kept.values().any(is_due) {
             return Ok(());
         }
@@ -462,25 +491,30 @@ impl Session<'_> {
         }
         let fates = self.tracer.settle(&last).context("cannot trace")?;
         for (kept, fate) in due.into_iter().zip(fates) {
-            match fate {
-                Fate::Left { instance, holders } if kept.is_left => {
-                    self.leave(kept.closings, instance, holders);
-                }
-                // The event of the closing is on its way, and that is judged in its turn.
-                Fate::Left { .. } => {
-                    let kept = Kept {
-                        since: Instant::now(),
-                        is_left: true,
-                        ..kept
-                    };
-                    self.kept.insert(id(&kept.closings[0]), kept);
-                }
+            let (instance, holders, by) = match fate {
+                Fate::Left { instance, holders } => (instance, holders, Vec::new()),
                 Fate::Kept {
                     instance,
                     holders,
                     by,
-                } => self.leave_to(kept.closings, instance, holders, by)?,
-                _ => {}
+                    is_there: true,
+                } => (instance, holders, by),
+                _ => continue,
+            };
+            if !by.is_empty() {
+                self.leave_to(kept.closings, instance, holders, by)?;
+            } else if kept.is_left {
+                self.leave(kept.closings, instance, holders);
+            } else {
+                // The event of a closing can be on its way, or a descriptor was missed.
+                let due = Instant::now() + GRACE;
+                let is_left = true;
+                let kept = Kept {
+                    due,
+                    is_left,
+                    ..kept
+                };
+                self.kept.insert(id(&kept.closings[0]), kept);
             }
         }
         Ok(())
@@ -497,7 +531,7 @@ impl Session<'_> {
         let is_of = |d: &Descriptor, call: &Call| [call.pid, call.tid].contains(&d.pid);
         for closed in closings.into_iter().rev() {
             let call = &closed.closed;
-            let can_remove = by.is_empty() || by.iter().any(|d| is_of(d, call));
+            let can_remove = by.iter().any(|d| is_of(d, call));
             if can_remove || !instance.iter().any(|d| is_of(d, call)) {
                 continue;
             }

@@ -113,6 +113,28 @@ fn leaks_with_a_child() {
     drop((set, copy));
 }
 
+/// The child has the file and the instance for a while, then only the file.
+#[test]
+#[ignore = "a program to be traced"]
+fn leaks_by_a_slow_child() {
+    let (set, file) = set_and_file();
+    add(&set, &file);
+    // SAFETY: The child calls nothing that another thread could have locked.
+    match unsafe { libc::fork() } {
+        0 => {
+            sleep(Duration::from_millis(250));
+            drop(set);
+            sleep(2 * LONG);
+            // SAFETY: It ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        child => assert!(child > 0),
+    }
+    close(file);
+    sleep(LONG);
+    drop(set);
+}
+
 /// As a server that hands connections over: the child is slow to call execve(2).
 #[test]
 #[ignore = "a program to be traced"]
@@ -380,6 +402,15 @@ fn a_target_is_left_by_a_child_and_its_parent() {
     };
     assert!(holders.starts_with("fd "), "{holders}");
     assert_eq!(holders.lines().count(), 2, "{holders}");
+}
+
+#[test]
+fn a_target_is_left_by_a_child_that_closes_the_instance() {
+    let Some(holders) = left("leaks_by_a_slow_child") else {
+        return;
+    };
+    assert!(holders.starts_with("fd "), "{holders}");
+    assert_eq!(holders.lines().count(), 1, "{holders}");
 }
 
 #[test]
