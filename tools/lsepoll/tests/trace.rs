@@ -166,6 +166,8 @@ fn leaves_to_a_slow_child() {
 fn leaks_by_a_daemon() {
     let (set, file) = set_and_file();
     add(&set, &file);
+    // Its mappings are read in this time, as it ends soon.
+    sleep(LONG);
     // SAFETY: The child calls nothing that another thread could have locked.
     match unsafe { libc::fork() } {
         0 => {
