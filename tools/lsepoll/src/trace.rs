@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const ENDING: Duration = Duration::from_secs(2);
 
 /// How many closings of one target are remembered.
-const CLOSINGS: usize = 64;
+const CLOSINGS: usize = 16;
 
 /// How many targets that were left behind are known, to tell of each once: a hundred bytes
 /// each at most.
