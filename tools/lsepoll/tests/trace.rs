@@ -70,20 +70,29 @@ fn leaks_by_a_child() {
     child.wait().unwrap();
 }
 
+/// Whether this is the child.
+fn fork() -> bool {
+    // SAFETY: Each child calls nothing that another thread could have locked.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    child == 0
+}
+
+/// Ends a child, without what the end of a test does.
+fn end() -> ! {
+    // SAFETY: It ends the process.
+    unsafe { libc::_exit(0) }
+}
+
 /// The child goes on with the instance and the file.
 #[test]
 #[ignore = "a program to be traced"]
 fn leaks_to_a_child() {
     let (set, file) = set_and_file();
     add(&set, &file);
-    // SAFETY: The child calls nothing that another thread could have locked.
-    match unsafe { libc::fork() } {
-        0 => {
-            sleep(2 * LONG);
-            // SAFETY: It ends the process.
-            unsafe { libc::_exit(0) }
-        }
-        child => assert!(child > 0),
+    if fork() {
+        sleep(2 * LONG);
+        end();
     }
     close(file);
     sleep(LONG);
@@ -97,16 +106,11 @@ fn leaks_with_a_child() {
     let (set, file) = set_and_file();
     let copy = dup(&file).unwrap();
     add(&set, &file);
-    // SAFETY: The child calls nothing that another thread could have locked.
-    match unsafe { libc::fork() } {
-        0 => {
-            sleep(Duration::from_millis(250));
-            close(file);
-            sleep(2 * LONG);
-            // SAFETY: It ends the process.
-            unsafe { libc::_exit(0) }
-        }
-        child => assert!(child > 0),
+    if fork() {
+        sleep(Duration::from_millis(250));
+        close(file);
+        sleep(2 * LONG);
+        end();
     }
     close(file);
     sleep(LONG);
@@ -119,16 +123,11 @@ fn leaks_with_a_child() {
 fn leaks_by_a_slow_child() {
     let (set, file) = set_and_file();
     add(&set, &file);
-    // SAFETY: The child calls nothing that another thread could have locked.
-    match unsafe { libc::fork() } {
-        0 => {
-            sleep(Duration::from_millis(250));
-            drop(set);
-            sleep(2 * LONG);
-            // SAFETY: It ends the process.
-            unsafe { libc::_exit(0) }
-        }
-        child => assert!(child > 0),
+    if fork() {
+        sleep(Duration::from_millis(250));
+        drop(set);
+        sleep(2 * LONG);
+        end();
     }
     close(file);
     sleep(LONG);
@@ -141,18 +140,12 @@ fn leaks_by_a_slow_child() {
 fn leaves_to_a_slow_child() {
     let (set, file) = set_and_file();
     add(&set, &file);
-    // SAFETY: The child calls nothing that another thread could have locked.
-    match unsafe { libc::fork() } {
-        0 => {
-            sleep(Duration::from_millis(250));
-            let arguments = [c"true".as_ptr(), std::ptr::null()];
-            // SAFETY: The strings are terminated, and so is the list; it ends the process.
-            unsafe {
-                libc::execvp(arguments[0], arguments.as_ptr());
-                libc::_exit(1)
-            }
-        }
-        child => assert!(child > 0),
+    if fork() {
+        sleep(Duration::from_millis(250));
+        let arguments = [c"true".as_ptr(), std::ptr::null()];
+        // SAFETY: The strings are terminated, and so is the list.
+        unsafe { libc::execvp(arguments[0], arguments.as_ptr()) };
+        end();
     }
     close(file);
     sleep(LONG);
@@ -168,18 +161,13 @@ fn leaks_by_a_daemon() {
     add(&set, &file);
     // Its mappings are read in this time, as it ends soon.
     sleep(LONG);
-    // SAFETY: The child calls nothing that another thread could have locked.
-    match unsafe { libc::fork() } {
-        0 => {
-            let copy = dup(&file).unwrap();
-            sleep(Duration::from_millis(30));
-            close(file);
-            sleep(LONG);
-            drop((set, copy));
-            // SAFETY: It ends the process.
-            unsafe { libc::_exit(0) }
-        }
-        child => assert!(child > 0),
+    if fork() {
+        let copy = dup(&file).unwrap();
+        sleep(Duration::from_millis(30));
+        close(file);
+        sleep(LONG);
+        drop((set, copy));
+        end();
     }
     drop(file);
 }
